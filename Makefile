@@ -1,0 +1,43 @@
+# make demo       train a small network to see the whole thing work; ARGS="--epochs 3" reaches train.py
+# make test       lint and the test suite; ARGS="-k resume" reaches pytest
+# make test-all   the same with the slow tests
+# make lint       ruff alone
+# make clean      remove .venv and caches; never runs/
+#
+# Nothing has to be installed or activated first: every target makes .venv by itself. All paths are relative,
+# so the checkout may lie in a path with spaces. GNU make 3.81 (macOS) is enough.
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.installed
+
+.PHONY: demo test test-all lint clean
+
+demo: $(READY)
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml train.py $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: lint
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The stamp is written last, so an interrupted installation is done again, and a changed lock too.
+# uv installs the lock because it downloads and unpacks in parallel and links from its cache: on two shared cores
+# 45 s with an empty cache, against 203 s with pip (one run each). pip brings uv into .venv itself, so that
+# nothing else is needed.
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "requirements.lock needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --python $(BIN)/python -r requirements.lock
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache
+	find . \( -path ./runs -o -path ./.git \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

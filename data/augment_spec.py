@@ -1,0 +1,75 @@
+"""The text of the option `--augment`, read without importing torch, so that options are parsed at once."""
+
+from typing import NamedTuple
+
+
+class Strength(NamedTuple):
+    """One augmentation's strength: a number each of default and (least, most); what the numbers mean."""
+
+    default: tuple[float, ...]
+    limits: tuple[tuple[float, float], ...]
+    whole: bool
+    meaning: str
+
+
+AUGMENTATIONS = {
+    "flip": Strength((0.5,), ((0, 1),), False, "probability of a left-right flip"),
+    "crop": Strength((4,), ((1, 1024),), True, "pixels of reflected padding to crop from"),
+    "cutout": Strength((8,), ((1, 1024),), True, "side of the erased square, in pixels"),
+    "randaugment": Strength((2, 9), ((1, 14), (0, 30)), True, "operations : magnitude"),
+    "trivialaugment": Strength((), (), True, "one operation of random magnitude, so no strength"),
+    "mixup": Strength((0.2,), ((0.01, 100),), False, "alpha of Beta(alpha, alpha)"),
+    "cutmix": Strength((1.0,), ((0.01, 100),), False, "alpha of Beta(alpha, alpha)"),
+}
+
+
+def parse(spec: str) -> dict[str, tuple[float, ...]]:
+    """Read augmentations with their strengths, such as `"flip,crop=4,randaugment=2:9"`.
+
+    Names are separated by commas; `=` gives a strength other than the default, `:` separates its numbers.
+    `"none"` and `""` are no augmentation. Returns name -> numbers, in the order written.
+
+    Raises ValueError, with one line that names the fault and the remedy, for an unknown or repeated name, a
+    strength that is no number or out of range, or `randaugment` with `trivialaugment`.
+    """
+    found: dict[str, tuple[float, ...]] = {}
+    if spec.strip() in ("", "none"):
+        return found
+    for item in spec.split(","):
+        name, has_strength, strength = (part.strip() for part in item.partition("="))
+        if name not in AUGMENTATIONS:
+            raise ValueError(f"--augment: no augmentation is called {name!r}; there are {known()}, or none alone")
+        if name in found:
+            raise ValueError(f"--augment: {name} is named twice; name it once")
+        found[name] = _numbers(name, strength) if has_strength else AUGMENTATIONS[name].default
+    if "randaugment" in found and "trivialaugment" in found:
+        raise ValueError("--augment: randaugment and trivialaugment exclude each other; name one of them")
+    return found
+
+
+def known() -> str:
+    """Every augmentation with its default strength, written as `parse` reads it."""
+    return ", ".join(_written(name, strength.default) for name, strength in AUGMENTATIONS.items())
+
+
+def _written(name: str, numbers: tuple[float, ...]) -> str:
+    return f"{name}={':'.join(map(str, numbers))}" if numbers else name
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    default, limits, whole, meaning = AUGMENTATIONS[name]
+    if not default:
+        raise ValueError(f"--augment: {name} takes no strength, not {text!r}; write {name} alone")
+    try:
+        numbers = tuple((int if whole else float)(part) for part in text.split(":"))
+    except ValueError:
+        numbers = ()
+    in_range = [low <= number <= high for number, (low, high) in zip(numbers, limits, strict=False)]
+    if len(numbers) != len(default) or not all(in_range):
+        ranges = " : ".join(f"{low} to {high}" for low, high in limits)
+        kind = "whole " if whole else ""
+        raise ValueError(
+            f"--augment: {name}={text} is no strength of {name} ({meaning}; {kind}{ranges}); "
+            f"write for example {_written(name, default)}"
+        )
+    return numbers

@@ -1,0 +1,189 @@
+"""A data set ready to train on: decoded splits, what is train, validation and test, and what the pixels are like."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data import cache
+from data.cache import Arrays
+from data.images import open_image, to_array
+from data.sources import Source, find_source, read_raw_splits
+from data.split import stratified_split, stratified_subset
+from engine.errors import UserError
+
+TEST_FRACTION = 0.2  # held out where a data set has no test split of its own
+TEST_SEED = 0  # the test part never depends on a run's seed, so that runs compare
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of a split: `ids` (int64, sorted) number the rows of `arrays`."""
+
+    arrays: Arrays
+    ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """What a run trains, validates and tests on.
+
+    Attributes:
+        name: short name of the data set.
+        train, val, test: the parts; `val` is empty when no validation was asked for.
+        class_names: the name of each label, from the train split.
+        shape: (height, width, channels) of every image, in pixels.
+        mean, std: per channel, of the train part's pixels in 0..1.
+        notes: facts that belong in the report and on the screen: duplicates, images left out.
+    """
+
+    name: str
+    train: Part
+    val: Part
+    test: Part
+    class_names: list[str]
+    shape: tuple[int, int, int]
+    mean: list[float]
+    std: list[float]
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+def load_images(
+    dataset: str,
+    *,
+    data_dir: str | None = None,
+    coarse: bool = False,
+    image_size: int | None = None,
+    val_fraction: float | None = None,
+    limit_train: int | None = None,
+    skip_bad_images: bool = False,
+    seed: int = 0,
+) -> ImageData:
+    """Find, decode (once; see `data/cache.py`) and split a data set.
+
+    Args:
+        dataset: a name, a Hub id, or a folder of parquet files or of images in one folder a class.
+        data_dir: looked in for a folder of that name before the Hub.
+        coarse: take the smaller of two sets of classes (cifar100's 20).
+        image_size: side in pixels that images of other sizes are brought to; None: they must all be of one size.
+        val_fraction: stratified part of train kept for validation; None: the data set's own validation split
+            where it has one beside a test split, else 0.1.
+        limit_train: keep this many training images, classes in proportion.
+        skip_bad_images: leave out what cannot be decoded and count it, instead of refusing.
+        seed: of the validation part and of `limit_train`.
+
+    Raises:
+        UserError: whatever the user can put right; see the messages.
+    """
+    source = find_source(dataset, data_dir)
+    splits, class_names = _decoded(source, coarse, image_size, skip_bad_images)
+    if len(class_names) < 2:
+        raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
+    train, val, test = _parts(splits, val_fraction, seed)
+    _check_counts(dataset, train, val, test, class_names, val_fraction)
+    if limit_train is not None and limit_train > len(train):
+        raise UserError(f"--limit-train {limit_train}: only {len(train)} training images are there")
+    if limit_train is not None:
+        train = Part(train.arrays, stratified_subset(train.arrays.labels, train.ids, limit_train, seed))
+    moments = train.arrays.moments[train.ids].mean(0)
+    return ImageData(
+        name=f"{source.name}-coarse" if coarse else source.name,
+        train=train,
+        val=val,
+        test=test,
+        class_names=class_names,
+        shape=train.arrays.images.shape[1:],
+        mean=moments[:, 0].tolist(),
+        std=np.sqrt(np.maximum(moments[:, 1] - moments[:, 0] ** 2, 1e-8)).tolist(),
+        notes=_notes(train, val, test, splits),
+    )
+
+
+def _decoded(
+    source: Source, coarse: bool, image_size: int | None, skip_bad_images: bool
+) -> tuple[dict[str, Arrays], list[str]]:
+    if source.kind == "digits":
+        return _digits(image_size)
+    raw = None if source.fingerprint else read_raw_splits(source, coarse)
+    fingerprint = source.fingerprint or raw["train"].fingerprint
+    folder = cache.cache_folder(source.name, fingerprint, coarse, image_size, skip_bad_images)
+    cached = cache.read(folder)
+    if cached is None:
+        raw = raw or read_raw_splits(source, coarse)
+        cache.build(folder, raw, image_size=image_size, skip_bad_images=skip_bad_images)
+        cached = cache.read(folder)
+    return cached
+
+
+def _digits(image_size: int | None) -> tuple[dict[str, Arrays], list[str]]:
+    """scikit-learn's 1,797 scans: 8x8 pixels in 0..16, from the UCI "Optical Recognition of Handwritten Digits"."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = (digits.images * (255 / 16)).round().astype(np.uint8)[..., None]
+    if image_size is not None:
+        images = np.stack([to_array(Image.fromarray(i[..., 0]), 1, (image_size, image_size)) for i in images])
+    hashes = np.array([cache.pixel_hash(image) for image in images], dtype=np.uint64)
+    unit = images / 255.0
+    moments = np.stack([unit.mean((1, 2)), (unit * unit).mean((1, 2))], axis=2)
+    labels = digits.target.astype(np.int64)
+    return {"train": Arrays(images, labels, hashes, moments)}, [str(name) for name in digits.target_names]
+
+
+def _parts(splits: dict[str, Arrays], val_fraction: float | None, seed: int) -> tuple[Part, Part, Part]:
+    train = Part(splits["train"], np.arange(len(splits["train"].labels)))
+    own = {name: Part(splits[name], np.arange(len(splits[name].labels))) for name in splits}
+    if "test" not in own and "validation" not in own:
+        train, test = _carve(train, TEST_FRACTION, TEST_SEED)
+    else:
+        test = own.get("test") or own["validation"]
+    if "test" in own and "validation" in own and val_fraction is None:
+        return train, own["validation"], test
+    train, val = _carve(train, 0.1 if val_fraction is None else val_fraction, seed)
+    return train, val, test
+
+
+def _carve(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
+    labels, hashes = part.arrays.labels[part.ids], part.arrays.hashes[part.ids]
+    rest, carved = stratified_split(labels, hashes, fraction, seed)
+    return Part(part.arrays, part.ids[rest]), Part(part.arrays, part.ids[carved])
+
+
+def _check_counts(
+    dataset: str, train: Part, val: Part, test: Part, class_names: list[str], val_fraction: float | None
+) -> None:
+    counts = np.bincount(train.arrays.labels[train.ids], minlength=len(class_names))
+    empty = [class_names[label] for label in np.flatnonzero(counts == 0)]
+    if empty:
+        raise UserError(f"{dataset}: no training image is left of {', '.join(empty)}: add images to these classes")
+    if len(test) == 0:
+        raise UserError(f"{dataset}: no image is left for the test part: add images")
+    if len(val) == 0 and val_fraction != 0:
+        raise UserError(f"{dataset} is too small for a validation part: give --val-fraction 0, or a larger one")
+
+
+def _notes(train: Part, val: Part, test: Part, splits: dict[str, Arrays]) -> dict[str, int]:
+    train_hashes = train.arrays.hashes[train.ids]
+    test_hashes = test.arrays.hashes[test.ids]
+    return {
+        "train_images": len(train),
+        "val_images": len(val),
+        "test_images": len(test),
+        "test_images_also_in_train": int(np.isin(test_hashes, train_hashes).sum()),
+        "duplicates_within_train": len(train_hashes) - len(np.unique(train_hashes)),
+        "bad_images_left_out": sum(len(split.bad_images) for split in splits.values()),
+    }
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """One image file as uint8 `shape`, prepared as the training images of that shape were.
+
+    Raises:
+        OSError, SyntaxError, ValueError: it cannot be read.
+    """
+    with open_image(path) as image:
+        return to_array(image, shape[2], shape[:2])

@@ -1,0 +1,72 @@
+"""An encoded image file becomes a uint8 array, in the same way for training and for prediction."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+# Pillow only warns above this many pixels; a picture that large is a mistake or an attack (a decompression bomb).
+MAX_PIXELS = 89_478_485
+GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
+
+
+def open_image(encoded: dict | str | Path) -> Image.Image:
+    """Open an image without decoding its pixels.
+
+    Args:
+        encoded: a path, or `datasets`' undecoded form, `{"bytes": bytes | None, "path": str | None}`.
+
+    Raises:
+        OSError, ValueError: it is no image that Pillow knows, or too large to be one honestly.
+    """
+    source: str | Path | BinaryIO
+    if isinstance(encoded, dict):
+        source = BytesIO(encoded["bytes"]) if encoded["bytes"] is not None else encoded["path"]
+    else:
+        source = encoded
+    image = Image.open(source)
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels, more than the limit of {MAX_PIXELS}")
+    return image
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether the picture has no colour to keep, told from its mode alone."""
+    return image.mode in GREY_MODES
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) in pixels after the camera's orientation tag is obeyed."""
+    turned = image.getexif().get(0x0112, 1) >= 5
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def to_array(image: Image.Image, channels: int, size: tuple[int, int] | None) -> np.ndarray:
+    """Decode to uint8 (height, width, channels).
+
+    Args:
+        image: any mode; 16-bit and 32-bit grey are scaled to 8 bits, transparency is dropped.
+        channels: 1 or 3.
+        size: (height, width) in pixels that the picture is resized to fill (bicubic, antialiased) before its
+            middle is cut out; None keeps its own size.
+
+    Raises:
+        OSError, SyntaxError, ValueError: the file is damaged.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) * 255 // 65535).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        image = Image.fromarray(_scaled_to_bytes(np.asarray(image, dtype=np.float64)))
+    image = image.convert("L" if channels == 1 else "RGB")
+    if size is not None and (image.height, image.width) != size:
+        image = ImageOps.fit(image, (size[1], size[0]), method=Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
+
+
+def _scaled_to_bytes(values: np.ndarray) -> np.ndarray:
+    """32-bit pictures carry no range of their own: 16-bit data in an "I" picture is the common case (PNG)."""
+    top = 255.0 if values.max() <= 255 else max(65535.0, values.max())
+    return (np.clip(values / top, 0, 1) * 255).round().astype(np.uint8)

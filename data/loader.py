@@ -1,0 +1,140 @@
+"""Which samples a process sees at which step, and their way from the uint8 arrays into batches.
+
+The order of samples is a permutation of (seed, epoch); a global batch is a slice of it, and each process takes its
+own part of every global batch. So the samples of a step depend neither on the number of processes nor on where a
+run was resumed.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data.cache import Arrays
+from data.dataset import Part
+
+
+@dataclass
+class Batch:
+    """Samples on their way to the model.
+
+    Attributes:
+        images: uint8 (B, H, W, C).
+        labels: int64 (B,).
+        ids: int64 (B,), the samples' rows in their split. In a training batch that mixes images, the second half
+            of each of the three holds the partners of the first.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`; from pinned memory the copy does not wait."""
+        moved = [tensor.to(device, non_blocking=True) for tensor in (self.images, self.labels, self.ids)]
+        return Batch(*moved)
+
+    def pin_memory(self) -> "Batch":
+        """Called by DataLoader before a batch goes to a GPU."""
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.ids.pin_memory())
+
+
+class ArrayDataset(Dataset):
+    """Rows of decoded arrays; a whole batch is one gather."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self.images = torch.from_numpy(arrays.images)
+        self.labels = torch.from_numpy(arrays.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, ids: np.ndarray) -> Batch:
+        rows = torch.from_numpy(np.ascontiguousarray(ids))
+        return Batch(self.images[rows], self.labels[rows], rows)
+
+
+def epoch_order(ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch (from 0) sees `ids`: a permutation that is a function of (seed, epoch) alone."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(ids)
+
+
+@dataclass(frozen=True)
+class TrainSampler:
+    """Yields the ids of one micro-batch after another for one process, from `start_step` to the end of the run.
+
+    Attributes:
+        ids: int64 (N,), the training samples.
+        seed: of the order.
+        start_step, total_steps: optimizer steps; an epoch has N // global_batch_size of them (the rest of a
+            permutation, fewer samples than a batch, is left out of that epoch).
+        global_batch_size: samples of a step over all processes and micro-batches.
+        accumulate: micro-batches of a step.
+        rank, num_processes: this process among all.
+        partners: (ids, epoch) -> positions in `ids` of the images to mix with, or None.
+    """
+
+    ids: np.ndarray
+    seed: int
+    start_step: int
+    total_steps: int
+    global_batch_size: int
+    accumulate: int
+    rank: int
+    num_processes: int
+    partners: Callable[[Tensor, int], Tensor] | None = None
+
+    def __len__(self) -> int:
+        return (self.total_steps - self.start_step) * self.accumulate
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        steps_per_epoch = len(self.ids) // self.global_batch_size
+        share = self.global_batch_size // self.num_processes
+        order, order_epoch = None, None
+        for step in range(self.start_step, self.total_steps):
+            epoch, place = divmod(step, steps_per_epoch)
+            if epoch != order_epoch:
+                order, order_epoch = epoch_order(self.ids, self.seed, epoch), epoch
+            start = place * self.global_batch_size + self.rank * share
+            for micro_batch in np.split(order[start : start + share], self.accumulate):
+                yield self._with_partners(micro_batch, epoch)
+
+    def _with_partners(self, ids: np.ndarray, epoch: int) -> np.ndarray:
+        if self.partners is None:
+            return ids
+        positions = self.partners(torch.from_numpy(ids), epoch).numpy()
+        return np.concatenate([ids, self.ids[positions]])
+
+
+def train_loader(part: Part, sampler: TrainSampler, workers: int, pin_memory: bool) -> DataLoader:
+    """One loader for the whole rest of a run, so that workers and prefetching go on across epochs."""
+    return _loader(part, sampler, workers, pin_memory)
+
+
+def eval_loader(part: Part, batch_size: int, rank: int, num_processes: int, pin_memory: bool) -> DataLoader:
+    """This process's share of a part, in order; every process gets equally many batches.
+
+    Shares are filled up by repeating the last sample. Repeats are at the end of the last processes' shares:
+    the first `len(part)` rows of all shares, one after another, are the part itself.
+    """
+    share = -(-len(part) // num_processes)
+    places = np.minimum(np.arange(rank * share, (rank + 1) * share), len(part) - 1)
+    ids = part.ids[places]
+    return _loader(part, [ids[i : i + batch_size] for i in range(0, share, batch_size)], 0, pin_memory)
+
+
+def _loader(part: Part, batches: object, workers: int, pin_memory: bool) -> DataLoader:
+    return DataLoader(
+        ArrayDataset(part.arrays),
+        batch_sampler=batches,
+        collate_fn=_as_is,
+        num_workers=workers,
+        pin_memory=pin_memory,
+    )
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,44 @@
+"""Stratified, seeded parts of a data set, with equal images always on one side."""
+
+import numpy as np
+
+
+def stratified_split(
+    labels: np.ndarray, hashes: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split samples 0..N-1 into (rest, part), each class giving `fraction` of its samples to the part.
+
+    Images with equal hashes go to the same side as a whole, even when their labels differ.
+
+    Args:
+        labels: int64 (N,).
+        hashes: uint64 (N,), equal for images that are equal in every pixel.
+        fraction: 0..1, of each class, to the nearest whole sample.
+        seed: the same seed gives the same parts on every machine.
+
+    Returns:
+        Two sorted int64 arrays which together hold each of 0..N-1 once.
+    """
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    sizes = np.bincount(group)
+    shuffled = np.random.Generator(np.random.Philox(seed)).permutation(len(first))
+    class_of_group = labels[first[shuffled]]
+    chosen = np.zeros(len(first), dtype=bool)
+    for label in np.unique(labels):
+        groups = shuffled[class_of_group == label]
+        quota = round(fraction * int((labels == label).sum()))
+        chosen[groups[np.cumsum(sizes[groups]) <= quota]] = True
+    in_part = chosen[group]
+    return np.flatnonzero(~in_part), np.flatnonzero(in_part)
+
+
+def stratified_subset(labels: np.ndarray, ids: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """`count` of `ids` with the classes in proportion (largest remainders get the odd ones); sorted int64."""
+    generator = np.random.Generator(np.random.Philox([seed, 1]))
+    ids = generator.permutation(ids)
+    classes, inverse, totals = np.unique(labels[ids], return_inverse=True, return_counts=True)
+    share = totals * (count / len(ids))
+    quota = np.floor(share).astype(np.int64)
+    largest = np.argsort(-(share - quota), kind="stable")[: count - quota.sum()]
+    quota[largest] += 1
+    return np.sort(np.concatenate([ids[inverse == c][: quota[c]] for c in range(len(classes))]))

@@ -1,0 +1,25 @@
+"""Mistakes that a user can make and mend: one line on stderr, exit code 2, nothing written."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """Something the user can put right. The message is one line: the thing, then the remedy."""
+
+
+@contextmanager
+def user_errors_end_the_program() -> Iterator[None]:
+    """Turn a UserError into one line on stderr (from the first process of a machine only) and exit code 2.
+
+    Every other exception passes through: a fault of ours must show its traceback.
+    """
+    try:
+        yield
+    except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") in ("0", "-1"):
+            message = " ".join(str(error).split())
+            print(f"error: {message}", file=sys.stderr, flush=True)
+        sys.exit(2)

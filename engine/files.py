@@ -1,0 +1,51 @@
+"""Files that are either whole or not there: written beside their place, flushed to disk, renamed."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file, then put it in the place of `path` in one step.
+
+    Raises:
+        OSError: no room or no right to write; `path` is then as it was.
+    """
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        write(unfinished)
+        flush(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    flush(path.parent)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write strict JSON (no NaN) atomically."""
+    text = json.dumps(strict(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda place: place.write_text(text, encoding="utf-8"))
+
+
+def strict(value: object) -> object:
+    """The same value with what JSON has no word for, NaN and infinities, as None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(inner) for inner in value]
+    return value
+
+
+def flush(path: Path) -> None:
+    """Make what was written to a file, or the names in a folder, survive a loss of power."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot open a folder and needs no flush of it
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

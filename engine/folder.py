@@ -1,0 +1,124 @@
+"""A run's folder: its name, and the files that say what ran, where and with which options."""
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+import torch
+import yaml
+from accelerate import Accelerator
+
+from engine.errors import UserError
+from engine.files import write_atomically, write_json
+
+PACKAGES = (
+    ["torch", "torchvision", "accelerate", "datasets", "timm", "evaluate", "scikit-learn", "numpy", "pillow", "safetensors", "tensorboard"]
+)
+
+
+def choose_folder(args: argparse.Namespace, dataset: str) -> Path:
+    """Where the run will be written: --output-dir/--run-name, or a name from data, model and time."""
+    if args.run_name is not None:
+        if not re.fullmatch(r"[^/\\\0]+", args.run_name) or args.run_name in (".", ".."):
+            raise UserError(f"--run-name '{args.run_name}' must be the name of one folder, without slashes")
+        return Path(args.output_dir) / args.run_name
+    model = args.model.replace("/", "-")
+    return Path(args.output_dir) / f"{dataset}-{model}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+
+
+def check_folder(folder: Path, parameters: int, resuming: bool, keep: int) -> None:
+    """Find out before anything is written whether the run can be.
+
+    Args:
+        folder: of the run.
+        parameters: of the model; a checkpoint takes up to 16 bytes for each (weights, average, two moments).
+        resuming: the folder may exist.
+        keep: checkpoints that are kept.
+
+    Raises:
+        UserError: it is another run's, cannot be made, or the disk is too full.
+    """
+    if not resuming and (folder / "args.yaml").exists():
+        raise UserError(f"the run {folder} exists: give another --run-name, or --resume auto to go on with it")
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write in {existing}: give another --output-dir")
+    wanted = 16 * parameters * (keep + 1) + 20_000_000
+    free = shutil.disk_usage(existing).free
+    if free < wanted:
+        raise UserError(
+            f"a run needs about {wanted / 1e6:,.0f} MB and {existing} has {free / 1e6:,.0f} MB free: make room, or "
+            "give another --output-dir"
+        )
+
+
+def describe_run(folder: Path, args: argparse.Namespace, accelerator: Accelerator, facts: dict) -> None:
+    """Write args.yaml (every option, as resolved) and environment.json (versions, hardware, commit, command, facts)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = yaml.safe_dump(vars(args), sort_keys=True, allow_unicode=True)
+    write_atomically(folder / "args.yaml", lambda place: place.write_text(options, encoding="utf-8"))
+    write_json(folder / "environment.json", {**environment(accelerator), **facts})
+
+
+def environment(accelerator: Accelerator) -> dict:
+    """Versions, hardware and the code's commit, for people who compare figures."""
+    return {
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "cpu": cpu_name(),
+        "cpu_cores": psutil.cpu_count(logical=False),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "device": accelerator.device.type,
+        "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "num_processes": accelerator.num_processes,
+        "threads_per_process": torch.get_num_threads(),
+        "mixed_precision": accelerator.mixed_precision,
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name, as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return found[1]
+    return platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    """The commit of the code, with a + when files differ from it; None outside a git checkout."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,155 @@
+"""The figures of the test report, computed offline by two `evaluate.Metric`s over scikit-learn.
+
+`evaluate` and scikit-learn take seconds to import: import this module where its figures are needed,
+not before.
+"""
+
+import tempfile
+
+import evaluate
+import numpy as np
+from datasets import Features, Sequence, Value
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
+
+
+class LabelFigures(evaluate.Metric):
+    """Accuracy, precision, recall, F1 and the confusion matrix of predicted labels."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Figures that need only the predicted label of each sample.",
+            citation="",
+            inputs_description="predictions, references: class numbers; num_classes: how many there are.",
+            features=Features({"predictions": Value("int64"), "references": Value("int64")}),
+            format="numpy",
+        )
+
+    def _compute(self, predictions: np.ndarray, references: np.ndarray, num_classes: int) -> dict:
+        classes = np.arange(num_classes)
+
+        def scores(average: str | None) -> tuple:
+            return precision_recall_fscore_support(
+                references, predictions, labels=classes, average=average, zero_division=0
+            )
+
+        macro, weighted = scores("macro"), scores("weighted")
+        *per_class, support = scores(None)
+        names = ("precision", "recall", "f1")
+        correct = int((predictions == references).sum())
+        return {
+            "correct": correct,
+            "accuracy": correct / len(references),
+            "averages": {
+                name: {"macro": float(macro[i]), "weighted": float(weighted[i])} for i, name in enumerate(names)
+            },
+            "per_class": {name: column.tolist() for name, column in zip(names, per_class, strict=True)},
+            "support": support.tolist(),
+            "confusion_matrix": confusion_matrix(references, predictions, labels=classes).tolist(),
+        }
+
+
+class ProbabilityFigures(evaluate.Metric):
+    """Top-5 accuracy, cross-entropy and one-vs-rest AUC of predicted probabilities."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Figures that need the whole predicted distribution of each sample.",
+            citation="",
+            inputs_description="predictions: one probability per class; references: class numbers.",
+            features=Features({"predictions": Sequence(Value("float32")), "references": Value("int64")}),
+        )
+
+    def _compute(self, predictions: list[list[float]], references: list[int]) -> dict:
+        probabilities = np.asarray(predictions, dtype=np.float32)
+        labels = np.asarray(references)
+        num_classes = probabilities.shape[1]
+        if not np.isfinite(probabilities).all():  # a diverged run still gets the rest of its report
+            return {"top5_accuracy": None, "loss": None, "auc": None, "per_class_auc": [None] * num_classes}
+        aucs = [_auc(labels == k, probabilities[:, k]) for k in range(num_classes)]
+        defined = [auc for auc in aucs if auc is not None]
+        # Two classes have one ROC curve; rounding is all that could tell the second class's from the first's.
+        auc = aucs[1] if num_classes == 2 else float(np.mean(defined)) if defined else None
+        chosen = probabilities[np.arange(len(labels)), labels].clip(min=np.finfo(np.float32).tiny)
+        return {
+            "top5_accuracy": _top5_accuracy(labels, probabilities) if num_classes > 5 else None,
+            "loss": float(-np.log(chosen, dtype=np.float64).mean()),
+            "auc": auc,
+            "per_class_auc": aucs,
+        }
+
+
+def _auc(is_class: np.ndarray, scores: np.ndarray) -> float | None:
+    """Area under the ROC curve of one class against the rest; None if every sample is on one side."""
+    return None if is_class.all() or not is_class.any() else float(roc_auc_score(is_class, scores))
+
+
+def _top5_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    # Stable, so that ties go to the lower class as in argmax, and top-5 is never below top-1.
+    top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    return float((top5 == labels[:, None]).any(axis=1).mean())
+
+
+def _check(labels: np.ndarray, probabilities: np.ndarray, num_classes: int) -> None:
+    if len(labels) == 0:
+        raise ValueError("no samples: metrics need at least one")
+    if probabilities.shape != (len(labels), num_classes):
+        raise ValueError(
+            f"probabilities have shape {probabilities.shape}, but {len(labels)} labels and {num_classes}"
+            f" class names need shape {(len(labels), num_classes)}"
+        )
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}, but classes from 0 to {num_classes - 1}")
+
+
+def _compute_both(labels: np.ndarray, probabilities: np.ndarray) -> tuple[dict, dict]:
+    # A Metric makes its cache folder even when it keeps everything in memory; the home may be read-only.
+    with tempfile.TemporaryDirectory() as scratch:
+        by_label = LabelFigures(keep_in_memory=True, cache_dir=scratch).compute(
+            predictions=probabilities.argmax(axis=1), references=labels, num_classes=probabilities.shape[1]
+        )
+        by_probability = ProbabilityFigures(keep_in_memory=True, cache_dir=scratch).compute(
+            predictions=probabilities, references=labels
+        )
+    return by_label, by_probability
+
+
+def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: list[str]) -> dict:
+    """All figures of a classifier on one set of samples, ready for strict JSON: undefined figures are None.
+
+    Args:
+        labels: (N,) int64, the true classes, each in 0..K-1; N is at least 1.
+        probabilities: (N, K) float32, each row a distribution; the predicted class is its (first) largest.
+        class_names: the K names, all different.
+
+    Returns:
+        `accuracy`, `top5_accuracy` (None for K <= 5): fractions 0..1; `loss`: mean cross-entropy in nats, the
+        probabilities clipped from below at the smallest normal float32; `auc`: area under the ROC curve, for
+        K = 2 of class 1, else the mean over the one-vs-rest curves of the classes that have samples;
+        `precision`, `recall`, `f1`: {"macro", "weighted"}, 0 where undefined, macro over all K classes;
+        `per_class`: {name: {"precision", "recall", "f1", "auc", "support"}}; `confusion_matrix`: K lists of K
+        counts, rows true, columns predicted; `samples`, `correct`: counts. Where a probability is not finite,
+        the figures that need it (`top5_accuracy`, `loss`, every `auc`) are None.
+
+    Raises:
+        ValueError: the shapes do not agree, there is no sample, or a label is not one of the K classes.
+    """
+    _check(labels, probabilities, len(class_names))
+    by_label, by_probability = _compute_both(labels, probabilities)
+    columns = {
+        **by_label["per_class"],
+        "auc": by_probability["per_class_auc"],
+        "support": by_label["support"],
+    }
+    return {
+        "accuracy": by_label["accuracy"],
+        "top5_accuracy": by_probability["top5_accuracy"],
+        "loss": by_probability["loss"],
+        "auc": by_probability["auc"],
+        **by_label["averages"],
+        "per_class": {
+            name: {figure: column[k] for figure, column in columns.items()} for k, name in enumerate(class_names)
+        },
+        "confusion_matrix": by_label["confusion_matrix"],
+        "samples": len(labels),
+        "correct": by_label["correct"],
+    }

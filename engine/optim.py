@@ -1,0 +1,80 @@
+"""Optimizers, the learning rate as a function of the step, and the moving average of the weights."""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+
+def build_optimizer(
+    model: nn.Module, name: str, *, lr: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Make an optimizer; weight decay goes to matrices and kernels only, not to biases and norms (1-d parameters)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+    if name == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
+    if name in ("adam", "adamw"):
+        return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](groups, lr=lr, fused=True)
+    decoupled = {"nadam": torch.optim.NAdam, "radam": torch.optim.RAdam}[name]
+    return decoupled(groups, lr=lr, decoupled_weight_decay=True)
+
+
+def lr_at(step: int, total_steps: int, *, peak: float, schedule: str, warmup: float) -> float:
+    """The learning rate of a step, a pure function.
+
+    Args:
+        step: 0 .. total_steps - 1.
+        total_steps: optimizer steps of the whole run.
+        peak: the highest learning rate.
+        schedule: "cosine" and "linear" fall to 0; "onecycle" rises by a half cosine from peak / 25 and falls to
+            peak / 250,000 (Smith & Topin 2017, arXiv:1708.07120, with PyTorch's OneCycleLR's figures);
+            "constant" stays.
+        warmup: share of the run in which it rises, linearly but for onecycle.
+    """
+    warmup_steps = int(warmup * total_steps)
+    if step < warmup_steps:
+        progress = (step + 1) / (warmup_steps + 1)
+        if schedule == "onecycle":
+            return peak / 25 + (peak - peak / 25) * (1 - math.cos(math.pi * progress)) / 2
+        return peak * progress
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    falling = {
+        "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        "linear": 1 - progress,
+        "onecycle": 4e-6 + (1 - 4e-6) * (1 + math.cos(math.pi * progress)) / 2,
+        "constant": 1.0,
+    }
+    return peak * falling[schedule]
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+class EMA:
+    """An exponential moving average of a model's weights, which is what gets evaluated and kept.
+
+    The decay of step t is min(decay, (1 + t) / (10 + t)), so that a short run does not average in its start (as in
+    TensorFlow's ExponentialMovingAverage with num_updates). Buffers (batch-norm statistics) are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after optimizer step number `step` (from 1)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)

@@ -1,0 +1,406 @@
+"""Every option in one place: its name, default and meaning. Nothing heavy is imported, so answers come at once."""
+
+import argparse
+import ast
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+
+import models
+from data.augment_spec import parse as parse_augment
+from data.sources import NAMED, find_source
+from engine.errors import UserError
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop")
+SCHEDULES = ("cosine", "linear", "onecycle", "constant")
+TRACKERS = ("tensorboard", "wandb", "none")
+# lr and weight decay where none is given: (lr, weight decay); found on validation parts of digits and CIFAR.
+OPTIMIZER_DEFAULTS = {"sgd": (0.1, 5e-4), "rmsprop": (1e-3, 0.0)}
+ADAM_DEFAULTS = (2e-3, 0.05)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, and whose help shows every default."""
+
+    def __init__(self, **kwargs) -> None:
+        kwargs.setdefault("formatter_class", lambda prog: argparse.HelpFormatter(prog, max_help_position=32))
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def number(kind: type, low: float, high: float = float("inf"), *, open_low: bool = False) -> Callable:
+    """An argparse type: a number of `kind` between bounds, with a refusal in words."""
+
+    def convert(text: str) -> float:
+        words = "a whole number" if kind is int else "a number"
+        above = "above" if open_low else "of at least"
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not {words}") from None
+        if not (math.isfinite(value) and low <= value <= high) or (open_low and value == low):
+            limit = f" and at most {high:g}" if high < float("inf") else ""
+            raise argparse.ArgumentTypeError(f"{text} is out of range: give {words} {above} {low:g}{limit}")
+        return value
+
+    return convert
+
+
+def key_value(text: str) -> tuple[str, object]:
+    """An argparse type: `key=value`, the value a Python literal where it is one, else a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise argparse.ArgumentTypeError(f"'{text}' is not key=value")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, {"true": True, "false": False, "none": None}.get(value.lower(), value)
+
+
+def in_words(check: Callable) -> Callable:
+    """An argparse type from a function that raises ValueError with a message worth showing."""
+
+    def convert(text: str) -> str:
+        try:
+            check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return convert
+
+
+def epoch_or_steps(text: str) -> str | int:
+    """An argparse type: the word epoch, or a positive number of steps."""
+    return text if text == "epoch" else number(int, 1)(text)
+
+
+def _check_trackers(text: str) -> None:
+    for name in text.split(","):
+        if name not in TRACKERS:
+            raise ValueError(f"unknown tracker '{name}': give some of {', '.join(TRACKERS)}, separated by commas")
+
+
+def train_parser() -> Parser:
+    """The options of train.py."""
+    parser = Parser(prog="train.py", description="Train an image classifier and report on its test set.")
+    flag = argparse.BooleanOptionalAction
+    positive, count, share = number(int, 1), number(int, 0), number(float, 0, 1)
+    add = parser.add_argument
+    add(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="a YAML file of these options (recipes/NAME.yaml); what is typed wins",
+    )
+    add("--list-models", action="store_true", help="print the models and stop")
+    add("--list-datasets", action="store_true", help="print the data sets that have a name and stop")
+
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset", default="digits", help="a name, a Hub id (owner/name) or a folder (default: %(default)s)")
+    add(
+        "--data-dir",
+        default=os.environ.get("SAMELOOP_DATA"),
+        metavar="DIR",
+        help="looked in for a folder named like the data set before the Hub (default: $SAMELOOP_DATA)",
+    )
+    add(
+        "--coarse",
+        action=flag,
+        default=False,
+        help="the coarser set of classes, where there are two (default: no)",
+    )
+    add(
+        "--val-fraction",
+        type=number(float, 0, 0.9),
+        metavar="SHARE",
+        help="stratified part of train kept for validation; 0: none (default: the data set's own split, else 0.1)",
+    )
+    add("--limit-train", type=positive, metavar="N", help="train on N images only (default: all)")
+    add(
+        "--image-size",
+        type=number(int, 4, 2048),
+        metavar="PIXELS",
+        help="bring every image to a square of this side (default: as they are)",
+    )
+    add(
+        "--skip-bad-images",
+        action=flag,
+        default=False,
+        help="leave out what cannot be decoded (default: refuse)",
+    )
+    add(
+        "--workers",
+        type=number(int, 0, 64),
+        default=0,
+        metavar="N",
+        help="processes that load batches; 0: the training process itself (default: %(default)s)",
+    )
+
+    add = parser.add_argument_group("model").add_argument
+    add(
+        "--model",
+        type=in_words(models.check_name),
+        default="cnn",
+        help="a name from --list-models, or timm/NAME (default: %(default)s)",
+    )
+    add(
+        "--model-arg",
+        type=key_value,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="passed to the model's constructor, e.g. width=64 (default: none)",
+    )
+
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=positive, default=20, metavar="N", help="(default: %(default)s)")
+    add(
+        "--batch-size",
+        type=positive,
+        default=128,
+        metavar="N",
+        help="images of one optimizer step, over all processes (default: %(default)s)",
+    )
+    add(
+        "--lr",
+        type=number(float, 0, open_low=True),
+        help="peak learning rate (default: sgd 0.1, rmsprop 0.001, else 0.002)",
+    )
+    add(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default="adamw",
+        help=f"{', '.join(OPTIMIZERS)} (default: %(default)s)",
+    )
+    add(
+        "--momentum",
+        type=number(float, 0, 0.9999),
+        default=0.9,
+        help="of sgd (Nesterov) and rmsprop (default: %(default)s)",
+    )
+    add(
+        "--weight-decay",
+        type=number(float, 0),
+        metavar="DECAY",
+        help="not applied to biases and norms (default: sgd 0.0005, rmsprop 0, else 0.05)",
+    )
+    add(
+        "--schedule",
+        choices=SCHEDULES,
+        default="cosine",
+        help=f"{', '.join(SCHEDULES)} (default: %(default)s)",
+    )
+    add(
+        "--warmup",
+        type=share,
+        metavar="SHARE",
+        help="part of the run in which lr rises from 0 (default: 0.05; onecycle 0.3)",
+    )
+    add(
+        "--label-smoothing",
+        type=number(float, 0, 0.99),
+        default=0.0,
+        metavar="SHARE",
+        help="(default: %(default)s)",
+    )
+    add(
+        "--clip-grad",
+        type=number(float, 0),
+        default=0.0,
+        metavar="NORM",
+        help="longest gradient; 0: as it comes (default: %(default)s)",
+    )
+    add(
+        "--accumulate",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="cut each process's part of a batch into N to save memory (default: %(default)s)",
+    )
+    add(
+        "--ema",
+        type=number(float, 0, 0.999999),
+        default=0.0,
+        metavar="DECAY",
+        help="evaluate a moving average of the weights, e.g. 0.999; 0: off (default: %(default)s)",
+    )
+    add(
+        "--patience",
+        type=count,
+        default=0,
+        metavar="N",
+        help="stop after N evaluations without a better validation accuracy; 0: never (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=number(int, 0, 2**31 - 1),
+        default=0,
+        help="of everything random (default: %(default)s)",
+    )
+    add(
+        "--deterministic",
+        action=flag,
+        default=False,
+        help="the same bits each time on a GPU too, slower (default: no)",
+    )
+
+    add = parser.add_argument_group("augmentation").add_argument
+    add(
+        "--augment",
+        type=in_words(parse_augment),
+        default="none",
+        metavar="LIST",
+        help="none, or some of flip[=P] crop[=PIXELS] cutout[=PIXELS] randaugment[=OPS:MAGNITUDE] trivialaugment "
+        "mixup[=ALPHA] cutmix[=ALPHA], separated by commas (default: %(default)s)",
+    )
+
+    add = parser.add_argument_group("speed").add_argument
+    add(
+        "--mixed-precision",
+        choices=("auto", "no", "fp16", "bf16"),
+        default="auto",
+        help="auto: what accelerate launch says, else what pays on this hardware (default: %(default)s)",
+    )
+    add("--compile", action=flag, default=False, help="torch.compile the model (default: no)")
+    add("--channels-last", action=flag, default=True, help="memory format for convolutions (default: yes)")
+    add(
+        "--cpu",
+        action=flag,
+        default=False,
+        help="use the CPU even where there is an accelerator (default: no)",
+    )
+
+    add = parser.add_argument_group("output").add_argument
+    add("--output-dir", default="runs", metavar="DIR", help="(default: %(default)s)")
+    add("--run-name", metavar="NAME", help="the run's folder in --output-dir (default: DATASET-MODEL-TIME)")
+    add(
+        "--track",
+        type=in_words(_check_trackers),
+        default="tensorboard",
+        metavar="LIST",
+        help=f"some of {', '.join(TRACKERS)}, separated by commas (default: %(default)s)",
+    )
+    add(
+        "--resume",
+        metavar="auto|PATH",
+        help="go on from the newest intact checkpoint of --run-name, or from PATH",
+    )
+    add(
+        "--checkpoint-every",
+        type=epoch_or_steps,
+        default="epoch",
+        metavar="epoch|STEPS",
+        help="(default: %(default)s)",
+    )
+    add("--keep", type=positive, default=2, metavar="N", help="checkpoints to keep (default: %(default)s)")
+    add("--log-every", type=positive, default=50, metavar="STEPS", help="(default: %(default)s)")
+    add("--eval-every", type=positive, default=1, metavar="EPOCHS", help="(default: %(default)s)")
+    return parser
+
+
+def infer_parser() -> Parser:
+    """The options of infer.py."""
+    parser = Parser(prog="infer.py", description="Predict images, or report on the test split, with trained weights.")
+    add = parser.add_argument
+    add(
+        "images",
+        nargs="*",
+        metavar="IMAGE|FOLDER",
+        help="nothing: the test split that the weights were tested on",
+    )
+    add("--weights", required=True, metavar="FILE", help="best.pth of a run")
+    add(
+        "--topk",
+        type=number(int, 1),
+        default=5,
+        metavar="K",
+        help="classes named for an image (default: %(default)s)",
+    )
+    add("--output", metavar="FILE", help="write the predictions to this .csv or .json (default: print them)")
+    add("--batch-size", type=number(int, 1), metavar="N", help="(default: as in training)")
+    add("--cpu", action="store_true", help="use the CPU even where there is an accelerator (default: no)")
+    add("--mixed-precision", choices=("auto", "no", "fp16", "bf16"), help="(default: as in training)")
+    add(
+        "--data-dir",
+        default=os.environ.get("SAMELOOP_DATA"),
+        metavar="DIR",
+        help="where the test split's data set is (default: $SAMELOOP_DATA, else as in training)",
+    )
+    return parser
+
+
+def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse train.py's options, the recipe's first and then what was typed.
+
+    Raises:
+        UserError: an unknown option or recipe key, a value out of range, an unknown model or data set.
+        SystemExit: after --help and the --list options, which print their answer.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = train_parser()
+    typed = parser.parse_args(argv)
+    if typed.list_models or typed.list_datasets:
+        print(_models_listed() if typed.list_models else _datasets_listed())
+        parser.exit()
+    args = parser.parse_args(_recipe_argv(parser, typed.recipe) + argv) if typed.recipe else typed
+    args.model_arg = dict(args.model_arg)
+    lr, weight_decay = OPTIMIZER_DEFAULTS.get(args.optimizer, ADAM_DEFAULTS)
+    args.lr = lr if args.lr is None else args.lr
+    args.weight_decay = weight_decay if args.weight_decay is None else args.weight_decay
+    if args.warmup is None:
+        args.warmup = 0.3 if args.schedule == "onecycle" else 0.05
+    find_source(args.dataset, args.data_dir)
+    return args
+
+
+def _recipe_argv(parser: Parser, recipe: str) -> list[str]:
+    """A recipe as the command line that it stands for, so that one parser checks both."""
+    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml"))) or "none"
+        raise UserError(f"--recipe {recipe}: there is no file {path.name}; the recipes are: {known}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"--recipe {recipe}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--recipe {recipe}: must hold lines of 'option: value'")
+    actions = {action.dest: action for action in parser._actions if action.option_strings}
+    argv = []
+    for key, value in content.items():
+        action = actions.get(str(key).replace("-", "_"))
+        if action is None or action.dest in ("help", "recipe", "list_models", "list_datasets"):
+            raise UserError(f"--recipe {recipe}: unknown option '{key}'; the names are those of train.py --help")
+        argv += _as_argv(action, value)
+    return argv
+
+
+def _as_argv(action: argparse.Action, value: object) -> list[str]:
+    name = action.option_strings[0]
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return [name if value else f"--no-{name.removeprefix('--')}"]
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        return [name, *(f"{key}={inner}" for key, inner in value.items())]
+    if isinstance(value, list):
+        return [name, ",".join(map(str, value))]
+    return [f"{name}={value}"]
+
+
+def _models_listed() -> str:
+    lines = [f"{name:<12}{description}" for name, (_, _, description) in models.MODELS.items()]
+    timm_names = [models.TIMM + name for name in models.timm_names()]
+    return "\n".join([*lines, *timm_names])
+
+
+def _datasets_listed() -> str:
+    return "\n".join(f"{name:<16}{description}" for name, (_, description) in NAMED.items())

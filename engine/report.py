@@ -1,0 +1,64 @@
+"""The end of a run: the test set, looked at once, in figures and pictures."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from data.dataset import ImageData
+from engine import plots
+from engine.evaluate import predict
+from engine.files import write_json
+from engine.tasks import Classification
+
+PICTURES = ("loss.png", "accuracy.png", "confusion_matrix.png", "examples.png")
+MOST_EXAMPLES = 25
+
+
+def test_report(
+    folder: Path, model: nn.Module, task: Classification, data: ImageData, accelerator, batch_size: int
+) -> dict:
+    """Test the model; the main process writes test.json, confusion_matrix.png and examples.png into `folder`.
+
+    Returns:
+        What test.json holds, on every process an equal dict but for the seconds.
+    """
+    start = time.perf_counter()
+    logits, labels = predict(model, task, data.test, accelerator, batch_size)
+    seconds = time.perf_counter() - start
+    if not accelerator.is_main_process:
+        return {}
+    metrics, probabilities = task.test_metrics(logits, labels)
+    report = {**metrics, "seconds": seconds, "images_per_second": len(labels) / seconds, "data": data.notes}
+    write_json(folder / "test.json", report)
+    title = f"{data.name}, test set: {metrics['accuracy']:.2%} of {metrics['samples']:,} right"
+    plots.plot_confusion(
+        np.asarray(metrics["confusion_matrix"]), data.class_names, folder / "confusion_matrix.png", title
+    )
+    _plot_worst(folder / "examples.png", data, labels.numpy(), probabilities)
+    return report
+
+
+def _plot_worst(path: Path, data: ImageData, labels: np.ndarray, probabilities: np.ndarray) -> None:
+    """The mistakes made with the most confidence."""
+    predictions = probabilities.argmax(1)
+    confidences = probabilities.max(1)
+    wrong = np.flatnonzero(predictions != labels)
+    worst = wrong[np.argsort(-confidences[wrong], kind="stable")][:MOST_EXAMPLES]
+    title = f"{data.name}: the {len(worst)} most confident of {len(wrong):,} mistakes on the test set"
+    plots.plot_examples(
+        data.test.arrays.images[data.test.ids[worst]],
+        labels[worst],
+        predictions[worst],
+        confidences[worst],
+        data.class_names,
+        path,
+        title,
+    )
+
+
+def plot_history(folder: Path, history: list[dict], name: str) -> None:
+    """Draw loss.png and accuracy.png of a run."""
+    for key in ("loss", "accuracy"):
+        plots.plot_curve(history, key, folder / f"{key}.png", f"{name}: {key}")

@@ -1,0 +1,132 @@
+"""The machine: allocator, threads, processes, precision, random state, and the signals that end a run."""
+
+import argparse
+import ctypes
+import os
+import platform
+import sys
+
+import psutil
+import torch
+from accelerate import Accelerator
+
+from engine.errors import UserError
+
+
+def start(args: argparse.Namespace) -> Accelerator:
+    """Set the process up for training or inference on what hardware there is.
+
+    Args:
+        args: `cpu`, `mixed_precision`; for training also `compile` and `deterministic`.
+
+    Raises:
+        UserError: fp16 on a CPU, or processes that would each train alone.
+    """
+    keep_freed_memory()
+    cpu = args.cpu or not torch.accelerator.is_available()
+    precision = choose_precision(args.mixed_precision, cpu)
+    if getattr(args, "deterministic", False):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    else:
+        torch.backends.cudnn.benchmark = True
+    dynamo = "inductor" if getattr(args, "compile", False) else None
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, dynamo_backend=dynamo)
+    check_processes(accelerator.num_processes)
+    if cpu:
+        torch.set_num_threads(threads_per_process())
+    return accelerator
+
+
+def check_processes(found: int) -> None:
+    """Refuse to start where the launcher was asked for more processes than train together.
+
+    Raises:
+        UserError: WORLD_SIZE is not `found`, or `accelerate launch` was asked for several CPU processes and, for
+            want of MPI, started one (it then sets MASTER_ADDR but gives no process a rank).
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    ranks = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+    if found == 1 and launched and not any(name in os.environ for name in ranks):
+        raise UserError(
+            "accelerate launch was asked for several processes but starts one: several on one CPU are started by "
+            "'torchrun --nproc-per-node 2 train.py --cpu'"
+        )
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if expected != found:
+        raise UserError(
+            f"the launcher started {expected} processes but {found} train together: each would train alone. Start "
+            "with 'accelerate launch --config_file accelerate_configs/...' or torchrun"
+        )
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed blocks instead of giving them back to the kernel, which costs page faults every step.
+
+    Linux with glibc only; elsewhere nothing happens.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    m_trim_threshold, m_mmap_max = -1, -4  # from glibc's malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def threads_per_process() -> int:
+    """Compute threads for this process: its share of the physical cores that it may run on.
+
+    `accelerate launch` and torchrun set OMP_NUM_THREADS=1, which leaves most of a CPU idle; any other value in the
+    environment is the user's own wish and is kept.
+    """
+    wish = os.environ.get("OMP_NUM_THREADS", "")
+    if wish.isdigit() and int(wish) > 1:
+        return int(wish)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(psutil.cpu_count(logical=False) or allowed, allowed)
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def choose_precision(wish: str, cpu: bool) -> str:
+    """The precision to train in: the option's, else the launcher's, else what pays on this hardware.
+
+    `accelerate launch` says "no" also when nobody chose, so its "no" counts as no choice.
+
+    Raises:
+        UserError: fp16 on a CPU, which PyTorch would silently run in fp32.
+    """
+    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    precision = launcher if wish == "auto" and launcher != "no" else wish
+    if precision == "fp16" and cpu:
+        raise UserError("fp16 does nothing on a CPU: give --mixed-precision bf16, no or auto")
+    if precision != "auto":
+        return precision
+    if cpu:
+        pays = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return "bf16" if pays else "no"
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.accelerator.current_accelerator().type == "xpu" else "no"
+
+
+def describe(accelerator: Accelerator) -> str:
+    """One line for the screen: device, processes, threads, precision."""
+    device = accelerator.device.type
+    if device == "cuda":
+        device = torch.cuda.get_device_name(accelerator.device)
+    processes = accelerator.num_processes
+    return (
+        f"{device}, {processes} process{'es' if processes > 1 else ''}, {torch.get_num_threads()} CPU threads each, "
+        f"mixed precision {accelerator.mixed_precision}"
+    )
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed what is left of randomness (dropout, stochastic depth) as a function of (seed, step, rank)."""
+    torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
+
+
+def is_terminal() -> bool:
+    """Whether a person watches stderr, so that a live progress bar makes sense."""
+    return sys.stderr.isatty()

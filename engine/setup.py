@@ -1,0 +1,130 @@
+"""From options to the parts of a run: data, task, model. All that a user can get wrong is found out here."""
+
+import argparse
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+import models
+from data.dataset import ImageData, load_images
+from data.loader import TrainSampler, train_loader
+from engine.errors import UserError
+from engine.tasks import Classification
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many optimizer steps there are, and what a process does in each.
+
+    Attributes:
+        steps_per_epoch, total_steps: optimizer steps.
+        micro_batch_size: images of one forward pass of one process.
+    """
+
+    steps_per_epoch: int
+    total_steps: int
+    micro_batch_size: int
+
+
+def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -> Plan:
+    """Derive the steps from the global batch size.
+
+    Raises:
+        UserError: the batch is larger than the data, or does not divide among processes and micro-batches.
+    """
+    if args.batch_size > num_samples:
+        raise UserError(
+            f"--batch-size {args.batch_size} is more than the {num_samples} training images: give {num_samples} or less"
+        )
+    parts = num_processes * args.accumulate
+    if args.batch_size % parts:
+        raise UserError(
+            f"--batch-size {args.batch_size} is that of all processes together and does not divide by {num_processes} "
+            f"processes times --accumulate {args.accumulate}: give a multiple of {parts}"
+        )
+    steps_per_epoch = num_samples // args.batch_size
+    return Plan(steps_per_epoch, steps_per_epoch * args.epochs, args.batch_size // parts)
+
+
+def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
+    """The data set of --dataset; one process of each machine decodes it where it is not cached yet."""
+    with accelerator.local_main_process_first():
+        return load_images(
+            args.dataset,
+            data_dir=args.data_dir,
+            coarse=args.coarse,
+            image_size=args.image_size,
+            val_fraction=args.val_fraction,
+            limit_train=args.limit_train,
+            skip_bad_images=args.skip_bad_images,
+            seed=args.seed,
+        )
+
+
+def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) -> Classification:
+    """The task of a run.
+
+    Raises:
+        UserError: an augmentation does not fit the images.
+    """
+    try:
+        return Classification(
+            shape=data.shape,
+            class_names=data.class_names,
+            mean=data.mean,
+            std=data.std,
+            device=device,
+            channels_last=args.channels_last,
+            augment=args.augment,
+            label_smoothing=args.label_smoothing,
+            seed=args.seed,
+            num_samples=len(data.train),
+        )
+    except ValueError as error:
+        raise UserError(f"--augment {args.augment}: {error}") from error
+
+
+def build_model(args: argparse.Namespace, task: Classification) -> nn.Module:
+    """The model of a run, from the same first weights for the same seed on any number of processes.
+
+    Raises:
+        UserError: the constructor refuses --model-arg or the images' size.
+    """
+    torch.manual_seed(args.seed)
+    try:
+        model = models.create_model(
+            args.model, input_shape=task.input_shape, num_classes=len(task.class_names), **args.model_arg
+        )
+        with torch.no_grad():
+            model.eval()(torch.zeros(2, *task.input_shape))
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        _, height, width = task.input_shape
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise UserError(f"--model {args.model} does not work on {height}x{width} images: {reason}") from error
+    model.train()
+    return model.to(memory_format=torch.channels_last) if args.channels_last else model
+
+
+def training_batches(
+    args: argparse.Namespace,
+    data: ImageData,
+    task: Classification,
+    plan: Plan,
+    accelerator: Accelerator,
+    step: int,
+) -> torch.utils.data.DataLoader:
+    """This process's micro-batches from optimizer step `step` to the end of the run."""
+    sampler = TrainSampler(
+        ids=data.train.ids,
+        seed=args.seed,
+        start_step=step,
+        total_steps=plan.total_steps,
+        global_batch_size=args.batch_size,
+        accumulate=args.accumulate,
+        rank=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        partners=task.augment.partners if task.augment.mixes else None,
+    )
+    return train_loader(data.train, sampler, args.workers, pin_memory=accelerator.device.type == "cuda")

@@ -1,0 +1,84 @@
+"""The models by name. A model file stands alone: it knows nothing of data sets or of the training loop.
+
+`MODELS` maps a name to its file and class, not to the class itself, so that listing the models does not import torch.
+Every constructor is called as `Model(input_shape=(channels, height, width), num_classes=K, **model_args)`.
+"""
+
+import difflib
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# name -> (module, class, what it is)
+MODELS = {
+    "cnn": ("models.cnn", "CNN", "residual convolutional net for images of 8 to 64 pixels"),
+    "mlp": ("models.mlp", "MLP", "multi-layer perceptron"),
+    "skip_mlp": (
+        "models.skip_mlp",
+        "SkipMLP",
+        "perceptron of residual blocks, a projection where widths differ",
+    ),
+}
+TIMM = "timm/"
+
+
+def timm_names() -> list[str]:
+    """Names of all models that timm registers, read from its source: importing timm takes seconds."""
+    spec = importlib.util.find_spec("timm")
+    if spec is None or spec.origin is None:
+        return []
+    names: set[str] = set()
+    for path in (Path(spec.origin).parent / "models").rglob("*.py"):
+        names.update(re.findall(r"^@register_model\s+def (\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE))
+    return sorted(names)
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError, with the nearest names, unless there is a model of this name. Imports nothing heavy."""
+    known = timm_names() if name.startswith(TIMM) else list(MODELS)
+    wanted = name.removeprefix(TIMM).split(".")[0]
+    if wanted in known:
+        return
+    near = difflib.get_close_matches(wanted, known, n=3)
+    prefix = TIMM if name.startswith(TIMM) else ""
+    hint = f"did you mean {' or '.join(prefix + match for match in near)}? " if near else ""
+    raise ValueError(f"unknown model '{name}': {hint}see --list-models")
+
+
+def create_model(name: str, *, input_shape: tuple[int, int, int], num_classes: int, **model_args) -> "nn.Module":
+    """Build a model by name.
+
+    Args:
+        name: a key of MODELS, or "timm/<name>" for any of timm's.
+        input_shape: (channels, height, width) of the images.
+        num_classes: size of the last layer.
+        model_args: passed to the constructor.
+
+    Raises:
+        ValueError, TypeError: no such model, or its constructor refuses the arguments.
+    """
+    check_name(name)
+    if name.startswith(TIMM):
+        return _create_timm(name.removeprefix(TIMM), input_shape, num_classes, model_args)
+    module, class_name, _ = MODELS[name]
+    model_class = getattr(importlib.import_module(module), class_name)
+    return model_class(input_shape=input_shape, num_classes=num_classes, **model_args)
+
+
+def _create_timm(name: str, input_shape: tuple[int, int, int], num_classes: int, model_args: dict) -> "nn.Module":
+    import timm
+
+    channels, height, width = input_shape
+    arguments = {"in_chans": channels, "num_classes": num_classes, **model_args}
+    try:
+        # Transformers size their position embedding by img_size; convolutional nets do not know the argument.
+        return timm.create_model(name, img_size=(height, width), **arguments)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        return timm.create_model(name, **arguments)

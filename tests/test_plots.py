@@ -1,0 +1,215 @@
+"""The pictures hold what was asked for: no text is cut off, covered by another, or read as mathtext."""
+
+from itertools import pairwise
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import image as mpl_image
+from matplotlib.text import Text
+
+from engine.plots import (
+    confusion_figure,
+    curve_figure,
+    examples_figure,
+    plot_confusion,
+    plot_curve,
+    plot_examples,
+)
+
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def long_names(num_classes):
+    return [f"$x_{k}$ class {k} ".ljust(40, "w") for k in range(num_classes)]
+
+
+def confusion(num_classes):
+    rng = np.random.default_rng(0)
+    return (rng.integers(0, 20, (num_classes, num_classes)) + 900 * np.eye(num_classes, dtype=int)).tolist()
+
+
+def history(epochs):
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": 2 / epoch,
+            "val_loss": 2.2 / epoch + epoch / 50,
+            "train_accuracy": 1 - 0.9 / epoch,
+            "val_accuracy": 1 - 0.95 / epoch - epoch / 500,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def examples(count, channels=3):
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 10
+    images = rng.integers(0, 256, (count, 8, 8, channels), dtype=np.uint8)
+    return images, labels, (labels + 1) % 10, np.linspace(1, 0.5, count)
+
+
+def drawn_texts(figure):
+    figure.draw_without_rendering()
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+
+
+def assert_nothing_is_clipped(path):
+    """The outermost pixels of the file are the white margin: nothing touches the edge."""
+    pixels = mpl_image.imread(path)[..., :3]
+    margin = 10
+    for edge in (pixels[:margin], pixels[-margin:], pixels[:, :margin], pixels[:, -margin:]):
+        assert edge.min() == 1
+    assert pixels.min() < 0.5
+
+
+def assert_apart(texts):
+    """No text covers the next one."""
+    renderer = texts[0].figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    for first, second in pairwise(boxes):
+        assert not first.overlaps(second), (first, second)
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 100])
+@pytest.mark.parametrize("names_of", [long_names, lambda k: [f"name {i}" for i in range(k)]], ids=["long", "short"])
+def test_no_class_name_is_clipped(tmp_path, num_classes, names_of):
+    names = names_of(num_classes)
+    figure = confusion_figure(confusion(num_classes), names, "A title")
+    figure.draw_without_rendering()
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [name.strip() for name in names]
+    assert_apart(figure.axes[0].get_yticklabels())
+    plot_confusion(confusion(num_classes), names, tmp_path / "matrix.png", "A title")
+    assert_nothing_is_clipped(tmp_path / "matrix.png")
+
+
+def test_column_names_do_not_cover_each_other():
+    for num_classes in (2, 10, 100):
+        figure = confusion_figure(confusion(num_classes), [f"n{k}" for k in range(num_classes)], "A title")
+        figure.draw_without_rendering()
+        assert_apart(figure.axes[0].get_xticklabels())
+
+
+def test_counts_are_written_up_to_20_classes():
+    matrix = confusion(20)
+    written = {text.get_text() for text in drawn_texts(confusion_figure(matrix, long_names(20), ""))}
+    assert {str(count) for row in matrix for count in row} <= written
+    assert len(confusion_figure(confusion(21), long_names(21), "").axes[0].texts) == 0
+
+
+def test_colours_are_shares_of_the_true_class_even_for_an_empty_row():
+    figure = confusion_figure([[3, 1, 0], [0, 0, 0], [1, 0, 9]], ["a", "b", "c"], "")
+    shares = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(shares, [[0.75, 0.25, 0], [0, 0, 0], [0.1, 0, 0.9]])
+
+
+def test_names_past_40_characters_keep_both_ends():
+    names = ["first " + "x" * 60 + " end1", "first " + "x" * 60 + " end2"]
+    labels = [label.get_text() for label in confusion_figure(confusion(2), names, "").axes[0].get_yticklabels()]
+    assert [len(label) for label in labels] == [40, 40]
+    assert labels[0].startswith("first ") and labels[0].endswith("end1") and labels[1].endswith("end2")
+
+
+@pytest.mark.parametrize("name", ["$", "$x$", "$\\frac{$", "a_b^c", "line\nbreak", "\udcff undecodable", "naïve é"])
+def test_any_name_can_be_drawn(tmp_path, name):
+    names = [name] + CIFAR10[1:]
+    plot_confusion(confusion(10), names, tmp_path / "matrix.png", name)
+    plot_examples(*examples(2), names, tmp_path / "examples.png", name)
+    plot_curve(history(2), "loss", tmp_path / "loss.png", name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["examples.png", "loss.png", "matrix.png"]
+
+
+def test_no_text_of_a_name_is_read_as_mathtext():
+    figures = [
+        confusion_figure(confusion(2), ["$a$", "$b$"], "$t$"),
+        examples_figure(*examples(1), ["$a$"] * 10, "$t$"),
+    ]
+    for figure in figures:
+        named = [text for text in drawn_texts(figure) if "$" in text.get_text()]
+        assert named and not any(text.get_parse_math() for text in named)
+
+
+@pytest.mark.parametrize("key", ["loss", "accuracy"])
+@pytest.mark.parametrize("epochs", [1, 2, 10, 200])
+def test_curve_draws_every_epoch_and_whole_epoch_ticks(tmp_path, key, epochs):
+    rows = history(epochs)
+    axes = curve_figure(rows, key, "A title").axes[0]
+    scale = 100 if key == "accuracy" else 1
+    for line, name in zip(axes.lines, ("train", "val"), strict=False):
+        assert line.get_xdata().tolist() == [row["epoch"] for row in rows]
+        np.testing.assert_allclose(line.get_ydata(), [scale * row[f"{name}_{key}"] for row in rows])
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert ticks and all(tick == int(tick) and 1 <= tick <= epochs for tick in ticks)
+    plot_curve(rows, key, tmp_path / "curve.png", "A long title with many words " * 6)
+    assert_nothing_is_clipped(tmp_path / "curve.png")
+
+
+def test_ring_is_at_the_best_validation_epoch():
+    rows = history(30)
+    for key, best_of in (("loss", min), ("accuracy", max)):
+        best = best_of(rows, key=lambda row: row[f"val_{key}"])
+        ring = curve_figure(rows, key, "").axes[0].lines[2]
+        assert ring.get_xdata() == [best["epoch"]]
+        assert f"epoch {best['epoch']}" in ring.get_label()
+
+
+def test_one_epoch_shows_a_marker():
+    assert curve_figure(history(1), "loss", "").axes[0].lines[0].get_marker() == "o"
+
+
+def test_epochs_without_validation_are_bridged():
+    rows = history(10)
+    for row in rows:
+        if row["epoch"] % 5:
+            row["val_loss"] = None
+    rows[2]["train_loss"] = float("nan")
+    del rows[0]["val_loss"]
+    train, validation, _ = curve_figure(rows, "loss", "").axes[0].lines
+    assert validation.get_xdata().tolist() == [5, 10]
+    assert 3 not in train.get_xdata()
+
+
+@pytest.mark.parametrize("missing", ["absent", "none"])
+def test_run_without_validation_draws_train_alone(missing):
+    rows = [{"epoch": row["epoch"], "train_loss": row["train_loss"]} for row in history(5)]
+    if missing == "none":
+        rows = [{**row, "val_loss": None} for row in rows]
+    assert len(curve_figure(rows, "loss", "").axes[0].lines) == 1
+
+
+@pytest.mark.parametrize(("count", "channels"), [(0, 3), (1, 3), (7, 1), (30, 3)])
+def test_examples_show_up_to_25_mistakes(tmp_path, count, channels):
+    data = examples(count, channels)
+    figure = examples_figure(*data, long_names(10), "A title")
+    assert len(figure.axes) == min(count, 25)
+    words = [text.get_text() for text in drawn_texts(figure)]
+    if count == 0:
+        assert "no mistakes to show" in words
+    else:
+        assert f"said: {long_names(10)[1]} 100 %" in words
+    for axes in figure.axes:
+        assert_apart(axes.texts)
+    plot_examples(*data, long_names(10), tmp_path / "examples.png", "A title")
+    assert_nothing_is_clipped(tmp_path / "examples.png")
+
+
+def test_captions_of_neighbours_do_not_cover_each_other():
+    figure = examples_figure(*examples(5), long_names(10), "A title")
+    figure.draw_without_rendering()
+    for caption in (0, 1):
+        assert_apart([axes.texts[caption] for axes in figure.axes])
+
+
+def test_example_pixels_are_the_images_own():
+    images, *rest = examples(3, channels=1)
+    figure = examples_figure(images, *rest, CIFAR10, "")
+    for axes, image in zip(figure.axes, images, strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), image[..., 0])
+        assert axes.images[0].get_clim() == (0, 255)
+
+
+def test_drawing_leaves_no_global_state_behind(tmp_path):
+    before = dict(matplotlib.rcParams)
+    plot_curve(history(3), "accuracy", tmp_path / "a.png", "A title")
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,70 @@
+"""Train an image classifier, from options to test report: python train.py --help.
+
+The same script runs on a CPU, one GPU, several processes and several machines:
+
+    accelerate launch --config_file accelerate_configs/<hardware>.yaml train.py --dataset cifar10 --epochs 10
+"""
+
+import argparse
+import contextlib
+from collections.abc import Sequence
+
+from engine.errors import user_errors_end_the_program
+from engine.options import parse_train
+
+
+def train(args: argparse.Namespace) -> None:
+    """One run. A run is a pure function of (options, step): see `engine/run.py` for its state."""
+    # Imported only now, as they take seconds: --help and mistyped options are answered at once.
+    from engine import finish, runtime, setup, summary
+    from engine.optim import EMA, build_optimizer, lr_at, set_lr
+    from engine.run import Run
+
+    accelerator = runtime.start(args)
+    data = setup.load_data(args, accelerator)
+    task = setup.build_task(args, data, accelerator.device)
+    plan = setup.plan_steps(args, len(data.train), accelerator.num_processes)
+    model = setup.build_model(args, task).to(accelerator.device)
+    facts = summary.summarize(model, task.input_shape)
+    optimizer = build_optimizer(
+        model, args.optimizer, lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay
+    )
+    ema = EMA(model, args.ema) if args.ema else None
+    model, optimizer = accelerator.prepare(model, optimizer)
+    run = Run(args, accelerator, data, task, plan)
+    run.begin(model, ema, optimizer, facts)
+    batches = iter(setup.training_batches(args, data, task, plan, accelerator, run.step))
+
+    while run.step < plan.total_steps and not run.stopped:
+        lr = lr_at(run.step, plan.total_steps, peak=args.lr, schedule=args.schedule, warmup=args.warmup)
+        set_lr(optimizer, lr)
+        runtime.seed_step(args.seed, run.step, accelerator.process_index)
+        epoch = run.step // plan.steps_per_epoch
+        for micro_batch in range(args.accumulate):
+            inputs, targets = task.training_batch(next(batches).to(accelerator.device), epoch)
+            last = micro_batch == args.accumulate - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(model):
+                outputs = model(inputs)
+                loss = task.loss(outputs, targets)
+                accelerator.backward(loss / args.accumulate)
+            run.totals = run.totals + task.totals(loss, outputs, targets)
+        if args.clip_grad:
+            accelerator.clip_grad_norm_(model.parameters(), args.clip_grad)
+        optimizer.step()
+        optimizer.zero_grad()
+        if ema is not None:
+            ema.update(accelerator.unwrap_model(model, keep_torch_compile=False), run.step + 1)
+        run.after_step(model, ema, optimizer, lr)
+
+    finish.report_run(run, model)
+    accelerator.end_training()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run with the options in `argv` (default: the command line's)."""
+    with user_errors_end_the_program():
+        train(parse_train(argv))
+
+
+if __name__ == "__main__":
+    main()
