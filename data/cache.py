@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.images import is_grey, open_image, to_array, upright_size
+from data.images import UNREADABLE, is_grey, open_image, to_array, upright_size
 from data.sources import RawSplit
 from engine.errors import UserError
 
@@ -123,7 +123,7 @@ def _read_headers(name: str, split: RawSplit) -> list[tuple[bool, tuple[int, int
         try:
             with open_image(encoded) as image:
                 return is_grey(image), upright_size(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             return _complaint(name, number, encoded, error)
 
     return list(_in_threads(header, range(split.length), f"reading {name}"))
@@ -170,7 +170,7 @@ def _decode(staging: Path, name: str, split: RawSplit, readable: list[int], shap
         try:
             with open_image(encoded) as image:
                 images[row] = pixels = to_array(image, channels, (height, width))
-        except (OSError, SyntaxError, ValueError) as error:
+        except UNREADABLE as error:
             bad[row] = _complaint(name, readable[row], encoded, error)
             return
         hashes[row] = pixel_hash(pixels)

@@ -1,13 +1,12 @@
 """A data set ready to train on: decoded splits, what is train, validation and test, and what the pixels are like."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from data import cache
 from data.cache import Arrays
-from data.images import open_image, to_array
+from data.images import to_array
 from data.sources import Source, find_source, read_raw_splits
 from data.split import stratified_split, stratified_subset
 from engine.errors import UserError
@@ -177,13 +176,3 @@ def _notes(train: Part, val: Part, test: Part, splits: dict[str, Arrays]) -> dic
         "duplicates_within_train": len(train_hashes) - len(np.unique(train_hashes)),
         "bad_images_left_out": sum(len(split.bad_images) for split in splits.values()),
     }
-
-
-def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """One image file as uint8 `shape`, prepared as the training images of that shape were.
-
-    Raises:
-        OSError, SyntaxError, ValueError: it cannot be read.
-    """
-    with open_image(path) as image:
-        return to_array(image, shape[2], shape[:2])

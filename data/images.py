@@ -9,6 +9,8 @@ from PIL import Image, ImageOps
 
 # Pillow only warns above this many pixels; a picture that large is a mistake or an attack (a decompression bomb).
 MAX_PIXELS = 89_478_485
+# What Pillow raises for files that are damaged, cut short, absent, no image, or too large.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
 
 
@@ -70,3 +72,13 @@ def _scaled_to_bytes(values: np.ndarray) -> np.ndarray:
     """32-bit pictures carry no range of their own: 16-bit data in an "I" picture is the common case (PNG)."""
     top = 255.0 if values.max() <= 255 else max(65535.0, values.max())
     return (np.clip(values / top, 0, 1) * 255).round().astype(np.uint8)
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """One image file as uint8 of `shape` (height, width, channels), prepared as training images of that shape were.
+
+    Raises:
+        OSError, SyntaxError, ValueError, DecompressionBombError: it cannot be read; see UNREADABLE.
+    """
+    with open_image(path) as image:
+        return to_array(image, shape[2], shape[:2])

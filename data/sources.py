@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 
+from data.folders import images_in, is_hidden, subfolders
 from engine.errors import UserError
 
 BUILT_IN = "digits"
@@ -28,9 +29,6 @@ NAMED = {
     "cifar100": ("uoft-cs/cifar100", "60,000 photos, 32x32 colour, 100 classes, or 20 with --coarse"),
     "imagenette": ("frgfm/imagenette", "photos of 10 ImageNet classes, many sizes: give --image-size"),
 }
-IMAGE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".ico", ".tga"]
-)
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -112,17 +110,13 @@ def find_source(dataset: str, data_dir: str | None) -> Source:
 
 
 def _folder_source(folder: Path, name: str) -> Source:
-    parquet = sorted(path for path in folder.rglob("*.parquet") if not _hidden(path, folder))
+    parquet = sorted(path for path in folder.rglob("*.parquet") if not is_hidden(path, folder))
     if parquet:
         return Source(name, "parquet", str(folder.resolve()), _files_fingerprint(parquet, folder))
-    files = [path for path in folder.rglob("*") if path.is_file() and not _hidden(path, folder)]
-    if not any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
+    images = images_in(folder)
+    if not images:
         raise UserError(f"the folder {folder} holds neither parquet files nor images in one folder a class")
-    return Source(name, "tree", str(folder.resolve()), _files_fingerprint(sorted(files), folder))
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith((".", "__")) for part in path.relative_to(root).parts)
+    return Source(name, "tree", str(folder.resolve()), _files_fingerprint(images, folder))
 
 
 def _files_fingerprint(files: list[Path], root: Path) -> str:
@@ -210,8 +204,7 @@ def _raw_split(split, source: Source, coarse: bool) -> RawSplit:
 
 
 def _tree_splits(root: Path) -> dict[str, RawSplit]:
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not _hidden(path, root)]
-    named = {SPLIT_FOLDERS[path.name.lower()]: path for path in folders if path.name.lower() in SPLIT_FOLDERS}
+    named = {SPLIT_FOLDERS[f.name.lower()]: f for f in subfolders(root) if f.name.lower() in SPLIT_FOLDERS}
     if "train" in named:
         return {name: _tree_split(folder) for name, folder in named.items()}
     return {"train": _tree_split(root)}
@@ -220,13 +213,13 @@ def _tree_splits(root: Path) -> dict[str, RawSplit]:
 def _tree_split(root: Path) -> RawSplit:
     import datasets
 
-    class_folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not _hidden(path, root)]
+    class_folders = subfolders(root)
     if not class_folders:
         raise UserError(f"the folder {root} has no folder for each class: put images into {root}/<class name>/")
     paths: list[str] = []
     labels: list[int] = []
     for label, folder in enumerate(class_folders):
-        images = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and not _hidden(p, root)]
+        images = images_in(folder)
         if not images:
             raise UserError(f"the class folder {folder} holds no image: put images there or remove the folder")
         paths += [str(path) for path in images]

@@ -13,7 +13,7 @@ def report_run(run: Run, model: nn.Module) -> None:
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
     unwrapped = accelerator.unwrap_model(model, keep_torch_compile=False)
     load_weights(unwrapped, weights.load(run.folder / "best.pth")["weights"], str(run.folder / "best.pth"))
-    test = report.test_report(run.folder, unwrapped, run.task, data, accelerator, run.args.batch_size)
+    test, _ = report.test_report(run.folder, unwrapped, run.task, data, accelerator, run.args.batch_size)
     if accelerator.is_main_process:
         report.plot_history(run.folder, run.history, run.folder.name)
         tracking.log(run.trackers, {"test/accuracy": test["accuracy"], "test/loss": test["loss"]}, run.step)
@@ -26,10 +26,7 @@ def _say_what_next(run: Run, test: dict) -> None:
     say, folder = run.progress.say, run.folder
     seconds = sum(record["seconds"] for record in run.history)
     notes = run.data.notes
-    say(
-        f"\ntest accuracy {test['accuracy']:.2%} on {test['samples']:,} images, loss {test['loss']:.4f}, macro F1 "
-        f"{test['f1']['macro']:.4f} (weights of epoch {run.best_epoch()}; trained {seconds:.1f} s)"
-    )
+    say(f"\n{report.headline(test)} (weights of epoch {run.best_epoch()}; trained {seconds:.1f} s)")
     if notes["test_images_also_in_train"]:
         say(f"note: {notes['test_images_also_in_train']} test images are also in train, pixel for pixel")
     if notes["bad_images_left_out"]:

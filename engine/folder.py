@@ -19,9 +19,7 @@ from accelerate import Accelerator
 from engine.errors import UserError
 from engine.files import write_atomically, write_json
 
-PACKAGES = (
-    ["torch", "torchvision", "accelerate", "datasets", "timm", "evaluate", "scikit-learn", "numpy", "pillow", "safetensors", "tensorboard"]
-)
+PACKAGES = ("torch", "torchvision", "accelerate", "datasets", "timm", "evaluate", "scikit-learn", "numpy", "pillow")
 
 
 def choose_folder(args: argparse.Namespace, dataset: str) -> Path:

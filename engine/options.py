@@ -1,85 +1,21 @@
 """Every option in one place: its name, default and meaning. Nothing heavy is imported, so answers come at once."""
 
 import argparse
-import ast
-import math
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-import yaml
+from collections.abc import Sequence
 
 import models
 from data.augment_spec import parse as parse_augment
 from data.sources import NAMED, find_source
-from engine.errors import UserError
+from engine.parsing import Parser, epoch_or_steps, in_words, key_value, number, recipe_argv
 
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop")
 SCHEDULES = ("cosine", "linear", "onecycle", "constant")
 TRACKERS = ("tensorboard", "wandb", "none")
 # lr and weight decay where none is given: (lr, weight decay); found on validation parts of digits and CIFAR.
 OPTIMIZER_DEFAULTS = {"sgd": (0.1, 5e-4), "rmsprop": (1e-3, 0.0)}
 ADAM_DEFAULTS = (2e-3, 0.05)
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, and whose help shows every default."""
-
-    def __init__(self, **kwargs) -> None:
-        kwargs.setdefault("formatter_class", lambda prog: argparse.HelpFormatter(prog, max_help_position=32))
-        super().__init__(allow_abbrev=False, **kwargs)
-
-    def error(self, message: str) -> None:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
-def number(kind: type, low: float, high: float = float("inf"), *, open_low: bool = False) -> Callable:
-    """An argparse type: a number of `kind` between bounds, with a refusal in words."""
-
-    def convert(text: str) -> float:
-        words = "a whole number" if kind is int else "a number"
-        above = "above" if open_low else "of at least"
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"'{text}' is not {words}") from None
-        if not (math.isfinite(value) and low <= value <= high) or (open_low and value == low):
-            limit = f" and at most {high:g}" if high < float("inf") else ""
-            raise argparse.ArgumentTypeError(f"{text} is out of range: give {words} {above} {low:g}{limit}")
-        return value
-
-    return convert
-
-
-def key_value(text: str) -> tuple[str, object]:
-    """An argparse type: `key=value`, the value a Python literal where it is one, else a string."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
-        raise argparse.ArgumentTypeError(f"'{text}' is not key=value")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, {"true": True, "false": False, "none": None}.get(value.lower(), value)
-
-
-def in_words(check: Callable) -> Callable:
-    """An argparse type from a function that raises ValueError with a message worth showing."""
-
-    def convert(text: str) -> str:
-        try:
-            check(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-        return text
-
-    return convert
-
-
-def epoch_or_steps(text: str) -> str | int:
-    """An argparse type: the word epoch, or a positive number of steps."""
-    return text if text == "epoch" else number(int, 1)(text)
 
 
 def _check_trackers(text: str) -> None:
@@ -350,7 +286,7 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if typed.list_models or typed.list_datasets:
         print(_models_listed() if typed.list_models else _datasets_listed())
         parser.exit()
-    args = parser.parse_args(_recipe_argv(parser, typed.recipe) + argv) if typed.recipe else typed
+    args = parser.parse_args(recipe_argv(parser, typed.recipe) + argv) if typed.recipe else typed
     args.model_arg = dict(args.model_arg)
     lr, weight_decay = OPTIMIZER_DEFAULTS.get(args.optimizer, ADAM_DEFAULTS)
     args.lr = lr if args.lr is None else args.lr
@@ -361,39 +297,13 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _recipe_argv(parser: Parser, recipe: str) -> list[str]:
-    """A recipe as the command line that it stands for, so that one parser checks both."""
-    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml"))) or "none"
-        raise UserError(f"--recipe {recipe}: there is no file {path.name}; the recipes are: {known}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"--recipe {recipe}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"--recipe {recipe}: must hold lines of 'option: value'")
-    actions = {action.dest: action for action in parser._actions if action.option_strings}
-    argv = []
-    for key, value in content.items():
-        action = actions.get(str(key).replace("-", "_"))
-        if action is None or action.dest in ("help", "recipe", "list_models", "list_datasets"):
-            raise UserError(f"--recipe {recipe}: unknown option '{key}'; the names are those of train.py --help")
-        argv += _as_argv(action, value)
-    return argv
+def parse_infer(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse infer.py's options.
 
-
-def _as_argv(action: argparse.Action, value: object) -> list[str]:
-    name = action.option_strings[0]
-    if isinstance(action, argparse.BooleanOptionalAction):
-        return [name if value else f"--no-{name.removeprefix('--')}"]
-    if value is None:
-        return []
-    if isinstance(value, dict):
-        return [name, *(f"{key}={inner}" for key, inner in value.items())]
-    if isinstance(value, list):
-        return [name, ",".join(map(str, value))]
-    return [f"{name}={value}"]
+    Raises:
+        UserError: an unknown option, or a value out of range.
+    """
+    return infer_parser().parse_args(argv)
 
 
 def _models_listed() -> str:

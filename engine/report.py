@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from accelerate import Accelerator
 from torch import nn
 
 from data.dataset import ImageData
@@ -17,27 +18,32 @@ MOST_EXAMPLES = 25
 
 
 def test_report(
-    folder: Path, model: nn.Module, task: Classification, data: ImageData, accelerator, batch_size: int
-) -> dict:
+    folder: Path,
+    model: nn.Module,
+    task: Classification,
+    data: ImageData,
+    accelerator: Accelerator,
+    batch_size: int,
+) -> tuple[dict, np.ndarray]:
     """Test the model; the main process writes test.json, confusion_matrix.png and examples.png into `folder`.
 
     Returns:
-        What test.json holds, on every process an equal dict but for the seconds.
+        What test.json holds, and the probabilities, float32 (N, K), in the order of the test part.
     """
     start = time.perf_counter()
     logits, labels = predict(model, task, data.test, accelerator, batch_size)
     seconds = time.perf_counter() - start
-    if not accelerator.is_main_process:
-        return {}
     metrics, probabilities = task.test_metrics(logits, labels)
     report = {**metrics, "seconds": seconds, "images_per_second": len(labels) / seconds, "data": data.notes}
+    if not accelerator.is_main_process:
+        return report, probabilities
     write_json(folder / "test.json", report)
     title = f"{data.name}, test set: {metrics['accuracy']:.2%} of {metrics['samples']:,} right"
     plots.plot_confusion(
         np.asarray(metrics["confusion_matrix"]), data.class_names, folder / "confusion_matrix.png", title
     )
     _plot_worst(folder / "examples.png", data, labels.numpy(), probabilities)
-    return report
+    return report, probabilities
 
 
 def _plot_worst(path: Path, data: ImageData, labels: np.ndarray, probabilities: np.ndarray) -> None:
@@ -62,3 +68,11 @@ def plot_history(folder: Path, history: list[dict], name: str) -> None:
     """Draw loss.png and accuracy.png of a run."""
     for key in ("loss", "accuracy"):
         plots.plot_curve(history, key, folder / f"{key}.png", f"{name}: {key}")
+
+
+def headline(test: dict) -> str:
+    """The test in one line."""
+    return (
+        f"test accuracy {test['accuracy']:.2%} on {test['samples']:,} images, loss {test['loss']:.4f}, "
+        f"macro F1 {test['f1']['macro']:.4f}"
+    )

@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from data.dataset import ImageData
-from engine import checkpoint, folder, tracking, weights
+from engine import checkpoint, folder, runtime, summary, tracking, weights
 from engine.errors import UserError
 from engine.evaluate import evaluate
 from engine.files import write_json
@@ -22,7 +22,8 @@ from engine.tasks import Classification
 
 # Options that may differ between a run and its resumption, as they do not change what is computed.
 FREE_OPTIONS = frozenset(
-    ["data_dir", "epochs", "patience", "workers", "cpu", "output_dir", "run_name", "track", "log_every", "resume", "recipe", "checkpoint_every", "keep", "list_models", "list_datasets", "compile"]
+    {"data_dir", "epochs", "patience", "workers", "cpu", "compile", "recipe", "list_models", "list_datasets"}
+    | {"output_dir", "run_name", "track", "log_every", "resume", "checkpoint_every", "keep"}
 )
 
 
@@ -59,6 +60,8 @@ class Run:
         if self.args.resume is not None:
             self._resume(model, ema, optimizer)
         self.accelerator.wait_for_everyone()
+        self.progress.say(summary.as_text(facts, self.args.model))
+        self.progress.say(f"{data_line(self.data)}\n{runtime.describe(self.accelerator)}\n{self.folder}/\n")
         if self.accelerator.is_main_process:
             folder.describe_run(self.folder, self.args, self.accelerator, facts)
             self.trackers = tracking.start_trackers(self.args.track, self.folder, vars(self.args), self.step)
@@ -222,6 +225,13 @@ class Run:
         ]
         if differing:
             raise UserError(f"{place} cannot go on with other options: {'; '.join(differing)}; give them as they were")
+
+
+def data_line(data: ImageData) -> str:
+    """What is trained, validated and tested on, in one line."""
+    height, width, channels = data.shape
+    counts = f"{len(data.train):,} train, {len(data.val):,} validation, {len(data.test):,} test"
+    return f"{data.name}: {counts} images of {height}x{width}x{channels}, {len(data.class_names)} classes"
 
 
 def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:

@@ -4,7 +4,6 @@ import argparse
 import ctypes
 import os
 import platform
-import sys
 
 import psutil
 import torch
@@ -110,6 +109,12 @@ def choose_precision(wish: str, cpu: bool) -> str:
     return "bf16" if torch.accelerator.current_accelerator().type == "xpu" else "no"
 
 
+def usable_precision(trained_in: str, cpu: bool) -> str:
+    """The precision that weights were trained in, or "auto" where this hardware cannot compute in it."""
+    cpu = cpu or not torch.accelerator.is_available()
+    return "auto" if trained_in == "fp16" and cpu else trained_in
+
+
 def describe(accelerator: Accelerator) -> str:
     """One line for the screen: device, processes, threads, precision."""
     device = accelerator.device.type
@@ -125,8 +130,3 @@ def describe(accelerator: Accelerator) -> str:
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed what is left of randomness (dropout, stochastic depth) as a function of (seed, step, rank)."""
     torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
-
-
-def is_terminal() -> bool:
-    """Whether a person watches stderr, so that a live progress bar makes sense."""
-    return sys.stderr.isatty()

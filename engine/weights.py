@@ -10,8 +10,9 @@ import models
 from engine.checkpoint import load_weights
 from engine.errors import UserError
 from engine.files import write_atomically
+from engine.tasks import Classification
 
-NEEDED = ("weights", "model", "model_args", "shape", "class_names", "mean", "std", "options")
+NEEDED = ("weights", "model", "model_args", "shape", "class_names", "mean", "std", "options", "mixed_precision")
 
 
 def save(path: Path, model: nn.Module, description: dict) -> None:
@@ -61,3 +62,15 @@ def build_model(content: dict, where: str) -> nn.Module:
         raise UserError(f"{where} names a model that cannot be built: {error}") from error
     load_weights(model, content["weights"], where)
     return model
+
+
+def build_task(content: dict, device: torch.device) -> Classification:
+    """The task that `content` (from `load`) was trained for, without augmentation."""
+    return Classification(
+        shape=tuple(content["shape"]),
+        class_names=content["class_names"],
+        mean=content["mean"],
+        std=content["std"],
+        device=device,
+        channels_last=content["options"]["channels_last"],
+    )

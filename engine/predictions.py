@@ -1,0 +1,133 @@
+"""Predictions of infer.py: for image files, or for the test split that a run held out."""
+
+import argparse
+import csv
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from data.images import UNREADABLE, read_image
+from engine.errors import UserError
+from engine.report import headline, test_report
+from engine.setup import load_data
+from engine.tasks import Classification
+
+
+def check_output(output: str | None) -> None:
+    """Raise UserError unless the predictions can be written to `output` (None: they are printed)."""
+    if output is None:
+        return
+    if Path(output).suffix not in (".csv", ".json"):
+        raise UserError(f"--output {output}: must end in .csv or .json")
+    if not Path(output).absolute().parent.is_dir():
+        raise UserError(f"--output {output}: the folder {Path(output).absolute().parent} does not exist")
+
+
+def predict_files(
+    args: argparse.Namespace,
+    model: nn.Module,
+    task: Classification,
+    paths: list[Path],
+    accelerator: Accelerator,
+    batch_size: int,
+) -> int:
+    """Predict image files and put out what was found. Returns the exit code: 1 when some could not be read."""
+    channels, height, width = task.input_shape
+    shape = (height, width, channels)
+    names, probabilities, unreadable = [], [], []
+    model.eval()
+    for start in range(0, len(paths), batch_size):
+        readable, images = _read(paths[start : start + batch_size], shape, unreadable)
+        if not readable:
+            continue
+        with torch.no_grad(), accelerator.autocast():
+            logits = model(task.inputs(torch.from_numpy(images).to(accelerator.device)))
+        names += [str(path) for path in readable]
+        probabilities.append(logits.float().softmax(1).cpu().numpy())
+    if accelerator.is_main_process:
+        found = np.concatenate(probabilities) if probabilities else np.zeros((0, len(task.class_names)))
+        _put_out(_rows(names, found, task.class_names, args.topk), args.output)
+        for line in unreadable:
+            print(f"cannot read {line}", file=sys.stderr)
+        if unreadable:
+            print(f"{len(unreadable)} of {len(paths)} images could not be read", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def _read(paths: list[Path], shape: tuple[int, int, int], unreadable: list[str]) -> tuple[list[Path], np.ndarray]:
+    """The paths that can be read with their images, uint8 (B, *shape); the others go to `unreadable`, with reasons."""
+
+    def read(path: Path) -> np.ndarray | str:
+        try:
+            return read_image(path, shape)
+        except UNREADABLE as error:
+            return f"{path}: {error}"
+
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(read, paths))
+    unreadable += [result for result in results if isinstance(result, str)]
+    readable = [path for path, result in zip(paths, results, strict=True) if not isinstance(result, str)]
+    images = [result for result in results if not isinstance(result, str)]
+    return readable, np.stack(images) if images else np.zeros((0, *shape), dtype=np.uint8)
+
+
+def report_on_test_split(
+    args: argparse.Namespace,
+    content: dict,
+    model: nn.Module,
+    task: Classification,
+    accelerator: Accelerator,
+    batch_size: int,
+) -> int:
+    """Test on the split that the run held out, with the run's own report, written beside the weights. Returns 0."""
+    options = argparse.Namespace(**content["options"])
+    options.data_dir = args.data_dir or options.data_dir
+    data = load_data(options, accelerator)
+    if data.class_names != content["class_names"] or list(data.shape) != content["shape"]:
+        raise UserError(f"the data set {options.dataset} has other classes or sizes than {args.weights} was trained on")
+    folder = Path(args.weights).parent / f"{Path(args.weights).stem}-test"
+    folder.mkdir(exist_ok=True)
+    test, probabilities = test_report(folder, model, task, data, accelerator, batch_size)
+    if accelerator.is_main_process:
+        names = [f"test[{number}]" for number in data.test.ids]
+        if args.output is not None:
+            _put_out(_rows(names, probabilities, task.class_names, args.topk), args.output)
+        print(headline(test))
+        print(f"open     {folder / 'examples.png'}, confusion_matrix.png, test.json")
+    return 0
+
+
+def _rows(names: list[str], probabilities: np.ndarray, class_names: list[str], topk: int) -> list[dict]:
+    """For each name the `topk` likeliest classes: {"image", "predictions": [{"class", "probability"}, ...]}."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
+    return [
+        {
+            "image": name,
+            "predictions": [{"class": class_names[k], "probability": float(row[k])} for k in likeliest],
+        }
+        for name, row, likeliest in zip(names, probabilities, order, strict=True)
+    ]
+
+
+def _put_out(rows: list[dict], output: str | None) -> None:
+    """Print the rows, or write them to a .csv or .json file."""
+    if output is None:
+        for row in rows:
+            likely = ", ".join(f"{p['class']} {p['probability']:.1%}" for p in row["predictions"])
+            print(f"{row['image']}: {likely}")
+    elif output.endswith(".json"):
+        Path(output).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    else:
+        with Path(output).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            depth = len(rows[0]["predictions"]) if rows else 0
+            writer.writerow(["image", *(f"{part}_{k + 1}" for k in range(depth) for part in ("class", "probability"))])
+            for row in rows:
+                flat = [value for p in row["predictions"] for value in (p["class"], p["probability"])]
+                writer.writerow([row["image"], *flat])

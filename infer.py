@@ -1,0 +1,45 @@
+"""Predict images, or report on the test split, with the weights of a run: python infer.py --help.
+
+    python infer.py --weights runs/<run>/best.pth photo.png holiday/
+    python infer.py --weights runs/<run>/best.pth
+
+Needs nothing but the weights file and the images. Exit code 1 when some of the images could not be read.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.errors import user_errors_end_the_program
+from engine.options import parse_infer
+
+
+def infer(args: argparse.Namespace) -> int:
+    """Predict what `args` asks for; returns the exit code."""
+    # Imported only now, as they take seconds: --help and mistyped options are answered at once.
+    from data.folders import find_images
+    from engine import predictions, runtime, weights
+
+    content = weights.load(Path(args.weights))
+    paths = find_images(args.images)
+    predictions.check_output(args.output)
+    args.mixed_precision = args.mixed_precision or runtime.usable_precision(content["mixed_precision"], args.cpu)
+    accelerator = runtime.start(args)
+    model = weights.build_model(content, args.weights).to(accelerator.device)
+    task = weights.build_task(content, accelerator.device)
+    batch_size = args.batch_size or content["options"]["batch_size"]
+    if not paths:
+        return predictions.report_on_test_split(args, content, model, task, accelerator, batch_size)
+    return predictions.predict_files(args, model, task, paths, accelerator, batch_size)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run with the options in `argv` (default: the command line's) and exit."""
+    with user_errors_end_the_program():
+        code = infer(parse_infer(argv))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
