@@ -7,7 +7,9 @@ Needs nothing but the weights file and the images. Exit code 1 when some of the 
 """
 
 import argparse
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,8 +38,14 @@ def infer(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run with the options in `argv` (default: the command line's) and exit."""
-    with user_errors_end_the_program():
-        code = infer(parse_infer(argv))
+    warnings.filterwarnings("ignore", module="PIL")  # an image is read, or named on stderr with the reason
+    try:
+        with user_errors_end_the_program():
+            code = infer(parse_infer(argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+        code = 1
     sys.exit(code)
 
 

@@ -16,10 +16,11 @@ from engine.options import parse_train
 def train(args: argparse.Namespace) -> None:
     """One run. A run is a pure function of (options, step): see `engine/run.py` for its state."""
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
-    from engine import finish, runtime, setup, summary
-    from engine.optim import EMA, build_optimizer, lr_at, set_lr
+    from engine import finish, runtime, setup, stopping, summary
+    from engine.optim import EMA, build_optimizer, set_lr
     from engine.run import Run
 
+    stop = stopping.StopRequest(args.max_time)
     accelerator = runtime.start(args)
     data = setup.load_data(args, accelerator)
     task = setup.build_task(args, data, accelerator.device)
@@ -31,32 +32,31 @@ def train(args: argparse.Namespace) -> None:
     )
     ema = EMA(model, args.ema) if args.ema else None
     model, optimizer = accelerator.prepare(model, optimizer)
-    run = Run(args, accelerator, data, task, plan)
-    run.begin(model, ema, optimizer, facts)
-    batches = iter(setup.training_batches(args, data, task, plan, accelerator, run.step))
+    run = Run(args, accelerator, data, task, plan, model, ema, optimizer)
+    run.begin(stop, facts)
+    batches = iter(run.batches())
 
-    while run.step < plan.total_steps and not run.stopped:
-        lr = lr_at(run.step, plan.total_steps, peak=args.lr, schedule=args.schedule, warmup=args.warmup)
-        set_lr(optimizer, lr)
+    while not run.done:
+        set_lr(optimizer, run.lr(run.step))
         runtime.seed_step(args.seed, run.step, accelerator.process_index)
-        epoch = run.step // plan.steps_per_epoch
         for micro_batch in range(args.accumulate):
-            inputs, targets = task.training_batch(next(batches).to(accelerator.device), epoch)
+            inputs, targets = task.training_batch(next(batches).to(accelerator.device), run.epoch)
             last = micro_batch == args.accumulate - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(model):
                 outputs = model(inputs)
                 loss = task.loss(outputs, targets)
                 accelerator.backward(loss / args.accumulate)
-            run.totals = run.totals + task.totals(loss, outputs, targets)
+            run.watch(loss, outputs, targets)
         if args.clip_grad:
             accelerator.clip_grad_norm_(model.parameters(), args.clip_grad)
+        run.guard.check(model, run.step)
         optimizer.step()
         optimizer.zero_grad()
         if ema is not None:
-            ema.update(accelerator.unwrap_model(model, keep_torch_compile=False), run.step + 1)
-        run.after_step(model, ema, optimizer, lr)
+            ema.update(run.plain_model, run.step + 1)
+        run.after_step()
 
-    finish.report_run(run, model)
+    finish.report_run(run)
     accelerator.end_training()
 
 

@@ -4,22 +4,26 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
 from data.images import UNREADABLE, is_grey, open_image, to_array, upright_size
-from data.sources import RawSplit
+from data.raw import RawSplit
 from engine.errors import UserError
+from engine.files import flush
 
-FORMAT = 1  # part of every key: raise it when what is stored changes
-ARRAYS = ("images", "labels", "hashes", "moments")
+FORMAT = 2  # part of every key: raise it when what is stored changes
+ARRAYS = ("labels", "hashes", "moments")  # beside the images
+CHUNK = 32  # images that a thread reads at once: the cost of a slice is spread, and few encoded photos are in memory
+CHUNK_BYTES = 2**22  # of decoded pixels at once
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,16 @@ def cache_root() -> Path:
     return Path(os.environ.get("HF_DATASETS_CACHE", f"{hub}/datasets")).expanduser().parent / "sameloop"
 
 
-def cache_folder(name: str, *parts: object) -> Path:
-    """Where the decoded splits live that are made from these parts (a fingerprint and options)."""
-    key = hashlib.sha256(json.dumps([FORMAT, *map(str, parts)]).encode()).hexdigest()[:16]
-    return cache_root() / f"{name}-{key}"
+def cache_folder(name: str, fingerprint: str, *choices: object) -> Path:
+    """Where the decoded splits of data with this fingerprint live, decoded with these choices (place, size, ...).
+
+    Its parent belongs to the name and the choices, so that data which has changed takes the place of what it was.
+    """
+    return cache_root() / f"{name}-{_key([FORMAT, *map(str, choices)])}" / _key(fingerprint)
+
+
+def _key(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def read(folder: Path) -> tuple[dict[str, Arrays], list[str]] | None:
@@ -61,78 +71,84 @@ def read(folder: Path) -> tuple[dict[str, Arrays], list[str]] | None:
     except FileNotFoundError:
         return None
     splits = {}
-    for name, bad_images in meta["bad_images"].items():
+    for name, (shape, bad_images) in meta["splits"].items():
         # Mode "c" (copy on write) because torch warns about arrays that it could not write to.
-        images = np.load(folder / f"{name}-images.npy", mmap_mode="c")
-        rest = [np.load(folder / f"{name}-{array}.npy") for array in ARRAYS[1:]]
+        place = folder / f"{name}-images.raw"
+        images = np.memmap(place, np.uint8, "c", shape=tuple(shape)) if shape[0] else np.zeros(shape, np.uint8)
+        rest = [np.load(folder / f"{name}-{array}.npy") for array in ARRAYS]
         splits[name] = Arrays(images, *rest, bad_images=tuple(bad_images))
     return splits, meta["class_names"]
 
 
 def build(folder: Path, splits: dict[str, RawSplit], *, image_size: int | None, skip_bad_images: bool) -> None:
-    """Decode all splits into `folder`, which appears whole or not at all.
+    """Decode all splits into `folder`, which appears whole or not at all; nothing happens where it is there already.
 
     Raises:
         UserError: images that cannot be decoded (all are named), of many sizes without `image_size`, or no room.
     """
-    staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    home = folder.parent
     try:
-        staging.mkdir(parents=True)
-        _build_into(staging, splits, image_size, skip_bad_images)
-        try:
-            staging.rename(folder)
-        except OSError:
-            if not (folder / "meta.json").exists():  # else another machine on this disk was first: use its copy
-                raise
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"cannot write the cache of decoded images in {folder.parent}: {error}; set HF_HOME") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / "lock"):
+            if (folder / "meta.json").exists():  # another process was first
+                return
+            for outdated in filter(Path.is_dir, home.iterdir()):  # the data before it changed, or a killed build
+                shutil.rmtree(outdated)
+            staging = home / "unfinished"
+            staging.mkdir()
+            try:
+                _build_into(staging, splits, image_size, skip_bad_images)
+                staging.rename(folder)
+            finally:
+                if staging.exists():
+                    shutil.rmtree(staging)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the cache of decoded images in {home}: {error}; set HF_HOME to a folder with room"
+        ) from error
+
+
+def refuse_bad(bad_images: list[str]) -> None:
+    """Raise UserError, which names them all, if there are any."""
+    if bad_images:
+        raise UserError(
+            f"{len(bad_images)} of the images cannot be read; mend or remove them, or give --skip-bad-images: "
+            + "; ".join(bad_images)
+        )
 
 
 def _build_into(staging: Path, splits: dict[str, RawSplit], image_size: int | None, skip_bad_images: bool) -> None:
-    headers = {name: _read_headers(name, split) for name, split in splits.items()}
-    good = [header for split_headers in headers.values() for header in split_headers if not isinstance(header, str)]
-    if not good:
-        raise UserError("none of the images can be read: " + "; ".join(headers["train"][:3]))
-    channels = 1 if all(grey for grey, _ in good) else 3
-    height, width = _common_size({size for _, size in good}, image_size)
-    _check_room(staging, len(good) * height * width * channels)
-    bad_images = {}
-    for name, split in splits.items():
-        readable = [number for number, header in enumerate(headers[name]) if not isinstance(header, str)]
-        bad = [header for header in headers[name] if isinstance(header, str)]
-        shape = (len(readable), height, width, channels)
-        bad += _decode(staging, name, split, readable, shape)
-        bad_images[name] = sorted(bad)
-    found = [line for lines in bad_images.values() for line in lines]
-    if found and not skip_bad_images:
-        raise UserError(
-            f"{len(found)} of the images cannot be read; mend or remove them, or give --skip-bad-images: "
-            + "; ".join(found)
-        )
-    meta = {"class_names": splits["train"].class_names, "bad_images": bad_images}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow warns of is either harmless or refused here, in one line
+        kinds = set().union(*(_kinds(name, split) for name, split in splits.items()))
+        # Where no image can be opened, decoding says of each why.
+        height, width = _common_size({size for _, size in kinds} or {(1, 1)}, image_size)
+        channels = 1 if all(grey for grey, _ in kinds) else 3
+        _check_room(staging, sum(split.length for split in splits.values()) * height * width * channels)
+        shape = (height, width, channels)
+        written = {name: _decode(staging, name, split, shape) for name, split in splits.items()}
+    if not skip_bad_images:
+        refuse_bad([line for _, bad_images in written.values() for line in bad_images])
+    meta = {"class_names": splits["train"].class_names, "splits": written}
     (staging / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    for path in [*staging.iterdir(), staging]:
+        flush(path)
 
 
-def _read_headers(name: str, split: RawSplit) -> list[tuple[bool, tuple[int, int]] | str]:
-    """For each sample (grey?, (height, width)), or in words why it cannot be opened."""
+def _kinds(name: str, split: RawSplit) -> set[tuple[bool, tuple[int, int]]]:
+    """Every (grey?, (height, width)) that occurs among the images that can be opened."""
 
-    def header(number: int) -> tuple[bool, tuple[int, int]] | str:
-        encoded = split.get(number)
-        try:
-            with open_image(encoded) as image:
-                return is_grey(image), upright_size(image)
-        except UNREADABLE as error:
-            return _complaint(name, number, encoded, error)
+    def kinds(rows: range) -> set[tuple[bool, tuple[int, int]]]:
+        found = set()
+        for encoded in split.read(rows):
+            try:
+                with open_image(encoded) as image:
+                    found.add((is_grey(image), upright_size(image)))
+            except UNREADABLE:
+                continue  # decoding meets it again, and keeps the reason
+        return found
 
-    return list(_in_threads(header, range(split.length), f"reading {name}"))
-
-
-def _complaint(name: str, number: int, encoded: dict, error: Exception) -> str:
-    where = encoded.get("path") or f"{name}[{number}]"
-    reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-    return f"{where}: {reason}"
+    return set().union(*_in_threads(kinds, split.length, CHUNK, f"reading {name}"))
 
 
 def _common_size(sizes: set[tuple[int, int]], image_size: int | None) -> tuple[int, int]:
@@ -144,7 +160,7 @@ def _common_size(sizes: set[tuple[int, int]], image_size: int | None) -> tuple[i
             f"the images have {len(sizes)} sizes (height x width from {low[0]}x{low[1]} to {high[0]}x{high[1]}): "
             "give --image-size PIXELS to bring them to one"
         )
-    return sizes.pop()
+    return min(sizes)
 
 
 def _check_room(folder: Path, wanted: int) -> None:
@@ -156,46 +172,67 @@ def _check_room(folder: Path, wanted: int) -> None:
         )
 
 
-def _decode(staging: Path, name: str, split: RawSplit, readable: list[int], shape: tuple[int, ...]) -> list[str]:
-    """Write the arrays of one split; returns what could not be decoded, which is left out of them."""
-    n, height, width, channels = shape
-    images = np.lib.format.open_memmap(staging / f"{name}-images.npy", mode="w+", dtype=np.uint8, shape=shape)
-    labels = np.asarray(split.labels, dtype=np.int64)[readable]
-    hashes = np.zeros(n, dtype=np.uint64)
-    moments = np.zeros((n, channels, 2))
-    bad = {}
+def _decode(staging: Path, name: str, split: RawSplit, shape: tuple[int, int, int]) -> tuple[list[int], list[str]]:
+    """Write the arrays of one split; returns the images' (N, H, W, C) and what could not be decoded and is left out."""
 
-    def decode(row: int) -> None:
-        encoded = split.get(readable[row])
-        try:
-            with open_image(encoded) as image:
-                images[row] = pixels = to_array(image, channels, (height, width))
-        except UNREADABLE as error:
-            bad[row] = _complaint(name, readable[row], encoded, error)
-            return
-        hashes[row] = pixel_hash(pixels)
-        unit = pixels.reshape(-1, channels) / 255.0
-        moments[row] = np.stack([unit.mean(0), (unit * unit).mean(0)], axis=1)
+    def decode(rows: range) -> tuple[list[int], list[np.ndarray], list[str]]:
+        good, pictures, bad = [], [], []
+        for number, encoded in zip(rows, split.read(rows), strict=True):
+            try:
+                with open_image(encoded) as image:
+                    pictures.append(to_array(image, shape[2], shape[:2]))
+                    good.append(number)
+            except UNREADABLE as error:
+                bad.append(_complaint(f"{name}[{number}]", encoded, error))
+        images = np.stack(pictures) if pictures else np.zeros((0, *shape), dtype=np.uint8)
+        return good, [images, *describe(images)], bad
 
-    for _ in _in_threads(decode, range(n), f"decoding {name}"):
-        pass
-    images.flush()
-    keep = np.setdiff1d(np.arange(n), list(bad))
-    if bad:
-        np.save(staging / f"{name}-images.npy.kept", images[keep])
-        (staging / f"{name}-images.npy.kept.npy").replace(staging / f"{name}-images.npy")
-    for array_name, array in zip(ARRAYS[1:], (labels, hashes, moments), strict=True):
-        np.save(staging / f"{name}-{array_name}.npy", array[keep])
-    return list(bad.values())
+    rows_at_once = max(1, min(CHUNK, CHUNK_BYTES // (shape[0] * shape[1] * shape[2])))
+    kept, parts, complaints = [], [], []
+    # Written from first to last and not through the memory map: on a full disk that is an error, not a signal.
+    with (staging / f"{name}-images.raw").open("wb") as file:
+        for good, (images, *rest), bad in _in_threads(decode, split.length, rows_at_once, f"decoding {name}"):
+            file.write(images)
+            kept += good
+            parts.append(rest)
+            complaints += bad
+    labels = np.asarray(split.labels, dtype=np.int64)[kept]
+    arrays = (labels, *(np.concatenate(part) for part in zip(*parts, strict=True)))
+    for array_name, array in zip(ARRAYS, arrays, strict=True):
+        np.save(staging / f"{name}-{array_name}.npy", array)
+    return [len(kept), *shape], complaints
 
 
-def pixel_hash(pixels: np.ndarray) -> int:
-    """64 bits that are equal for equal pixels; among 100,000 images two unequal ones meet once in 4 * 10^9 sets."""
-    return int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest(), "little")
+def _complaint(place: str, encoded: dict, error: Exception) -> str:
+    reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
+    return f"{encoded.get('path') or place}: {reason}"
 
 
-def _in_threads(function: Callable, numbers: range, title: str) -> Iterator:
-    """Pillow lets other threads run while it decodes, so threads serve as well as processes and share the array."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in tqdm(range(0, len(numbers), 1000), desc=title, unit="k", disable=None, leave=False):
-            yield from pool.map(function, numbers[start : start + 1000])
+def describe(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The `hashes` and `moments`, as `Arrays` has them, of uint8 (N, H, W, C).
+
+    Among 100,000 images two unequal ones share a hash of 64 bits in one of 4 * 10^9 sets.
+    """
+    digests = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images)
+    hashes = np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
+    n, height, width, channels = images.shape
+    values = images.reshape(n, height * width, channels).astype(np.float64)  # sums of whole numbers, so exact
+    sums, squares = np.einsum("npc->nc", values), np.einsum("npc,npc->nc", values, values)
+    return hashes, np.stack([sums / 255, squares / 255**2], axis=2) / (height * width)
+
+
+def _in_threads(function: Callable, length: int, rows_at_once: int, title: str) -> Iterator:
+    """Results of `function` for one range of rows after another, in order.
+
+    Pillow lets other threads run while it decodes, so threads serve as well as processes. Few results wait at a time.
+    """
+    threads = os.cpu_count() or 1
+    ranges = [range(start, min(start + rows_at_once, length)) for start in range(0, length, rows_at_once)]
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=length, desc=title, unit=" images", disable=None, leave=False) as bar,
+    ):
+        for first in range(0, len(ranges), 8 * threads):
+            for result in pool.map(function, ranges[first : first + 8 * threads]):
+                bar.update(min(rows_at_once, length - bar.n))
+                yield result

@@ -7,7 +7,8 @@ import numpy as np
 from data import cache
 from data.cache import Arrays
 from data.images import to_array
-from data.sources import Source, find_source, read_raw_splits
+from data.raw import read_raw_splits
+from data.sources import Source, find_source
 from data.split import stratified_split, stratified_subset
 from engine.errors import UserError
 
@@ -48,6 +49,12 @@ class ImageData:
     mean: list[float]
     std: list[float]
     notes: dict[str, int] = field(default_factory=dict)
+
+    def in_words(self) -> str:
+        """What there is, in one line."""
+        height, width, channels = self.shape
+        counts = f"{len(self.train):,} train, {len(self.val):,} validation, {len(self.test):,} test"
+        return f"{self.name}: {counts} images of {height}x{width}x{channels}, {len(self.class_names)} classes"
 
 
 def load_images(
@@ -105,15 +112,19 @@ def _decoded(
     source: Source, coarse: bool, image_size: int | None, skip_bad_images: bool
 ) -> tuple[dict[str, Arrays], list[str]]:
     if source.kind == "digits":
+        if coarse:
+            raise UserError("--coarse: digits has one set of classes only; leave the option out")
         return _digits(image_size)
     raw = None if source.fingerprint else read_raw_splits(source, coarse)
     fingerprint = source.fingerprint or raw["train"].fingerprint
-    folder = cache.cache_folder(source.name, fingerprint, coarse, image_size, skip_bad_images)
+    folder = cache.cache_folder(source.name, fingerprint, source.where, coarse, image_size)
     cached = cache.read(folder)
     if cached is None:
         raw = raw or read_raw_splits(source, coarse)
         cache.build(folder, raw, image_size=image_size, skip_bad_images=skip_bad_images)
         cached = cache.read(folder)
+    elif not skip_bad_images:  # built by a run that was told to skip
+        cache.refuse_bad([line for split in cached[0].values() for line in split.bad_images])
     return cached
 
 
@@ -126,11 +137,8 @@ def _digits(image_size: int | None) -> tuple[dict[str, Arrays], list[str]]:
     images = (digits.images * (255 / 16)).round().astype(np.uint8)[..., None]
     if image_size is not None:
         images = np.stack([to_array(Image.fromarray(i[..., 0]), 1, (image_size, image_size)) for i in images])
-    hashes = np.array([cache.pixel_hash(image) for image in images], dtype=np.uint64)
-    unit = images / 255.0
-    moments = np.stack([unit.mean((1, 2)), (unit * unit).mean((1, 2))], axis=2)
     labels = digits.target.astype(np.int64)
-    return {"train": Arrays(images, labels, hashes, moments)}, [str(name) for name in digits.target_names]
+    return {"train": Arrays(images, labels, *cache.describe(images))}, [str(name) for name in digits.target_names]
 
 
 def _parts(splits: dict[str, Arrays], val_fraction: float | None, seed: int) -> tuple[Part, Part, Part]:
@@ -141,7 +149,9 @@ def _parts(splits: dict[str, Arrays], val_fraction: float | None, seed: int) -> 
     else:
         test = own.get("test") or own["validation"]
     if "test" in own and "validation" in own and val_fraction is None:
-        return train, own["validation"], test
+        val = own["validation"]
+        new = ~np.isin(val.arrays.hashes, train.arrays.hashes)  # an image that is trained on validates nothing
+        return train, Part(val.arrays, val.ids[new]), test
     train, val = _carve(train, 0.1 if val_fraction is None else val_fraction, seed)
     return train, val, test
 

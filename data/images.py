@@ -1,17 +1,36 @@
 """An encoded image file becomes a uint8 array, in the same way for training and for prediction."""
 
+import struct
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.Image import Transpose
 
 # Pillow only warns above this many pixels; a picture that large is a mistake or an attack (a decompression bomb).
 MAX_PIXELS = 89_478_485
-# What Pillow raises for files that are damaged, cut short, absent, no image, or too large.
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# What Pillow raises for files that are damaged, cut short, absent, no image, or too large: found by opening 250,000
+# files of eleven kinds with bytes changed at random, as it documents no such list.
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError, ArithmeticError, MemoryError),
+    *(struct.error, Image.DecompressionBombError),
+)
 GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
+
+ORIENTATION_TAG = 0x0112
+# What sets a picture upright, for each value of the tag but 1. Pillow's own `exif_transpose` also rewrites the other
+# tags, which costs time and refuses good pictures with odd ones.
+UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
 
 
 def open_image(encoded: dict | str | Path) -> Image.Image:
@@ -41,7 +60,9 @@ def is_grey(image: Image.Image) -> bool:
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) in pixels after the camera's orientation tag is obeyed."""
-    turned = image.getexif().get(0x0112, 1) >= 5
+    if image.width == image.height:  # spares PNGs, whose tags may lie behind the pixels, from being decoded here
+        return image.height, image.width
+    turned = image.getexif().get(ORIENTATION_TAG) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
@@ -57,11 +78,14 @@ def to_array(image: Image.Image, channels: int, size: tuple[int, int] | None) ->
     Raises:
         OSError, SyntaxError, ValueError: the file is damaged.
     """
-    image = ImageOps.exif_transpose(image)
+    orientation = image.getexif().get(ORIENTATION_TAG)
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).astype(np.uint32) * 255 // 65535).astype(np.uint8))
     elif image.mode in ("I", "F"):
         image = Image.fromarray(_scaled_to_bytes(np.asarray(image, dtype=np.float64)))
+    image.info.pop("transparency", None)  # transparency is dropped in any case, and here Pillow would warn of it
     image = image.convert("L" if channels == 1 else "RGB")
     if size is not None and (image.height, image.width) != size:
         image = ImageOps.fit(image, (size[1], size[0]), method=Image.Resampling.BICUBIC)

@@ -6,7 +6,7 @@ run was resumed.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def epoch_order(ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(ids)
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainSampler:
     """Yields the ids of one micro-batch after another for one process, from `start_step` to the end of the run.
 
@@ -86,21 +86,29 @@ class TrainSampler:
     rank: int
     num_processes: int
     partners: Callable[[Tensor, int], Tensor] | None = None
+    _order: tuple[int, np.ndarray] = field(default=(-1, np.empty(0)), repr=False)  # of the epoch last asked for
 
     def __len__(self) -> int:
         return (self.total_steps - self.start_step) * self.accumulate
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        steps_per_epoch = len(self.ids) // self.global_batch_size
-        share = self.global_batch_size // self.num_processes
-        order, order_epoch = None, None
         for step in range(self.start_step, self.total_steps):
-            epoch, place = divmod(step, steps_per_epoch)
-            if epoch != order_epoch:
-                order, order_epoch = epoch_order(self.ids, self.seed, epoch), epoch
-            start = place * self.global_batch_size + self.rank * share
-            for micro_batch in np.split(order[start : start + share], self.accumulate):
+            epoch = step // self.steps_per_epoch
+            for micro_batch in np.split(self.ids_at(step), self.accumulate):
                 yield self._with_partners(micro_batch, epoch)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.ids) // self.global_batch_size
+
+    def ids_at(self, step: int) -> np.ndarray:
+        """This process's samples of an optimizer step, int64, in order."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        share = self.global_batch_size // self.num_processes
+        start = place * self.global_batch_size + self.rank * share
+        if epoch != self._order[0]:
+            self._order = (epoch, epoch_order(self.ids, self.seed, epoch))
+        return self._order[1][start : start + share]
 
     def _with_partners(self, ids: np.ndarray, epoch: int) -> np.ndarray:
         if self.partners is None:

@@ -25,9 +25,13 @@ def stratified_split(
     class_of_group = labels[first[shuffled]]
     chosen = np.zeros(len(first), dtype=bool)
     for label in np.unique(labels):
-        groups = shuffled[class_of_group == label]
-        quota = round(fraction * int((labels == label).sum()))
-        chosen[groups[np.cumsum(sizes[groups]) <= quota]] = True
+        room = round(fraction * int((labels == label).sum()))
+        for group_of_label in shuffled[class_of_group == label]:
+            if room == 0:
+                break
+            if sizes[group_of_label] <= room:  # many copies of one image may not fit, the next single one does
+                chosen[group_of_label] = True
+                room -= sizes[group_of_label]
     in_part = chosen[group]
     return np.flatnonzero(~in_part), np.flatnonzero(in_part)
 

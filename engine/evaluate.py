@@ -34,7 +34,7 @@ def evaluate(
     """(mean loss, accuracy as a share) over a part, the same on every process. `batch_size` is of one process."""
     share = -(-len(part) // accelerator.num_processes)
     left = len(part) - accelerator.process_index * share  # what follows this process's own samples are repeats
-    sums = torch.zeros(3, device=accelerator.device)
+    sums = task.no_totals()
     for batch, outputs in _outputs(model, task, part, accelerator, batch_size):
         rows = min(max(left, 0), len(batch.labels))
         left -= rows

@@ -1,19 +1,17 @@
 """After the last step: the best weights meet the test set, and the person is told where to look."""
 
-from torch import nn
-
 from engine import report, tracking, weights
 from engine.checkpoint import load_weights
 from engine.run import Run
 
 
-def report_run(run: Run, model: nn.Module) -> None:
+def report_run(run: Run) -> None:
     """Test the kept weights, draw the pictures, close the trackers and print what to open next."""
     accelerator, data = run.accelerator, run.data
+    run.stop.patient = False  # all is saved: from here a signal ends the process at once
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
-    unwrapped = accelerator.unwrap_model(model, keep_torch_compile=False)
-    load_weights(unwrapped, weights.load(run.folder / "best.pth")["weights"], str(run.folder / "best.pth"))
-    test, _ = report.test_report(run.folder, unwrapped, run.task, data, accelerator, run.args.batch_size)
+    load_weights(run.plain_model, weights.load(run.folder / "best.pth")["weights"], str(run.folder / "best.pth"))
+    test, _ = report.test_report(run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size)
     if accelerator.is_main_process:
         report.plot_history(run.folder, run.history, run.folder.name)
         tracking.log(run.trackers, {"test/accuracy": test["accuracy"], "test/loss": test["loss"]}, run.step)

@@ -3,12 +3,12 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import models
 from data.augment_spec import parse as parse_augment
 from data.sources import NAMED, find_source
-from engine.parsing import Parser, epoch_or_steps, in_words, key_value, number, recipe_argv
+from engine.parsing import Parser, duration, epoch_or_steps, in_words, key_value, number, recipe_argv
 
 OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop")
 SCHEDULES = ("cosine", "linear", "onecycle", "constant")
@@ -16,6 +16,9 @@ TRACKERS = ("tensorboard", "wandb", "none")
 # lr and weight decay where none is given: (lr, weight decay); found on validation parts of digits and CIFAR.
 OPTIMIZER_DEFAULTS = {"sgd": (0.1, 5e-4), "rmsprop": (1e-3, 0.0)}
 ADAM_DEFAULTS = (2e-3, 0.05)
+
+FLAG = argparse.BooleanOptionalAction
+POSITIVE = number(int, 1)
 
 
 def _check_trackers(text: str) -> None:
@@ -27,18 +30,16 @@ def _check_trackers(text: str) -> None:
 def train_parser() -> Parser:
     """The options of train.py."""
     parser = Parser(prog="train.py", description="Train an image classifier and report on its test set.")
-    flag = argparse.BooleanOptionalAction
-    positive, count, share = number(int, 1), number(int, 0), number(float, 0, 1)
     add = parser.add_argument
-    add(
-        "--recipe",
-        metavar="NAME|FILE",
-        help="a YAML file of these options (recipes/NAME.yaml); what is typed wins",
-    )
+    add("--recipe", metavar="NAME|FILE", help="a YAML file of these options (recipes/NAME.yaml); what is typed wins")
     add("--list-models", action="store_true", help="print the models and stop")
     add("--list-datasets", action="store_true", help="print the data sets that have a name and stop")
+    for title, add_options in GROUPS.items():
+        add_options(parser.add_argument_group(title).add_argument)
+    return parser
 
-    add = parser.add_argument_group("data").add_argument
+
+def _add_data(add: Callable) -> None:
     add("--dataset", default="digits", help="a name, a Hub id (owner/name) or a folder (default: %(default)s)")
     add(
         "--data-dir",
@@ -46,31 +47,21 @@ def train_parser() -> Parser:
         metavar="DIR",
         help="looked in for a folder named like the data set before the Hub (default: $SAMELOOP_DATA)",
     )
-    add(
-        "--coarse",
-        action=flag,
-        default=False,
-        help="the coarser set of classes, where there are two (default: no)",
-    )
+    add("--coarse", action=FLAG, default=False, help="the coarser set of classes, where there are two (default: no)")
     add(
         "--val-fraction",
         type=number(float, 0, 0.9),
         metavar="SHARE",
         help="stratified part of train kept for validation; 0: none (default: the data set's own split, else 0.1)",
     )
-    add("--limit-train", type=positive, metavar="N", help="train on N images only (default: all)")
+    add("--limit-train", type=POSITIVE, metavar="N", help="train on N images only (default: all)")
     add(
         "--image-size",
         type=number(int, 4, 2048),
         metavar="PIXELS",
         help="bring every image to a square of this side (default: as they are)",
     )
-    add(
-        "--skip-bad-images",
-        action=flag,
-        default=False,
-        help="leave out what cannot be decoded (default: refuse)",
-    )
+    add("--skip-bad-images", action=FLAG, default=False, help="leave out what cannot be decoded (default: refuse)")
     add(
         "--workers",
         type=number(int, 0, 64),
@@ -79,7 +70,8 @@ def train_parser() -> Parser:
         help="processes that load batches; 0: the training process itself (default: %(default)s)",
     )
 
-    add = parser.add_argument_group("model").add_argument
+
+def _add_model(add: Callable) -> None:
     add(
         "--model",
         type=in_words(models.check_name),
@@ -96,11 +88,12 @@ def train_parser() -> Parser:
         help="passed to the model's constructor, e.g. width=64 (default: none)",
     )
 
-    add = parser.add_argument_group("training").add_argument
-    add("--epochs", type=positive, default=20, metavar="N", help="(default: %(default)s)")
+
+def _add_training(add: Callable) -> None:
+    add("--epochs", type=POSITIVE, default=20, metavar="N", help="(default: %(default)s)")
     add(
         "--batch-size",
-        type=positive,
+        type=POSITIVE,
         default=128,
         metavar="N",
         help="images of one optimizer step, over all processes (default: %(default)s)",
@@ -110,12 +103,7 @@ def train_parser() -> Parser:
         type=number(float, 0, open_low=True),
         help="peak learning rate (default: sgd 0.1, rmsprop 0.001, else 0.002)",
     )
-    add(
-        "--optimizer",
-        choices=OPTIMIZERS,
-        default="adamw",
-        help=f"{', '.join(OPTIMIZERS)} (default: %(default)s)",
-    )
+    add("--optimizer", choices=OPTIMIZERS, default="adamw", help=f"{', '.join(OPTIMIZERS)} (default: %(default)s)")
     add(
         "--momentum",
         type=number(float, 0, 0.9999),
@@ -128,25 +116,14 @@ def train_parser() -> Parser:
         metavar="DECAY",
         help="not applied to biases and norms (default: sgd 0.0005, rmsprop 0, else 0.05)",
     )
-    add(
-        "--schedule",
-        choices=SCHEDULES,
-        default="cosine",
-        help=f"{', '.join(SCHEDULES)} (default: %(default)s)",
-    )
+    add("--schedule", choices=SCHEDULES, default="cosine", help=f"{', '.join(SCHEDULES)} (default: %(default)s)")
     add(
         "--warmup",
-        type=share,
+        type=number(float, 0, 1),
         metavar="SHARE",
         help="part of the run in which lr rises from 0 (default: 0.05; onecycle 0.3)",
     )
-    add(
-        "--label-smoothing",
-        type=number(float, 0, 0.99),
-        default=0.0,
-        metavar="SHARE",
-        help="(default: %(default)s)",
-    )
+    add("--label-smoothing", type=number(float, 0, 0.99), default=0.0, metavar="SHARE", help="(default: %(default)s)")
     add(
         "--clip-grad",
         type=number(float, 0),
@@ -156,7 +133,7 @@ def train_parser() -> Parser:
     )
     add(
         "--accumulate",
-        type=positive,
+        type=POSITIVE,
         default=1,
         metavar="N",
         help="cut each process's part of a batch into N to save memory (default: %(default)s)",
@@ -170,25 +147,18 @@ def train_parser() -> Parser:
     )
     add(
         "--patience",
-        type=count,
+        type=number(int, 0),
         default=0,
         metavar="N",
         help="stop after N evaluations without a better validation accuracy; 0: never (default: %(default)s)",
     )
+    add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything random (default: %(default)s)")
     add(
-        "--seed",
-        type=number(int, 0, 2**31 - 1),
-        default=0,
-        help="of everything random (default: %(default)s)",
-    )
-    add(
-        "--deterministic",
-        action=flag,
-        default=False,
-        help="the same bits each time on a GPU too, slower (default: no)",
+        "--deterministic", action=FLAG, default=False, help="the same bits each time on a GPU too, slower (default: no)"
     )
 
-    add = parser.add_argument_group("augmentation").add_argument
+
+def _add_augmentation(add: Callable) -> None:
     add(
         "--augment",
         type=in_words(parse_augment),
@@ -198,23 +168,20 @@ def train_parser() -> Parser:
         "mixup[=ALPHA] cutmix[=ALPHA], separated by commas (default: %(default)s)",
     )
 
-    add = parser.add_argument_group("speed").add_argument
+
+def _add_speed(add: Callable) -> None:
     add(
         "--mixed-precision",
         choices=("auto", "no", "fp16", "bf16"),
         default="auto",
         help="auto: what accelerate launch says, else what pays on this hardware (default: %(default)s)",
     )
-    add("--compile", action=flag, default=False, help="torch.compile the model (default: no)")
-    add("--channels-last", action=flag, default=True, help="memory format for convolutions (default: yes)")
-    add(
-        "--cpu",
-        action=flag,
-        default=False,
-        help="use the CPU even where there is an accelerator (default: no)",
-    )
+    add("--compile", action=FLAG, default=False, help="torch.compile the model (default: no)")
+    add("--channels-last", action=FLAG, default=True, help="memory format for convolutions (default: yes)")
+    add("--cpu", action=FLAG, default=False, help="use the CPU even where there is an accelerator (default: no)")
 
-    add = parser.add_argument_group("output").add_argument
+
+def _add_output(add: Callable) -> None:
     add("--output-dir", default="runs", metavar="DIR", help="(default: %(default)s)")
     add("--run-name", metavar="NAME", help="the run's folder in --output-dir (default: DATASET-MODEL-TIME)")
     add(
@@ -224,44 +191,35 @@ def train_parser() -> Parser:
         metavar="LIST",
         help=f"some of {', '.join(TRACKERS)}, separated by commas (default: %(default)s)",
     )
+    add("--resume", metavar="auto|PATH", help="go on from the newest intact checkpoint of --run-name, or from PATH")
     add(
-        "--resume",
-        metavar="auto|PATH",
-        help="go on from the newest intact checkpoint of --run-name, or from PATH",
+        "--checkpoint-every", type=epoch_or_steps, default="epoch", metavar="epoch|STEPS", help="(default: %(default)s)"
     )
-    add(
-        "--checkpoint-every",
-        type=epoch_or_steps,
-        default="epoch",
-        metavar="epoch|STEPS",
-        help="(default: %(default)s)",
-    )
-    add("--keep", type=positive, default=2, metavar="N", help="checkpoints to keep (default: %(default)s)")
-    add("--log-every", type=positive, default=50, metavar="STEPS", help="(default: %(default)s)")
-    add("--eval-every", type=positive, default=1, metavar="EPOCHS", help="(default: %(default)s)")
-    return parser
+    add("--keep", type=POSITIVE, default=2, metavar="N", help="checkpoints to keep (default: %(default)s)")
+    add("--max-time", type=duration, metavar="TIME", help="save and stop after this long, e.g. 90m or 11.5h")
+    add("--log-every", type=POSITIVE, default=50, metavar="STEPS", help="(default: %(default)s)")
+    add("--eval-every", type=POSITIVE, default=1, metavar="EPOCHS", help="(default: %(default)s)")
+
+
+GROUPS = {
+    "data": _add_data,
+    "model": _add_model,
+    "training": _add_training,
+    "augmentation": _add_augmentation,
+    "speed": _add_speed,
+    "output": _add_output,
+}
 
 
 def infer_parser() -> Parser:
     """The options of infer.py."""
     parser = Parser(prog="infer.py", description="Predict images, or report on the test split, with trained weights.")
     add = parser.add_argument
-    add(
-        "images",
-        nargs="*",
-        metavar="IMAGE|FOLDER",
-        help="nothing: the test split that the weights were tested on",
-    )
+    add("images", nargs="*", metavar="IMAGE|FOLDER", help="nothing: the test split that the weights were tested on")
     add("--weights", required=True, metavar="FILE", help="best.pth of a run")
-    add(
-        "--topk",
-        type=number(int, 1),
-        default=5,
-        metavar="K",
-        help="classes named for an image (default: %(default)s)",
-    )
+    add("--topk", type=POSITIVE, default=5, metavar="K", help="classes named for an image (default: %(default)s)")
     add("--output", metavar="FILE", help="write the predictions to this .csv or .json (default: print them)")
-    add("--batch-size", type=number(int, 1), metavar="N", help="(default: as in training)")
+    add("--batch-size", type=POSITIVE, metavar="N", help="(default: as in training)")
     add("--cpu", action="store_true", help="use the CPU even where there is an accelerator (default: no)")
     add("--mixed-precision", choices=("auto", "no", "fp16", "bf16"), help="(default: as in training)")
     add(

@@ -66,6 +66,14 @@ def in_words(check: Callable) -> Callable:
     return convert
 
 
+def duration(text: str) -> float:
+    """An argparse type: seconds from a number with s, m or h behind it."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    if unit is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a time: give a number with s, m or h behind it, as in 90m")
+    return number(float, 0, open_low=True)(text[:-1]) * unit
+
+
 def epoch_or_steps(text: str) -> str | int:
     """An argparse type: the word epoch, or a positive number of steps."""
     return text if text == "epoch" else number(int, 1)(text)
@@ -79,8 +87,8 @@ def recipe_argv(parser: Parser, recipe: str) -> list[str]:
         raise UserError(f"--recipe {recipe}: there is no file {path.name}; the recipes are: {known}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"--recipe {recipe}: not valid YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"--recipe {recipe}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"--recipe {recipe}: must hold lines of 'option: value'")
     actions = {action.dest: action for action in parser._actions if action.option_strings}
@@ -89,16 +97,20 @@ def recipe_argv(parser: Parser, recipe: str) -> list[str]:
         action = actions.get(str(key).replace("-", "_"))
         if action is None or action.dest in ("help", "recipe", "list_models", "list_datasets"):
             raise UserError(f"--recipe {recipe}: unknown option '{key}'; the names are those of train.py --help")
-        argv += _as_argv(action, value)
+        argv += _as_argv(action, value, recipe)
     return argv
 
 
-def _as_argv(action: argparse.Action, value: object) -> list[str]:
+def _as_argv(action: argparse.Action, value: object, recipe: str) -> list[str]:
     name = action.option_strings[0]
     if isinstance(action, argparse.BooleanOptionalAction):
+        if not isinstance(value, bool):
+            raise UserError(f"--recipe {recipe}: {name.removeprefix('--')} is true or false, not '{value}'")
         return [name if value else f"--no-{name.removeprefix('--')}"]
     if value is None:
         return []
+    if isinstance(value, bool):  # YAML reads an unquoted no, as in "mixed-precision: no", as false
+        value = "yes" if value else "no"
     if isinstance(value, dict):
         return [name, *(f"{key}={inner}" for key, inner in value.items())]
     if isinstance(value, list):

@@ -2,7 +2,9 @@
 
 import argparse
 import csv
+import io
 import json
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +14,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from data.dataset import ImageData
 from data.images import UNREADABLE, read_image
 from engine.errors import UserError
+from engine.files import write_atomically
 from engine.report import headline, test_report
 from engine.setup import load_data
 from engine.tasks import Classification
@@ -25,8 +29,11 @@ def check_output(output: str | None) -> None:
         return
     if Path(output).suffix not in (".csv", ".json"):
         raise UserError(f"--output {output}: must end in .csv or .json")
-    if not Path(output).absolute().parent.is_dir():
-        raise UserError(f"--output {output}: the folder {Path(output).absolute().parent} does not exist")
+    folder = Path(output).absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"--output {output}: the folder {folder} does not exist, or must not be written to")
+    if Path(output).is_dir():
+        raise UserError(f"--output {output}: is a folder; give the name of a file")
 
 
 def predict_files(
@@ -86,14 +93,16 @@ def report_on_test_split(
     batch_size: int,
 ) -> int:
     """Test on the split that the run held out, with the run's own report, written beside the weights. Returns 0."""
-    options = argparse.Namespace(**content["options"])
-    options.data_dir = args.data_dir or options.data_dir
-    data = load_data(options, accelerator)
-    if data.class_names != content["class_names"] or list(data.shape) != content["shape"]:
-        raise UserError(f"the data set {options.dataset} has other classes or sizes than {args.weights} was trained on")
+    data = _held_out_data(args, content, accelerator)
     folder = Path(args.weights).parent / f"{Path(args.weights).stem}-test"
-    folder.mkdir(exist_ok=True)
-    test, probabilities = test_report(folder, model, task, data, accelerator, batch_size)
+    try:
+        folder.mkdir(exist_ok=True)
+        test, probabilities = test_report(folder, model, task, data, accelerator, batch_size)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the report in {folder}: {error.strerror or error}; copy the weights to a folder with room "
+            "that you may write in"
+        ) from error
     if accelerator.is_main_process:
         names = [f"test[{number}]" for number in data.test.ids]
         if args.output is not None:
@@ -101,6 +110,26 @@ def report_on_test_split(
         print(headline(test))
         print(f"open     {folder / 'examples.png'}, confusion_matrix.png, test.json")
     return 0
+
+
+def _held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelerator) -> ImageData:
+    """The data set that the weights were trained on, split as it was then.
+
+    Raises:
+        UserError: it is not on this machine, or no longer the same.
+    """
+    options = argparse.Namespace(**content["options"])
+    trained_with = options.data_dir if options.data_dir and Path(options.data_dir).expanduser().is_dir() else None
+    options.data_dir = args.data_dir or trained_with
+    try:
+        data = load_data(options, accelerator)
+    except UserError as error:
+        raise UserError(
+            f"no image is named, so the test split of {options.dataset} is wanted, but: {error} (or name images)"
+        ) from error
+    if data.class_names != content["class_names"] or list(data.shape) != content["shape"]:
+        raise UserError(f"the data set {options.dataset} has other classes or sizes than {args.weights} was trained on")
+    return data
 
 
 def _rows(names: list[str], probabilities: np.ndarray, class_names: list[str], topk: int) -> list[dict]:
@@ -116,18 +145,38 @@ def _rows(names: list[str], probabilities: np.ndarray, class_names: list[str], t
 
 
 def _put_out(rows: list[dict], output: str | None) -> None:
-    """Print the rows, or write them to a .csv or .json file."""
+    """Print the rows, or write them to a .csv or .json file.
+
+    Raises:
+        UserError: no room or no right to write.
+    """
     if output is None:
         for row in rows:
             likely = ", ".join(f"{p['class']} {p['probability']:.1%}" for p in row["predictions"])
-            print(f"{row['image']}: {likely}")
-    elif output.endswith(".json"):
-        Path(output).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    else:
-        with Path(output).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            depth = len(rows[0]["predictions"]) if rows else 0
-            writer.writerow(["image", *(f"{part}_{k + 1}" for k in range(depth) for part in ("class", "probability"))])
-            for row in rows:
-                flat = [value for p in row["predictions"] for value in (p["class"], p["probability"])]
-                writer.writerow([row["image"], *flat])
+            _print_anywhere(f"{row['image']}: {likely}")
+        return
+    text = _as_csv(rows) if output.endswith(".csv") else json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+    # File names that are not UTF-8 reach Python as lone surrogates, which no encoding can hold.
+    encoded = text.encode("utf-8", errors="backslashreplace")
+    try:
+        write_atomically(Path(output), lambda place: place.write_bytes(encoded))
+    except OSError as error:
+        raise UserError(f"--output {output}: {error.strerror or error}; give another place") from error
+
+
+def _print_anywhere(line: str) -> None:
+    """Print a line of which the terminal's encoding may lack some characters, which are then shown by number."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, errors="backslashreplace").decode(encoding))
+
+
+def _as_csv(rows: list[dict]) -> str:
+    """One line an image: its name, then class and probability of each prediction."""
+    depth = len(rows[0]["predictions"]) if rows else 0
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["image", *(f"{part}_{k + 1}" for k in range(depth) for part in ("class", "probability"))])
+    for row in rows:
+        flat = [value for p in row["predictions"] for value in (p["class"], p["probability"])]
+        writer.writerow([row["image"], *flat])
+    return text.getvalue()

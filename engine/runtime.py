@@ -8,6 +8,8 @@ import platform
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.utils import get_int_from_env
+from torch import nn
 
 from engine.errors import UserError
 
@@ -84,7 +86,8 @@ def threads_per_process() -> int:
         return int(wish)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(psutil.cpu_count(logical=False) or allowed, allowed)
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    local = ["LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"]
+    return max(1, cores // get_int_from_env(local, 1))
 
 
 def choose_precision(wish: str, cpu: bool) -> str:
@@ -130,3 +133,28 @@ def describe(accelerator: Accelerator) -> str:
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed what is left of randomness (dropout, stochastic depth) as a function of (seed, step, rank)."""
     torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
+
+
+def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
+    """Give every process the first one's buffers (batch-norm statistics), which are the ones that get saved."""
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
+def check_equal_weights(model: nn.Module, accelerator: Accelerator) -> None:
+    """Find out whether the processes have drifted apart.
+
+    Raises:
+        RuntimeError: their parameters are not equal bit for bit.
+    """
+    if accelerator.num_processes == 1:
+        return
+    # Sums of the bits as whole numbers, weighted by place: exact on every device, and unequal for swapped values.
+    sums = []
+    for parameter in model.parameters():
+        bits = parameter.detach().float().contiguous().view(torch.int32).flatten().long()
+        sums.append((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
+    hashes = accelerator.gather(torch.stack(sums)[None])
+    if not (hashes == hashes[0]).all():
+        raise RuntimeError("the processes' weights differ: they no longer train one model")

@@ -9,7 +9,7 @@ from torch import nn
 
 import models
 from data.dataset import ImageData, load_images
-from data.loader import TrainSampler, train_loader
+from data.loader import TrainSampler
 from engine.errors import UserError
 from engine.tasks import Classification
 
@@ -107,16 +107,11 @@ def build_model(args: argparse.Namespace, task: Classification) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if args.channels_last else model
 
 
-def training_batches(
-    args: argparse.Namespace,
-    data: ImageData,
-    task: Classification,
-    plan: Plan,
-    accelerator: Accelerator,
-    step: int,
-) -> torch.utils.data.DataLoader:
-    """This process's micro-batches from optimizer step `step` to the end of the run."""
-    sampler = TrainSampler(
+def build_sampler(
+    args: argparse.Namespace, data: ImageData, task: Classification, plan: Plan, accelerator: Accelerator, step: int
+) -> TrainSampler:
+    """Which samples this process sees from optimizer step `step` to the end of the run."""
+    return TrainSampler(
         ids=data.train.ids,
         seed=args.seed,
         start_step=step,
@@ -127,4 +122,3 @@ def training_batches(
         num_processes=accelerator.num_processes,
         partners=task.augment.partners if task.augment.mixes else None,
     )
-    return train_loader(data.train, sampler, args.workers, pin_memory=accelerator.device.type == "cuda")

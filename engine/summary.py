@@ -18,7 +18,8 @@ def summarize(model: nn.Module, input_shape: tuple[int, int, int]) -> dict:
         {"parameters": int, "macs": int, "layers": [{"name", "type", "output", "parameters"}, ...]}, one layer for
         each module without children that ran, in the order of running.
     """
-    ghost = copy.deepcopy(model).to("meta").eval()
+    # Without requires_grad_(False) PyTorch's counter fails on parameters that are handed to modules (timm's cait).
+    ghost = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     layers: list[dict] = []
 
     def note(name: str, module: nn.Module, output: object) -> None:

@@ -73,6 +73,11 @@ class Classification:
         """The training loss: mean cross-entropy in nats."""
         return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
 
+    def no_totals(self) -> Tensor:
+        """Sums over nothing, for `totals` to be added to: float64 where the device has it."""
+        device = self._scale.device
+        return torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+
     def totals(self, loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
         """Sums to add up over batches: (3,) on the device, of losses, right answers, samples.
 
@@ -82,10 +87,9 @@ class Classification:
             targets: int64 (B,), or float (B, K), whose largest counts as right.
         """
         labels = targets if targets.ndim == 1 else targets.argmax(1)
-        precise = torch.float32 if logits.device.type == "mps" else torch.float64
-        count = torch.full_like(loss, len(labels), dtype=precise)
-        correct = (logits.argmax(1) == labels).sum().to(precise)
-        return torch.stack([loss.detach().to(precise) * count, correct, count])
+        count = torch.full_like(self.no_totals()[0], len(labels))
+        correct = (logits.argmax(1) == labels).sum()
+        return torch.stack([loss.detach().to(count) * count, correct.to(count), count])
 
     def score(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The same sums for evaluation: plain cross-entropy, whatever the training loss is smoothed by."""

@@ -1,6 +1,7 @@
 """best.pth: plain weights and all that is needed to use them, in a file that cannot run code when loaded."""
 
 import pickle
+import re
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from engine.files import write_atomically
 from engine.tasks import Classification
 
 NEEDED = ("weights", "model", "model_args", "shape", "class_names", "mean", "std", "options", "mixed_precision")
+# Arguments of timm's constructors that say where a model's first weights come from: ours come from best.pth alone.
+FIRST_WEIGHTS = ("pretrained", "checkpoint_path")
 
 
 def save(path: Path, model: nn.Module, description: dict) -> None:
@@ -32,16 +35,24 @@ def load(path: Path) -> dict:
         UserError: there is no such file, or it is not one of ours.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"--weights {path}: there is no such file; give a run's best.pth") from None
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"--weights {path}: not a weights file that loads safely: {reason}") from error
+        with path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"--weights {path}: {error.strerror or error}; give a run's best.pth") from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise UserError(f"--weights {path}: {_why_refused(error)}") from error
     missing = [name for name in NEEDED if not isinstance(content, dict) or name not in content]
     if missing:
         raise UserError(f"--weights {path}: not a best.pth of train.py: it lacks {', '.join(missing)}")
     return content
+
+
+def _why_refused(error: Exception) -> str:
+    """What torch.load refused, without its advice to load the file unsafely."""
+    refused = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if refused:
+        return f"refused, as it holds more than weights: {refused[1]}, which could run code"
+    return f"not a best.pth of train.py, or a damaged one ({type(error).__name__})"
 
 
 def build_model(content: dict, where: str) -> nn.Module:
@@ -51,17 +62,18 @@ def build_model(content: dict, where: str) -> nn.Module:
         UserError: the weights do not fit the model that the file names.
     """
     height, width, channels = content["shape"]
+    arguments = {name: value for name, value in content["model_args"].items() if name not in FIRST_WEIGHTS}
     try:
         model = models.create_model(
             content["model"],
             input_shape=(channels, height, width),
             num_classes=len(content["class_names"]),
-            **content["model_args"],
+            **arguments,
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(f"{where} names a model that cannot be built: {error}") from error
     load_weights(model, content["weights"], where)
-    return model
+    return model.to(memory_format=torch.channels_last) if content["options"]["channels_last"] else model
 
 
 def build_task(content: dict, device: torch.device) -> Classification:

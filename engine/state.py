@@ -1,0 +1,108 @@
+"""The whole state of a run, to a checkpoint and back: weights, moving average, optimizer, step, and figures so far."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+
+from engine import checkpoint, runtime
+from engine.errors import UserError
+
+if TYPE_CHECKING:
+    from engine.run import Run
+
+# Options that may differ between a run and its resumption, as they do not change what is computed.
+FREE_OPTIONS = frozenset(
+    {"data_dir", "epochs", "patience", "workers", "cpu", "compile", "recipe", "list_models", "list_datasets"}
+    | {"output_dir", "run_name", "track", "log_every", "resume", "checkpoint_every", "keep", "max_time"}
+)
+
+
+def save(run: "Run") -> None:
+    """Write a checkpoint of the step reached; to be called by all processes.
+
+    Raises:
+        UserError: the disk is full or not writable; older checkpoints stay.
+        RuntimeError: the processes' weights differ, so that there is no one state to save.
+    """
+    run.guard.look()
+    runtime.check_equal_weights(run.plain_model, run.accelerator)
+    totals = run.accelerator.reduce(run.totals, "sum").tolist()
+    if run.accelerator.is_main_process:
+        tensors = {"model": run.plain_model.state_dict(), "optimizer": checkpoint.optimizer_tensors(run.optimizer)}
+        if run.ema is not None:
+            tensors["ema"] = run.ema.model.state_dict()
+        scaler = run.accelerator.scaler
+        state = {
+            "step": run.step,
+            "history": run.history,
+            "totals": totals,
+            "seconds": run.seconds + time.perf_counter() - run.clock,
+            "class_names": run.data.class_names,
+            "options": vars(run.args),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        place = run.folder / "checkpoints" / f"step-{run.step}"
+        try:
+            checkpoint.save(place, tensors, state, run.args.keep)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"cannot save {place}: {error}; make room, then go on with --resume auto") from error
+    run.accelerator.wait_for_everyone()
+
+
+def resume(run: "Run") -> None:
+    """Put the run where its checkpoint left off, or leave it at its start where `auto` finds none.
+
+    Raises:
+        UserError: no intact checkpoint, or one of another model, other classes or other options.
+    """
+    found = _find(run)
+    if found is None:
+        run.progress.say(f"no checkpoint in {run.folder}: starting afresh")
+        return
+    place, tensors, state, complaints = found
+    for complaint in complaints:
+        if run.accelerator.is_main_process:
+            print(f"warning: {complaint}; falling back to {place}", file=sys.stderr, flush=True)
+    _check_same_run(run, place, state)
+    checkpoint.load_weights(run.plain_model, tensors["model"], str(place))
+    checkpoint.load_optimizer(run.optimizer, tensors["optimizer"])
+    if run.ema is not None:
+        checkpoint.load_weights(run.ema.model, tensors["ema"], str(place))
+    if run.accelerator.scaler is not None and state["scaler"]:
+        run.accelerator.scaler.load_state_dict(state["scaler"])
+    run.step, run.history, run.seconds = state["step"], state["history"], state["seconds"]
+    if run.accelerator.is_main_process:  # one process goes on with the sum over all
+        run.totals = torch.tensor(state["totals"], dtype=torch.float64).to(run.totals)
+    run.progress.say(f"resuming {place} at step {run.step} of {run.plan.total_steps}")
+
+
+def _find(run: "Run") -> tuple | None:
+    """(folder, tensors, state, complaints about newer ones) of the checkpoint that --resume asks for."""
+    if run.args.resume == "auto":
+        if run.args.run_name is None:
+            raise UserError("--resume auto needs the --run-name of the run to go on with")
+        return checkpoint.newest_intact(run.folder / "checkpoints")
+    place = Path(run.args.resume)
+    try:
+        return place, *checkpoint.load(place), []
+    except checkpoint.Damaged as error:
+        raise UserError(f"--resume {run.args.resume}: {error}") from error
+
+
+def _check_same_run(run: "Run", place: Path, state: dict) -> None:
+    if state["class_names"] != run.data.class_names:
+        raise UserError(f"{place} was trained on other classes than those of --dataset {run.args.dataset}")
+    before = state["options"]
+    differing = [
+        f"--{name.replace('_', '-')} was {before.get(name)} and is {value}"
+        for name, value in vars(run.args).items()
+        if name not in FREE_OPTIONS and before.get(name) != value
+    ]
+    if differing:
+        raise UserError(f"{place} cannot go on with other options: {'; '.join(differing)}; give them as they were")
+    if state["step"] > run.plan.total_steps:
+        raise UserError(f"{place} is past the {run.args.epochs} epochs of --epochs: give more")

@@ -1,0 +1,130 @@
+"""Reasons to end a run early: signals, the clock, and numbers that are no longer numbers."""
+
+import ctypes
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+
+class StopRequest:
+    """Remembers that the run was asked to stop, by SIGTERM, SIGINT or --max-time.
+
+    Until `patient` is set a signal ends the process at once: nothing has been computed yet. Later ones are noted,
+    and the loop asks `agreed` after each step. Repeated signals change nothing, as torchrun hands on a Ctrl-C that
+    the terminal has given to every process already.
+
+    Args:
+        max_seconds: since the process started; None for no limit.
+    """
+
+    def __init__(self, max_seconds: float | None) -> None:
+        self.patient = False
+        self.exit_code: int | None = None
+        started = psutil.Process().create_time()
+        self.deadline = float("inf") if max_seconds is None else started + max_seconds
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+        follow_the_launcher()
+
+    def _note(self, number: int, _frame: object) -> None:
+        if not self.patient:
+            sys.exit(128 + number)
+        self.exit_code = 128 + number
+
+    def agreed(self, accelerator: Accelerator) -> int | None:
+        """The exit code to stop with once any process was asked to, the same on all processes; else None.
+
+        To be called by all processes at the same step. Running out of time is no failure: its code is 0.
+        """
+        code = self.exit_code
+        if code is None and time.time() > self.deadline:
+            code = 0
+        if accelerator.num_processes == 1:
+            return code
+        wish = torch.tensor(-1 if code is None else code, device=accelerator.device)
+        torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)
+        return None if wish.item() < 0 else int(wish.item())
+
+
+def follow_the_launcher() -> None:
+    """Ask Linux for a SIGTERM when `accelerate launch` dies, as it hands on no signal to the one process it starts."""
+    if platform.system() == "Linux" and "ACCELERATE_MIXED_PRECISION" in os.environ and "RANK" not in os.environ:
+        pr_set_pdeathsig = 1  # from linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
+
+
+class FiniteGuard:
+    """Ends a run at the first step whose loss or gradient is not finite, before its update.
+
+    The gradient is the same on every process, so all of them see the fault at the same step. Looking makes a GPU
+    wait, so there the optimizer is told on the device to skip that update and all later ones, and the host looks
+    at every `LOOK_EVERY`-th step only: it finds the weights as they were before the fault.
+
+    Args:
+        accelerator: of the run.
+        optimizer: a fused one can skip an update on the device; with another one every step is looked at.
+        ids_at: step -> this process's sample ids, to name them.
+    """
+
+    LOOK_EVERY = 10
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        optimizer: torch.optim.Optimizer,
+        ids_at: Callable[[int], np.ndarray],
+    ) -> None:
+        self.accelerator, self.optimizer, self.ids_at = accelerator, optimizer, ids_at
+        self.defers = accelerator.device.type != "cpu" and bool(optimizer.param_groups[0].get("fused"))
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=accelerator.device)
+        self.loss_is_finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
+
+    def watch(self, loss: Tensor) -> None:
+        """Take note of a micro-batch's loss."""
+        self.loss_is_finite = self.loss_is_finite & torch.isfinite(loss.detach())
+
+    def check(self, model: nn.Module, step: int) -> None:
+        """To be called between backward and update of `step` (from 0).
+
+        Raises:
+            SystemExit: with a line that names the step, the processes and their samples.
+        """
+        finite = self.loss_is_finite
+        if self.accelerator.scaler is None:  # with fp16 a gradient overflows as a matter of course: the scaler's job
+            finite = finite & torch.isfinite(get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+        self.bad_step = torch.where(finite | (self.bad_step >= 0), self.bad_step, step)
+        if self.defers and self.accelerator.scaler is None:
+            self.optimizer.optimizer.found_inf = (self.bad_step >= 0).float()
+        if not self.defers or step % self.LOOK_EVERY == 0:
+            self.look()
+
+    def look(self) -> None:
+        """End the run if anything was not finite; called by all processes at the same step."""
+        bad_step = self.bad_step
+        if self.accelerator.num_processes > 1:
+            bad_step = bad_step.clone()
+            torch.distributed.all_reduce(bad_step, torch.distributed.ReduceOp.MAX)
+        step = int(bad_step.item())
+        if step < 0:
+            return
+        rank = self.accelerator.process_index
+        mine = None if self.loss_is_finite.item() else f"process {rank}, samples {self.ids_at(step).tolist()}"
+        where = "; ".join(filter(None, gather_object([mine]))) or "all processes, in the gradient only"
+        message = (
+            f"the loss or gradient is not finite at step {step} ({where}). The weights were not updated and the last "
+            "checkpoint stays; a smaller --lr, --clip-grad 1, or --mixed-precision no may help"
+        )
+        if self.accelerator.is_main_process:
+            print(f"error: {message}", file=sys.stderr, flush=True)
+        sys.exit(1)

@@ -1,0 +1,50 @@
+"""What several test files need: the real data sets, a cache that nobody else uses, folders of made-up images."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> str:
+    """The folder of real data sets; decoded copies are kept in the user's own cache, as they cost seconds to make."""
+    folder = Path(os.environ.get("SAMELOOP_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"NOT TESTED on real data: no folder {folder}; set SAMELOOP_DATA to one with mnist/, ...")
+    return str(folder)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Caches of decoded images and of `datasets` in a temporary folder; returns the one of decoded images."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf" / "datasets"))
+    return tmp_path / "hf" / "sameloop"
+
+
+def write_images(folder: Path, count: int, size: tuple[int, int] = (8, 8), mode: str = "RGB", seed: int = 0) -> None:
+    """PNG files 0.png, 1.png, ... of noise; `size` is (width, height)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng([seed, *folder.name.encode()])
+    for number in range(count):
+        pixels = generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / f"{number}.png")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Callable[..., Path]:
+    """tree(*folders, **options of write_images) makes tmp_path/pets with images in these folders."""
+
+    def make(*folders: str, count: int = 10, **options) -> Path:
+        for seed, folder in enumerate(folders):
+            write_images(tmp_path / "pets" / folder, count, seed=seed, **options)
+        return tmp_path / "pets"
+
+    return make

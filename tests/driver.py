@@ -1,0 +1,107 @@
+"""Runs train.py in processes of their own, started fast, with deeds done to them: killed, signalled, fed NaN.
+
+The processes are forked from a server that has imported torch once; otherwise they are what torchrun would start.
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+server = multiprocessing.get_context("forkserver")
+server.set_forkserver_preload(
+    ["train", "engine.finish", "engine.run", "engine.setup", "engine.stopping", "engine.summary", "sklearn.datasets"]
+)
+
+
+@dataclass
+class Deed:
+    """What happens to a run.
+
+    Attributes:
+        kill_after: SIGKILL when this step is done (from 1) and what follows it (evaluation, saving) too.
+        kill_ranks: which processes it hits.
+        signal_after: (step, signal number), sent to every process.
+        nan_at: (step from 0, rank): that process's loss becomes NaN.
+        ledger: a file for each rank, `<ledger>.<rank>`, gets a line "step id id ..." for each micro-batch.
+        report: whether to go on to the test report at the end.
+    """
+
+    kill_after: int | None = None
+    kill_ranks: tuple[int, ...] = (0, 1, 2, 3)
+    signal_after: tuple[int, int] | None = None
+    nan_at: tuple[int, int] | None = None
+    ledger: Path | None = None
+    report: bool = False
+
+
+def train(argv: list[str], processes: int = 1, deed: Deed | None = None, timeout: float = 120) -> tuple[list[int], str]:
+    """Run train.py; returns the exit codes of its processes and all that they printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = Path(argv[argv.index("--output-dir") + 1]) / f"log-{port}"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    workers = []
+    for rank in range(processes):
+        env = {"OMP_NUM_THREADS": "1"}
+        if processes > 1:
+            env |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        env = {name: str(value) for name, value in env.items()}
+        workers.append(server.Process(target=_work, args=(argv, env, rank, deed or Deed(), f"{log}.{rank}")))
+        workers[-1].start()
+    for worker in workers:
+        worker.join(timeout)
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
+    printed = "".join(Path(f"{log}.{rank}").read_text() for rank in range(processes))
+    return [worker.exitcode for worker in workers], printed
+
+
+def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str) -> None:
+    os.environ.update(env)
+    from engine import finish, run, tasks
+
+    import train
+
+    after_step, training_batch, loss = run.Run.after_step, tasks.Classification.training_batch, tasks.Classification.loss
+    step = 0
+
+    def spied_after_step(self: run.Run) -> None:
+        nonlocal step
+        if deed.signal_after and self.step + 1 == deed.signal_after[0]:
+            os.kill(os.getpid(), deed.signal_after[1])
+        after_step(self)
+        step = self.step
+        if step == deed.kill_after and rank in deed.kill_ranks:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def spied_training_batch(self: tasks.Classification, batch: object, epoch: int) -> tuple:
+        if deed.ledger is not None:
+            with Path(f"{deed.ledger}.{rank}").open("a") as ledger:
+                ledger.write(f"{' '.join(map(str, [step, *batch.ids.tolist()]))}\n")
+        return training_batch(self, batch, epoch)
+
+    def spied_loss(self: tasks.Classification, *args: object) -> object:
+        return loss(self, *args) * (float("nan") if (step, rank) == deed.nan_at else 1)
+
+    begin = run.Run.begin
+
+    def spied_begin(self: run.Run, *args: object) -> None:
+        nonlocal step
+        begin(self, *args)
+        step = self.step
+
+    run.Run.begin, run.Run.after_step = spied_begin, spied_after_step
+    tasks.Classification.training_batch, tasks.Classification.loss = spied_training_batch, spied_loss
+    if not deed.report:
+        finish.report_run = lambda run: None
+    with Path(log).open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        sys.argv = ["train.py", *argv]
+        train.main(argv)

@@ -1,0 +1,345 @@
+"""infer.py repeats what a run found, reads any image, and says in one line what is wrong."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import infer
+import train
+from engine import weights
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run of two epochs on the built-in digits."""
+    place = tmp_path_factory.mktemp("runs")
+    options = ["--dataset", "digits", "--epochs", "2", "--cpu", "--track", "none"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SAMELOOP_DATA", raising=False)
+        fresh_process()
+        train.main([*options, "--output-dir", str(place), "--run-name", "tiny"])
+    return place / "tiny"
+
+
+@pytest.fixture
+def best(run_folder, monkeypatch):
+    monkeypatch.delenv("SAMELOOP_DATA", raising=False)
+    return run_folder / "best.pth"
+
+
+def fresh_process():
+    """Accelerate refuses a second precision in one process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def predict(capsys, *arguments):
+    """Run infer.py on the CPU: (exit code, standard output, standard error)."""
+    fresh_process()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        infer.main(["--cpu", *map(str, arguments)])
+    return ended.value.code or 0, *capsys.readouterr()
+
+
+def refusal(capsys, *arguments):
+    """The one line with which infer.py refuses `arguments`."""
+    code, out, err = predict(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def picture(mode="RGB", size=(30, 20)):
+    """A picture of random pixels, the same each time."""
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def changed(best, place, **changes):
+    """A copy of a weights file in which some entries are others."""
+    torch.save({**weights.load(best), **changes}, place)
+    return place
+
+
+def test_without_images_it_repeats_the_runs_own_test(capsys, run_folder, best, tmp_path):
+    copied = shutil.copy(best, tmp_path)
+    output = tmp_path / "test.json"
+    code, out, err = predict(capsys, "--weights", copied, "--output", output)
+    assert (code, err) == (0, "")
+    report = json.loads((run_folder / "test.json").read_text())
+    again = json.loads((tmp_path / "best-test" / "test.json").read_text())
+    for speed in ("seconds", "images_per_second"):
+        assert report.pop(speed) > 0 and again.pop(speed) > 0
+    assert again == report
+    assert f"test accuracy {report['accuracy']:.2%} on 359 images" in out
+    assert {path.name for path in (tmp_path / "best-test").iterdir()} == {
+        *("test.json", "confusion_matrix.png", "examples.png")
+    }
+
+    rows = json.loads(output.read_text())
+    labels = load_digits().target
+    ids = [int(row["image"].removeprefix("test[").removesuffix("]")) for row in rows]
+    right = sum(row["predictions"][0]["class"] == str(labels[i]) for row, i in zip(rows, ids, strict=True))
+    assert (len(rows), right) == (359, report["correct"])
+
+
+def test_files_are_predicted_as_the_test_split_is(capsys, best, tmp_path):
+    """Ten digits as PNG files in folders with spaces in their names: the same classes and probabilities."""
+    output = tmp_path / "predictions.json"
+    alone = shutil.copy(best, tmp_path)  # nothing but this file is needed
+    # In bf16 the size of a batch shows in the last digits.
+    arguments = ("--weights", alone, "--output", output, "--topk", 10, "--mixed-precision", "no")
+    predict(capsys, *arguments)
+    expected = json.loads(output.read_text())[:10]
+    scans = load_digits().images
+    for number, row in enumerate(expected):
+        index = int(row["image"].removeprefix("test[").removesuffix("]"))
+        folder = tmp_path / "my photos" / f"part {number % 3} é"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = (scans[index] * (255 / 16)).round().astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"no {number}.png")
+    code, _, err = predict(capsys, *arguments, "--batch-size", 4, tmp_path / "my photos")
+    assert (code, err) == (0, "")
+    found = {int(Path(row["image"]).stem.split()[1]): row["predictions"] for row in json.loads(output.read_text())}
+    for number, row in enumerate(expected):
+        assert [p["class"] for p in found[number]] == [p["class"] for p in row["predictions"]]
+        wanted = [p["probability"] for p in row["predictions"]]
+        assert [p["probability"] for p in found[number]] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_any_mode_and_size_is_read(capsys, best, tmp_path):
+    for mode in ("RGB", "RGBA", "L", "LA", "P", "1"):
+        picture(mode).save(tmp_path / f"{mode}.png")
+    picture("CMYK").save(tmp_path / "cmyk.jpg")
+    for mode in ("I", "F"):
+        picture(mode).save(tmp_path / f"{mode}.tiff")
+    picture("P").save(tmp_path / "see-through.png", transparency=bytes(range(256)))
+    Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100).save(tmp_path / "16bit.png")
+    for size in ((300, 200), (1, 1), (500, 2)):
+        picture(size=size).save(tmp_path / f"{size}.png")
+    code, out, err = predict(capsys, "--weights", best, tmp_path)
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 14
+
+
+def test_a_photo_taken_sideways_is_set_upright(capsys, best, tmp_path):
+    upright = picture("L", (24, 16))
+    upright.save(tmp_path / "a.png")
+    sideways = Image.Exif()
+    sideways[0x0112] = 6  # to be turned by 90 degrees clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "b.png", exif=sideways)
+    _, out, _ = predict(capsys, "--weights", best, tmp_path)
+    first, second = out.splitlines()
+    assert first.split("a.png")[1] == second.split("b.png")[1]
+
+
+def test_what_cannot_be_read_is_listed_and_the_rest_predicted(capsys, best, tmp_path):
+    picture().save(tmp_path / "good.png")
+    whole = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.png").write_text("not a picture")
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    (tmp_path / "folder.png").mkdir()
+    picture().save(tmp_path / "folder.png" / "inside.png")
+    absent = tmp_path / "absent.png"
+    code, out, err = predict(capsys, "--weights", best, tmp_path, absent, "--batch-size", 3)
+    assert code == 1
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        str(tmp_path / "folder.png" / "inside.png"),
+        str(tmp_path / "good.png"),
+    ]
+    *complaints, count = err.splitlines()
+    assert count == "5 of 7 images could not be read"
+    bad = ("bomb.png", "cut.png", "empty.jpg", "text.png", "absent.png")
+    for name, complaint in zip(bad, complaints, strict=True):
+        assert complaint.startswith(f"cannot read {tmp_path / name}: ")
+
+
+def test_nothing_readable_is_still_an_answer(capsys, best, tmp_path):
+    output = tmp_path / "none.csv"
+    code, out, _ = predict(capsys, "--weights", best, tmp_path / "absent.png", "--output", output)
+    assert (code, out, output.read_text().splitlines()) == (1, "", ["image"])
+
+
+def test_csv_and_json_agree(capsys, best, tmp_path):
+    names = ("plain.png", "a, b.png", 'quoted "x".png', "日本 🎉.png", "two\nlines.png")
+    for name in names:
+        picture(size=(8 + len(name), 9)).save(tmp_path / name)
+    for output in ("out.csv", "out.json"):
+        code, out, err = predict(capsys, "--weights", best, tmp_path, "--output", tmp_path / output, "--topk", 3)
+        assert (code, out, err) == (0, "", "")
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        from_csv = list(csv.DictReader(file))
+    from_json = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert {row["image"] for row in from_json} == {str(tmp_path / name) for name in names}
+    for flat, row in zip(from_csv, from_json, strict=True):
+        assert flat["image"] == row["image"]
+        for k, prediction in enumerate(row["predictions"], 1):
+            assert flat[f"class_{k}"] == prediction["class"]
+            assert float(flat[f"probability_{k}"]) == prediction["probability"]
+        likely = ", ".join(f"{p['class']} {p['probability']:.1%}" for p in row["predictions"])
+        assert f"{row['image']}: {likely}\n" in predict(capsys, "--weights", best, tmp_path, "--topk", 3)[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names that are not text")
+def test_file_names_that_are_not_text(capsys, best, tmp_path):
+    image = tmp_path / os.fsdecode(b"latin\xe9.png")
+    picture().save(image)
+    code, out, _ = predict(capsys, "--weights", best, image)
+    assert code == 0 and r"latin\udce9.png: " in out
+    output = tmp_path / "out.json"
+    assert predict(capsys, "--weights", best, image, "--output", output)[0] == 0
+    assert json.loads(output.read_text())[0]["image"] == str(image)
+
+
+def test_topk_beyond_the_classes_names_them_all_once(capsys, best, tmp_path):
+    picture().save(tmp_path / "a.png")
+    predict(capsys, "--weights", best, tmp_path / "a.png", "--topk", 99, "--output", tmp_path / "a.json")
+    (row,) = json.loads((tmp_path / "a.json").read_text())
+    probabilities = [p["probability"] for p in row["predictions"]]
+    assert sorted(p["class"] for p in row["predictions"]) == [str(digit) for digit in range(10)]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+
+
+def test_best_pth_is_plain_data(best):
+    content = torch.load(best, weights_only=True)
+    assert content["class_names"] == [str(digit) for digit in range(10)]
+    assert all(isinstance(value, torch.Tensor) for value in content["weights"].values())
+    assert not any(name.startswith(("module.", "_orig_mod.")) for name in content["weights"])
+
+
+class Malice:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, place):
+        self.place = str(place)
+
+    def __reduce__(self):
+        return os.mkdir, (self.place,)
+
+
+def test_weights_that_would_run_code_do_not(capsys, best, tmp_path):
+    place = changed(best, tmp_path / "evil.pth", options=Malice(tmp_path / "pwned"))
+    words = refusal(capsys, "--weights", place, tmp_path)
+    assert f"refused, as it holds more than weights: {os.mkdir.__module__}.mkdir" in words
+    assert not (tmp_path / "pwned").exists()
+    torch.load(place, weights_only=False)
+    assert (tmp_path / "pwned").exists()  # so it was dangerous
+
+
+def test_files_that_are_no_weights_are_refused(capsys, best, tmp_path):
+    whole = best.read_bytes()
+    bad = tmp_path / "bad.pth"
+    for content in (whole[: len(whole) // 2], whole[:-1], b"", b"hello\n" * 100, bytes(1000)):
+        bad.write_bytes(content)
+        assert "not a best.pth of train.py, or a damaged one" in refusal(capsys, "--weights", bad)
+    torch.save(torch.nn.Linear(2, 2).state_dict(), bad)
+    assert "it lacks weights, model, " in refusal(capsys, "--weights", bad)
+    assert "No such file" in refusal(capsys, "--weights", tmp_path / "absent.pth")
+    assert "give a run's best.pth" in refusal(capsys, "--weights", best.parent)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    (
+        ({"class_names": ["yes", "no"]}, "of another model or class count: head.3.weight is (10, "),
+        ({"model": "mlp"}, "of another model or class count: "),
+        ({"model_args": {"width": 8}}, "of another model or class count: stem.0.weight is (32, "),
+        ({"model_args": {"size": 8}}, "names a model that cannot be built: "),
+        ({"model": "cnm"}, "unknown model 'cnm': did you mean cnn?"),
+        ({"shape": [4, 4, 1]}, "at least 8x8 pixels"),
+    ),
+)
+def test_weights_that_do_not_fit_their_model_are_refused(capsys, best, tmp_path, changes, words):
+    assert words in refusal(capsys, "--weights", changed(best, tmp_path / "odd.pth", **changes))
+
+
+def test_a_pretrained_model_is_rebuilt_without_a_download(monkeypatch, tmp_path):
+    import timm
+
+    model = timm.create_model("test_resnet", in_chans=1, num_classes=2)
+    options = {"channels_last": True}
+    content = {"weights": model.state_dict(), "model": "timm/test_resnet", "model_args": {"pretrained": True}}
+    content |= {"shape": [32, 32, 1], "class_names": ["a", "b"], "options": options}
+    monkeypatch.setattr(timm.models._builder, "load_pretrained", lambda *a, **k: pytest.fail("went to the network"))
+    rebuilt = weights.build_model(content, "best.pth").eval()
+    images = torch.randn(2, 1, 32, 32)
+    torch.testing.assert_close(rebuilt(images), model.eval()(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_data_set_that_is_not_here_is_one_line(capsys, monkeypatch, best, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    options = weights.load(best)["options"]
+    moved = changed(
+        best, tmp_path / "moved.pth", options={**options, "dataset": "../no-photos", "data_dir": "/elsewhere"}
+    )
+    assert "so the test split of ../no-photos is wanted, but: --dataset ../no-photos: there is no" in refusal(
+        capsys, "--weights", moved
+    )
+    built_in = changed(best, tmp_path / "digits.pth", options={**options, "data_dir": "/elsewhere"})
+    assert predict(capsys, "--weights", built_in)[0] == 0  # digits need no folder
+    assert "there is no such folder" in refusal(capsys, "--weights", best, "--data-dir", tmp_path / "absent")
+    other = changed(best, tmp_path / "other.pth", class_names=[f"digit {digit}" for digit in range(10)])
+    assert "has other classes or sizes" in refusal(capsys, "--weights", other)
+
+
+def test_outputs_that_cannot_be_written_are_refused(capsys, best, tmp_path):
+    image = tmp_path / "a.png"
+    picture().save(image)
+    (tmp_path / "folder.csv").mkdir()
+    for output, words in (
+        (tmp_path / "folder.csv", "is a folder"),
+        (tmp_path / "absent" / "a.csv", "does not exist"),
+        (tmp_path / "a.txt", "must end in .csv or .json"),
+    ):
+        assert words in refusal(capsys, "--weights", best, image, "--output", output)
+    copied = shutil.copy(best, tmp_path)
+    (tmp_path / "best-test").touch()
+    assert "cannot write the report in" in refusal(capsys, "--weights", copied)
+    (tmp_path / "empty").mkdir()
+    assert "holds no image" in refusal(capsys, "--weights", best, tmp_path / "empty")
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(capsys, best, tmp_path):
+    resource = pytest.importorskip("resource")
+    picture().save(tmp_path / "a.png")
+    output = tmp_path / "out.csv"
+    output.write_text("old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))  # as if there were room for 16 bytes
+    try:
+        words = refusal(capsys, "--weights", best, tmp_path / "a.png", "--output", output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"--output {output}: " in words
+    assert output.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "out.csv"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a shell's pipes")
+def test_a_reader_that_has_seen_enough_is_no_fault(best, tmp_path):
+    """infer.py ... | head -1, and relative paths, as a user types it."""
+    for number in range(3):
+        picture().save(tmp_path / f"{number}.png")
+    command = [sys.executable, str(ROOT / "infer.py"), "--cpu", "--weights", os.path.relpath(best, tmp_path), "."]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=120) == 1

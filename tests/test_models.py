@@ -1,0 +1,190 @@
+"""Every model learns at every image size that it promises and can be exported; what does not fit is refused."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import models
+from engine.summary import as_text, summarize
+from models import MODELS, create_model
+from models.skip_mlp import SkipBlock
+
+# (channels, height, width)
+SHAPES = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "cifar": (3, 32, 32),
+    "imagenette": (3, 64, 64),
+    "oblong": (3, 20, 44),
+}
+TIMM_NAMES = ("timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_224")
+
+each_model = pytest.mark.parametrize("name", MODELS)
+
+
+def batch(shape, num_classes, size=4):
+    """Images and labels that are the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(num_classes, (size,), generator=generator)
+    return torch.randn(size, *shape, generator=generator), labels
+
+
+def check_that_it_learns(model, shape, num_classes):
+    """The logits have the right shape, every parameter gets a gradient, and one small step lowers the loss."""
+    images, labels = batch(shape, num_classes)
+    logits = model.train()(images)
+    assert logits.shape == (len(images), num_classes)
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+    untouched = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert untouched == []
+    squares = sum(p.grad.square().sum() for p in model.parameters())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 1e-3 / squares * parameter.grad  # along the slope, so the loss should fall by 0.001
+        assert F.cross_entropy(model(images), labels) < loss
+
+
+@pytest.mark.parametrize("num_classes", (2, 100))
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@each_model
+def test_every_model_learns_at_every_image_size(name, shape, num_classes):
+    torch.manual_seed(0)
+    model = create_model(name, input_shape=shape, num_classes=num_classes)
+    check_that_it_learns(model, shape, num_classes)
+
+
+@pytest.mark.parametrize("shape", ((1, 32, 32), (3, 64, 64)), ids=("grey", "colour"))
+@pytest.mark.parametrize("name", TIMM_NAMES)
+def test_timm_models_learn_at_small_sizes_and_any_number_of_channels(name, shape):
+    torch.manual_seed(0)
+    model = create_model(name, input_shape=shape, num_classes=7, drop_rate=0.0)
+    check_that_it_learns(model, shape, 7)
+
+
+def test_the_listed_timm_names_are_those_of_timm():
+    import timm
+
+    assert models.timm_names() == sorted(timm.list_models())
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    (("cn", "did you mean cnn?"), ("timm/resnet19", "timm/resnet18"), ("skipmlp", "skip_mlp"), ("timm/", "see --list")),
+)
+def test_unknown_names_are_refused_with_the_nearest_ones(name, suggestion):
+    with pytest.raises(ValueError, match=f"unknown model '{name}'") as caught:
+        create_model(name, input_shape=(3, 32, 32), num_classes=10)
+    assert suggestion in str(caught.value)
+
+
+def test_model_args_reach_the_constructor():
+    def count(name, shape, **model_args):
+        model = create_model(name, input_shape=shape, num_classes=10, **model_args)
+        return sum(p.numel() for p in model.parameters())
+
+    two_layers = (64 * 64 + 64) + (64 * 64 + 64) + (64 * 10 + 10)
+    assert count("mlp", (1, 8, 8), hidden=[64, 64]) == two_layers
+    assert count("mlp", (1, 8, 8), hidden=20) == (64 * 20 + 20) + (20 * 10 + 10)
+    assert count("mlp", (1, 8, 8), hidden=[]) == 64 * 10 + 10  # logistic regression
+    block = (64 * 30 + 30) + (30 * 30 + 30) + 64 * 30  # two layers and the projection
+    assert count("skip_mlp", (1, 8, 8), widths=30) == block + (30 * 10 + 10)
+    stem = 3 * 9 * 8 + 2 * 8
+    stages = (8 * 9 * 16 + 2 * 16) + (16 * 9 * 16 + 2 * 16) + (16 * 9 * 32 + 2 * 32) + (32 * 9 * 32 + 2 * 32)
+    assert count("cnn", (3, 16, 16), width=8) == stem + stages + (32 * 10 + 10)
+    assert create_model("cnn", input_shape=(1, 8, 8), num_classes=2, dropout=0.3).head[2].p == 0.3
+    assert create_model(TIMM_NAMES[0], input_shape=(1, 32, 32), num_classes=2, drop_rate=0.3).drop_rate == 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "model_args", "words"),
+    (
+        ("mlp", {"hidden": [64, 0]}, "positive"),
+        ("skip_mlp", {"widths": []}, "positive"),
+        ("cnn", {"width": 0}, "positive"),
+        ("cnn", {"depth": 3}, "depth"),
+    ),
+)
+def test_impossible_model_args_are_refused_in_words(name, model_args, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        create_model(name, input_shape=(3, 32, 32), num_classes=10, **model_args)
+
+
+@pytest.mark.parametrize("size", ((7, 7), (7, 64), (64, 4)))
+def test_cnn_refuses_images_under_8_pixels(size):
+    with pytest.raises(ValueError, match=r"at least 8x8 pixels, got \d+x\d+: give --image-size 8"):
+        create_model("cnn", input_shape=(3, *size), num_classes=10)
+
+
+def test_skip_mlp_projects_exactly_where_widths_differ():
+    model = create_model("skip_mlp", input_shape=(1, 8, 8), num_classes=10, widths=[64, 64, 32, 32, 48])
+    skips = [module.skip for module in model.modules() if isinstance(module, SkipBlock)]
+    assert [type(skip) for skip in skips] == [nn.Identity, nn.Identity, nn.Linear, nn.Identity, nn.Linear]
+    assert [tuple(skip.weight.shape) for skip in skips if isinstance(skip, nn.Linear)] == [(32, 64), (48, 32)]
+
+
+def test_skip_mlp_equals_the_formula():
+    """h' = relu(S h + W2 relu(W1 h + b1) + b2), S the projection, or nothing where the width stays."""
+    torch.manual_seed(0)
+    model = create_model("skip_mlp", input_shape=(1, 4, 6), num_classes=5, widths=[24, 10]).double()
+    images = torch.randn(3, 1, 4, 6, dtype=torch.float64)
+    w = model.state_dict()
+
+    def inner(h, block):
+        hidden = (h @ w[f"layers.{block}.inner.0.weight"].T + w[f"layers.{block}.inner.0.bias"]).clamp(min=0)
+        return hidden @ w[f"layers.{block}.inner.3.weight"].T + w[f"layers.{block}.inner.3.bias"]
+
+    h = images.reshape(3, 24)
+    h = (h + inner(h, 1)).clamp(min=0)
+    h = (h @ w["layers.3.skip.weight"].T + inner(h, 3)).clamp(min=0)
+    expected = h @ w["layers.5.weight"].T + w["layers.5.bias"]
+    torch.testing.assert_close(model(images), expected)
+
+
+@pytest.mark.parametrize("name", (*MODELS, *TIMM_NAMES))
+def test_channels_last_gives_the_same_output(name):
+    torch.manual_seed(0)
+    model = create_model(name, input_shape=(3, 32, 32), num_classes=10).eval()
+    images, _ = batch((3, 32, 32), 10)
+    with torch.no_grad():
+        plain = model(images)
+        model.to(memory_format=torch.channels_last)
+        last = model(images.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # jit is deprecated, and still asked for
+@pytest.mark.parametrize("way", ("script", "trace", "export"))
+@each_model
+def test_exported_models_compute_the_same(name, way):
+    torch.manual_seed(0)
+    model = create_model(name, input_shape=(3, 16, 16), num_classes=10).eval()
+    images, _ = batch((3, 16, 16), 10)
+    if way == "script":
+        exported = torch.jit.script(model)
+    elif way == "trace":
+        exported = torch.jit.trace(model, images)
+    else:
+        exported = torch.export.export(model, (images,)).module()
+    with torch.no_grad():
+        torch.testing.assert_close(exported(images), model(images))
+
+
+def test_the_summary_counts_parameters_and_multiply_accumulates():
+    model = create_model("cnn", input_shape=(3, 8, 8), num_classes=10, width=8)
+    summary = summarize(model, (3, 8, 8))
+    # Pixels times kernel times channels in times channels out: the stem, then a stage that halves after its first.
+    assert summary["macs"] == 64 * 9 * 3 * 8 + 64 * 9 * 8 * 16 + 16 * 9 * 16 * 16 + 16 * 10
+    assert summary["parameters"] == sum(p.numel() for p in model.parameters())
+    assert sum(layer["parameters"] for layer in summary["layers"]) == summary["parameters"]
+    assert summary["layers"][0] == {"name": "stem.0", "type": "Conv2d", "output": [8, 8, 8], "parameters": 216}
+    assert as_text(summary, "cnn").endswith("\ncnn: 3,922 parameters, 0.1 M MACs an image")
+    assert model.training and all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
+
+
+def test_the_summary_is_short_for_a_long_model_that_hands_parameters_around():
+    model = create_model("timm/cait_xxs24_224", input_shape=(3, 32, 32), num_classes=10)
+    lines = as_text(summarize(model, (3, 32, 32)), "cait").splitlines()
+    assert len(lines) == 41
+    assert lines[-1].startswith("cait: 11,")

@@ -1,0 +1,168 @@
+"""Threads, precision and randomness are as documented, and processes that would train alone do not start."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from engine import runtime
+from engine.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+LAUNCH_VARIABLES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+OF_MPI = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    """No launcher has been here."""
+    for name in list(os.environ):
+        if name in (*LAUNCH_VARIABLES, *OF_MPI, "OMP_NUM_THREADS") or name.startswith("ACCELERATE_"):
+            monkeypatch.delenv(name)
+
+
+def usable_cores():
+    """The physical cores that this process may run on."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(psutil.cpu_count(logical=False) or allowed, allowed)
+
+
+@pytest.mark.parametrize("omp", (None, "1", "4", "junk"))
+@pytest.mark.parametrize("processes", (None, 1, 2))
+def test_processes_share_the_cores_unless_the_user_says_how_many_threads(monkeypatch, omp, processes):
+    monkeypatch.setattr(runtime.psutil, "cpu_count", lambda logical: 8 if not logical else 16)
+    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    if omp is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", omp)
+    if processes is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert runtime.threads_per_process() == (4 if omp == "4" else 8 // (processes or 1))
+
+
+@pytest.mark.parametrize(("cores", "allowed", "processes", "expected"), ((8, 3, 1, 3), (2, 4, 4, 1), (None, 6, 2, 3)))
+def test_threads_stay_within_the_cores_that_are_allowed(monkeypatch, cores, allowed, processes, expected):
+    monkeypatch.setattr(runtime.psutil, "cpu_count", lambda logical: cores)
+    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda pid: set(range(allowed)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert runtime.threads_per_process() == expected
+
+
+@pytest.mark.parametrize(
+    ("wish", "launcher", "cpu_has_bf16", "expected"),
+    (
+        ("auto", None, True, "bf16"),
+        ("auto", None, False, "no"),
+        ("auto", "no", True, "bf16"),  # what accelerate launch says when nobody chose
+        ("auto", "bf16", False, "bf16"),
+        ("no", "bf16", True, "no"),  # what is typed wins
+        ("bf16", "fp16", False, "bf16"),
+        ("no", None, True, "no"),
+    ),
+)
+def test_precision_on_a_cpu(monkeypatch, wish, launcher, cpu_has_bf16, expected):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: cpu_has_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    if launcher is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
+    assert runtime.choose_precision(wish, cpu=True) == expected
+
+
+@pytest.mark.parametrize(("wish", "launcher"), (("fp16", None), ("auto", "fp16"), ("fp16", "bf16")))
+def test_fp16_on_a_cpu_is_refused(monkeypatch, wish, launcher):
+    if launcher is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
+    with pytest.raises(UserError, match="fp16 does nothing on a CPU: give --mixed-precision bf16, no or auto"):
+        runtime.choose_precision(wish, cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("wish", "launcher", "has_bf16", "expected"),
+    (
+        ("auto", None, True, "bf16"),
+        ("auto", None, False, "fp16"),  # such as Kaggle's T4, which only emulates bf16
+        ("auto", "fp16", True, "fp16"),
+        ("fp16", None, True, "fp16"),
+        ("no", "fp16", True, "no"),
+    ),
+)
+def test_precision_on_a_gpu(monkeypatch, wish, launcher, has_bf16, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16 or including_emulation)
+    if launcher is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
+    assert runtime.choose_precision(wish, cpu=False) == expected
+
+
+def test_weights_trained_in_fp16_are_used_on_a_cpu_in_what_it_can_compute():
+    assert runtime.usable_precision("fp16", cpu=True) == "auto"
+    assert runtime.usable_precision("bf16", cpu=True) == "bf16"
+    assert runtime.usable_precision("no", cpu=True) == "no"
+
+
+def test_randomness_is_a_function_of_seed_step_and_rank():
+    def draw(seed, step, rank):
+        runtime.seed_step(seed, step, rank)
+        return torch.rand(4)
+
+    torch.rand(3)
+    assert torch.equal(draw(1, 2, 3), draw(1, 2, 3))
+    places = list(itertools.product((0, 1, 2, 2**31 - 1), (0, 1, 2, 1000), (0, 1, 7)))
+    assert len({tuple(draw(*place).tolist()) for place in places}) == len(places)
+
+
+def test_processes_that_would_each_train_alone_are_refused(monkeypatch):
+    runtime.check_processes(1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    runtime.check_processes(2)
+    with pytest.raises(UserError, match="started 2 processes but 1 train together: each would train alone"):
+        runtime.check_processes(1)
+
+
+def test_a_launch_of_several_cpu_processes_that_starts_one_is_refused(monkeypatch):
+    """`accelerate launch --cpu --num_processes 2` without MPI: it sets an address to meet at, but no ranks."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    runtime.check_processes(1)  # a plain accelerate launch
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(UserError, match="torchrun --nproc-per-node 2"):
+        runtime.check_processes(1)
+    monkeypatch.setenv("RANK", "0")
+    runtime.check_processes(1)  # torchrun or MPI with one process
+
+
+def run(*command, **variables):
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_accelerate_launch_without_a_config_trains_on_all_cores(tmp_path):
+    """It sets OMP_NUM_THREADS=1, which would leave all cores but one idle."""
+    options = ["--dataset", "digits", "--epochs", "1", "--model", "mlp", "--track", "none", "--cpu"]
+    options += ["--output-dir", str(tmp_path), "--run-name", "run"]
+    launched = run("accelerate.commands.launch", "train.py", *options, HF_HOME=str(tmp_path))
+    assert launched.returncode == 0, launched.stderr
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["threads_per_process"] == usable_cores()
+    assert environment["num_processes"] == 1
+    assert json.loads((tmp_path / "run" / "test.json").read_text())["samples"] == 359
+
+
+def test_a_silent_single_process_ends_before_anything_is_written(tmp_path):
+    """The real launcher: asked for two CPU processes, it starts one, and train.py says how it is done."""
+    options = ["--track", "none", "--output-dir", str(tmp_path / "runs"), "--cpu"]
+    launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "train.py", *options)
+    launched = run(*launch, HF_HOME=str(tmp_path))
+    assert launched.returncode != 0
+    assert "torchrun --nproc-per-node 2 train.py --cpu" in launched.stderr
+    assert not (tmp_path / "runs").exists()
