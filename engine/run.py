@@ -216,4 +216,3 @@ class Run:
             "mixed_precision": self.accelerator.mixed_precision,
             "step": self.step,
         }
-

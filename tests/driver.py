@@ -15,6 +15,7 @@ from pathlib import Path
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
     ["train", "engine.finish", "engine.run", "engine.setup", "engine.stopping", "engine.summary", "sklearn.datasets"]
+    + ["torch._dynamo"]  # which the first optimizer step imports, in seconds
 )
 
 
@@ -25,7 +26,8 @@ class Deed:
     Attributes:
         kill_after: SIGKILL when this step is done (from 1) and what follows it (evaluation, saving) too.
         kill_ranks: which processes it hits.
-        signal_after: (step, signal number), sent to every process.
+        signal_after: (step, signal number), sent when that step is done but not yet counted.
+        signal_ranks: which processes get it.
         nan_at: (step from 0, rank): that process's loss becomes NaN.
         ledger: a file for each rank, `<ledger>.<rank>`, gets a line "step id id ..." for each micro-batch.
         report: whether to go on to the test report at the end.
@@ -34,6 +36,7 @@ class Deed:
     kill_after: int | None = None
     kill_ranks: tuple[int, ...] = (0, 1, 2, 3)
     signal_after: tuple[int, int] | None = None
+    signal_ranks: tuple[int, ...] = (0, 1, 2, 3)
     nan_at: tuple[int, int] | None = None
     ledger: Path | None = None
     report: bool = False
@@ -66,16 +69,19 @@ def train(argv: list[str], processes: int = 1, deed: Deed | None = None, timeout
 
 def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str) -> None:
     os.environ.update(env)
+    import train
     from engine import finish, run, tasks
 
-    import train
-
-    after_step, training_batch, loss = run.Run.after_step, tasks.Classification.training_batch, tasks.Classification.loss
+    after_step, training_batch, loss = (
+        run.Run.after_step,
+        tasks.Classification.training_batch,
+        tasks.Classification.loss,
+    )
     step = 0
 
     def spied_after_step(self: run.Run) -> None:
         nonlocal step
-        if deed.signal_after and self.step + 1 == deed.signal_after[0]:
+        if deed.signal_after and self.step + 1 == deed.signal_after[0] and rank in deed.signal_ranks:
             os.kill(os.getpid(), deed.signal_after[1])
         after_step(self)
         step = self.step

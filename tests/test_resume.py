@@ -107,9 +107,17 @@ def test_a_signal_saves_and_the_rest_follows_as_if_nothing_had_been(
 
 
 def test_a_signal_to_one_process_stops_all(tmp_path: Path) -> None:
-    codes, printed = train(options(tmp_path, "--max-time", "1s"), 2)
-    assert codes == [0, 0]  # out of time is no failure
-    assert "saved; to go on" in printed
+    codes, printed = train(options(tmp_path), 2, Deed(signal_after=(5, signal.SIGTERM), signal_ranks=(1,)))
+    assert codes == [143, 143]
+    assert "stopped at step 5 of 12, saved" in printed
+
+
+def test_running_out_of_time_saves_and_is_no_failure(whole_run: dict[int, Path], tmp_path: Path) -> None:
+    codes, printed = train(options(tmp_path, "--max-time", "0.01s"), 2)
+    assert codes == [0, 0]
+    assert "stopped at step 1 of 12, saved" in printed
+    assert train(options(tmp_path, "--resume", "auto"), 2)[0] == [0, 0]
+    assert final_state(tmp_path) == final_state(whole_run[2])
 
 
 @pytest.mark.parametrize("rank", [0, 1])
