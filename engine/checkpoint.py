@@ -28,7 +28,7 @@ def save(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict, keep:
     """Write `folder` (named step-N) whole, then remove all but the newest `keep` checkpoints beside it.
 
     Args:
-        folder: where the checkpoint will be; replaced if it is there already.
+        folder: where the checkpoint will be; an intact one of that name holds the same and is left as it is.
         tensors: file name without suffix -> name -> tensor.
         state: what is not tensors, for JSON.
         keep: how many checkpoints to leave, this one included.
@@ -36,6 +36,8 @@ def save(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict, keep:
     Raises:
         OSError: no room or no right to write; older checkpoints are then as they were.
     """
+    if is_intact(folder):
+        return
     staging = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -73,6 +75,15 @@ def list_checkpoints(parent: Path) -> list[Path]:
     """The folders step-N, newest (largest N) first, intact or not."""
     folders = [path for path in parent.glob("step-*") if path.name.removeprefix("step-").isdigit()]
     return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether `load` would succeed."""
+    try:
+        load(folder)
+    except Damaged:
+        return False
+    return True
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:

@@ -1,5 +1,6 @@
 """Mistakes that a user can make and mend: one line on stderr, exit code 2, nothing written."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -12,13 +13,15 @@ class UserError(Exception):
 
 @contextmanager
 def user_errors_end_the_program() -> Iterator[None]:
-    """Turn a UserError into one line on stderr (from the first process of a machine only) and exit code 2.
+    """Turn a UserError, or a full disk, into one line on stderr (from a machine's first process) and exit code 2.
 
     Every other exception passes through: a fault of ours must show its traceback.
     """
     try:
         yield
-    except UserError as error:
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
         if os.environ.get("LOCAL_RANK", "0") in ("0", "-1"):
             message = " ".join(str(error).split())
             print(f"error: {message}", file=sys.stderr, flush=True)

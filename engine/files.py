@@ -18,6 +18,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(unfinished)
         flush(unfinished)
         unfinished.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # writing alone does not say where
     finally:
         unfinished.unlink(missing_ok=True)
     flush(path.parent)

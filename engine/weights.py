@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -25,7 +26,9 @@ def save(path: Path, model: nn.Module, description: dict) -> None:
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     content = {"weights": weights, **description}
-    write_atomically(path, lambda place: torch.save(content, place))
+    buffer = BytesIO()  # as torch.save hides the reason when a disk is full
+    torch.save(content, buffer)
+    write_atomically(path, lambda place: place.write_bytes(buffer.getbuffer()))
 
 
 def load(path: Path) -> dict:

@@ -8,7 +8,8 @@ import os
 import signal
 import socket
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+import traceback
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ class Deed:
         signal_after: (step, signal number), sent when that step is done but not yet counted.
         signal_ranks: which processes get it.
         nan_at: (step from 0, rank): that process's loss becomes NaN.
+        drift_after: (step, rank): that process's weights move a little by themselves when this step is done.
+        fill_disk_after: a file "ballast" takes all room left in --output-dir when this step is done.
         ledger: a file for each rank, `<ledger>.<rank>`, gets a line "step id id ..." for each micro-batch.
         report: whether to go on to the test report at the end.
     """
@@ -38,6 +41,8 @@ class Deed:
     signal_after: tuple[int, int] | None = None
     signal_ranks: tuple[int, ...] = (0, 1, 2, 3)
     nan_at: tuple[int, int] | None = None
+    drift_after: tuple[int, int] | None = None
+    fill_disk_after: int | None = None
     ledger: Path | None = None
     report: bool = False
 
@@ -67,8 +72,18 @@ def train(argv: list[str], processes: int = 1, deed: Deed | None = None, timeout
     return [worker.exitcode for worker in workers], printed
 
 
+def fill_disk(ballast: Path) -> None:
+    with ballast.open("wb", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            with suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
+
+
 def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str) -> None:
     os.environ.update(env)
+    import torch
+
     import train
     from engine import finish, run, tasks
 
@@ -83,8 +98,16 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         nonlocal step
         if deed.signal_after and self.step + 1 == deed.signal_after[0] and rank in deed.signal_ranks:
             os.kill(os.getpid(), deed.signal_after[1])
+        if deed.drift_after == (self.step + 1, rank):
+            with torch.no_grad():
+                next(self.model.parameters()).mul_(1.001)
+        if deed.ledger is not None:
+            with Path(f"{deed.ledger}.lr.{rank}").open("a") as rates:
+                rates.write(f"{self.step} {self.optimizer.param_groups[0]['lr']!r}\n")
         after_step(self)
         step = self.step
+        if step == deed.fill_disk_after:
+            fill_disk(self.folder.parent / "ballast")
         if step == deed.kill_after and rank in deed.kill_ranks:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -110,4 +133,8 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         finish.report_run = lambda run: None
     with Path(log).open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
         sys.argv = ["train.py", *argv]
-        train.main(argv)
+        try:
+            train.main(argv)
+        except Exception:
+            traceback.print_exc()  # into the log, as Python itself would do it too late
+            sys.exit(1)

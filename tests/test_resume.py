@@ -157,24 +157,3 @@ def test_more_epochs_than_before_may_be_asked_for(tmp_path: Path) -> None:
     train(options(tmp_path, "--schedule", "constant", "--warmup", "0"))
     train(options(tmp_path, "--schedule", "constant", "--warmup", "0", "--resume", "auto", "--epochs", "4"))
     assert [epoch["epoch"] for epoch in figures(tmp_path)] == [1, 2, 3, 4]
-
-
-def test_resuming_on_another_number_of_processes_keeps_the_samples(tmp_path: Path) -> None:
-    whole, moved = tmp_path / "whole", tmp_path / "moved"
-    plain = ["--model", "mlp", "--model-arg", "hidden=16", "dropout=0.0", "--augment", "flip,crop=1"]
-    drop = OPTIONS.index("--model-arg")
-    base = OPTIONS[:drop] + OPTIONS[drop + 3 :]
-
-    def run(folder: Path, processes: int, *more: str, deed: Deed | None = None) -> None:
-        argv = [*base, str(folder), "--run-name", "run", *plain, *more]
-        train(argv, processes, deed or Deed(ledger=folder / "ledger"))
-
-    whole.mkdir()
-    moved.mkdir()
-    run(whole, 1)
-    run(moved, 2, deed=Deed(kill_after=6, ledger=moved / "ledger"))
-    run(moved, 1, "--resume", "auto")
-    from safetensors.torch import load_file
-
-    one, other = (load_file(folder / "run/checkpoints/step-12/model.safetensors") for folder in (whole, moved))
-    assert max((one[name] - other[name]).abs().max().item() for name in one) < 1e-6

@@ -1,0 +1,117 @@
+"""What the launchers that people use do to a run: torchrun and accelerate launch, signalled and bereaved."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engine import checkpoint
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+OPTIONS = "--cpu --track none --model mlp --batch-size 64 --epochs 100000 --checkpoint-every 200 --run-name run".split()
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
+PLAIN = [sys.executable]
+
+
+def start(launcher: list[str], folder: Path, *more: str) -> subprocess.Popen:
+    command = [*launcher, "train.py", *OPTIONS, "--output-dir", str(folder), *more]
+    folder.mkdir(exist_ok=True)
+    log = (folder / "log").open("a")
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True)
+
+
+def wait_for(condition: object, launcher: subprocess.Popen, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert launcher.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.1)
+
+
+def trains(folder: Path) -> bool:
+    return bool(checkpoint.list_checkpoints(folder / "run" / "checkpoints"))
+
+
+def nobody_is_left(launcher: subprocess.Popen) -> bool:
+    """No process of the launcher's session is alive; waits a little for those that are ending."""
+    for _ in range(300):
+        alive = [p for p in psutil.process_iter() if _session(p.pid) == launcher.pid and p.status() != "zombie"]
+        if not alive:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def newest_step(folder: Path) -> int:
+    found = checkpoint.newest_intact(folder / "run" / "checkpoints")
+    return found[2]["step"] if found else 0
+
+
+@pytest.mark.parametrize(
+    ("launcher", "code"),
+    [
+        pytest.param(PLAIN, 143, id="plain"),
+        pytest.param(ACCELERATE, -signal.SIGTERM, id="accelerate", marks=pytest.mark.slow),
+        pytest.param([*TORCHRUN, "29711"], 1, id="torchrun-2", marks=pytest.mark.slow),
+    ],
+)
+def test_sigterm_to_the_launcher_saves_within_30_seconds_and_the_run_goes_on(
+    tmp_path: Path, launcher: list[str], code: int
+) -> None:
+    process = start(launcher, tmp_path)
+    wait_for(lambda: trains(tmp_path), process)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == code
+    assert nobody_is_left(process)
+    assert time.monotonic() - began < 30
+    stopped_at = newest_step(tmp_path)
+    log = (tmp_path / "log").read_text()
+    assert f"stopped at step {stopped_at} of" in log
+    again = start(launcher, tmp_path, "--resume", "auto")
+    wait_for(lambda: newest_step(tmp_path) > stopped_at, again)
+    assert f"at step {stopped_at} of" in (tmp_path / "log").read_text()
+    again.send_signal(signal.SIGTERM)
+    again.wait(30)
+    assert nobody_is_left(again)
+
+
+@pytest.mark.slow
+def test_sigterm_in_start_up_ends_at_once_with_its_code_and_leaves_nothing(tmp_path: Path) -> None:
+    process = start(PLAIN, tmp_path)
+    time.sleep(4)  # in the imports, or the set-up after them
+    if trains(tmp_path):
+        pytest.skip("NOT TESTED: this machine starts too fast to be caught in it")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) in (143, -signal.SIGTERM)
+    assert not trains(tmp_path)
+
+
+@pytest.mark.slow
+def test_when_one_process_of_two_is_killed_the_other_ends_and_a_relaunch_goes_on(tmp_path: Path) -> None:
+    launcher = [*TORCHRUN, "29712"]
+    process = start(launcher, tmp_path)
+    wait_for(lambda: trains(tmp_path), process)
+    victim = psutil.Process(process.pid).children()[1]
+    victim.send_signal(signal.SIGKILL)
+    assert process.wait(60) != 0
+    assert nobody_is_left(process)
+    stopped_at = newest_step(tmp_path)
+    again = start(launcher, tmp_path, "--resume", "auto")
+    wait_for(lambda: newest_step(tmp_path) > stopped_at, again)
+    again.send_signal(signal.SIGTERM)
+    again.wait(30)
+    assert nobody_is_left(again)
