@@ -1,6 +1,6 @@
 """Running a model over a part of the data, on one process or many, each sample counted exactly once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -29,9 +29,19 @@ def _outputs(
 
 
 def evaluate(
-    model: nn.Module, task: Classification, part: Part, accelerator: Accelerator, batch_size: int
+    model: nn.Module,
+    task: Classification,
+    part: Part,
+    accelerator: Accelerator,
+    batch_size: int,
+    between_batches: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
-    """(mean loss, accuracy as a share) over a part, the same on every process. `batch_size` is of one process."""
+    """(mean loss, accuracy as a share) over a part, the same on every process.
+
+    Args:
+        batch_size: of one process.
+        between_batches: called after each batch, on all processes equally often; it may end the run.
+    """
     share = -(-len(part) // accelerator.num_processes)
     left = len(part) - accelerator.process_index * share  # what follows this process's own samples are repeats
     sums = task.no_totals()
@@ -40,6 +50,7 @@ def evaluate(
         left -= rows
         if rows:
             sums = sums + task.score(outputs[:rows], batch.labels[:rows])
+        between_batches()
     loss, correct, count = accelerator.reduce(sums, "sum").tolist()
     return loss / count, correct / count
 

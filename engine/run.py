@@ -129,7 +129,8 @@ class Run:
         every = self.args.checkpoint_every
         if end_of_epoch if every == "epoch" else self.step % every == 0:
             state.save(self)
-        self._stop_if_asked()
+        if self.accelerator.num_processes == 1 or self.step % self.guard.look_every == 0:
+            self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
         code = self.stop.agreed(self.accelerator)
@@ -181,7 +182,14 @@ class Run:
         if not due or not len(self.data.val):
             return None, None
         runtime.share_buffers(self.shown_model, self.accelerator)
-        return evaluate(self.shown_model, self.task, self.data.val, self.accelerator, self.args.batch_size)
+        return evaluate(
+            self.shown_model,
+            self.task,
+            self.data.val,
+            self.accelerator,
+            self.args.batch_size,
+            between_batches=self._stop_if_asked,
+        )
 
     def _publish(self, record: dict) -> None:
         """Write and show an epoch's figures, and keep its weights if they are the best."""

@@ -69,15 +69,13 @@ class FiniteGuard:
 
     The gradient is the same on every process, so all of them see the fault at the same step. Looking makes a GPU
     wait, so there the optimizer is told on the device to skip that update and all later ones, and the host looks
-    at every `LOOK_EVERY`-th step only: it finds the weights as they were before the fault.
+    at every tenth step only: it finds the weights as they were before the fault.
 
     Args:
         accelerator: of the run.
         optimizer: a fused one can skip an update on the device; with another one every step is looked at.
         ids_at: step -> this process's sample ids, to name them.
     """
-
-    LOOK_EVERY = 10
 
     def __init__(
         self,
@@ -86,7 +84,8 @@ class FiniteGuard:
         ids_at: Callable[[int], np.ndarray],
     ) -> None:
         self.accelerator, self.optimizer, self.ids_at = accelerator, optimizer, ids_at
-        self.defers = accelerator.device.type != "cpu" and bool(optimizer.param_groups[0].get("fused"))
+        self.look_every = 1 if accelerator.device.type == "cpu" else 10
+        self.defers = self.look_every > 1 and bool(optimizer.param_groups[0].get("fused"))
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=accelerator.device)
         self.loss_is_finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
 
@@ -106,7 +105,7 @@ class FiniteGuard:
         self.bad_step = torch.where(finite | (self.bad_step >= 0), self.bad_step, step)
         if self.defers and self.accelerator.scaler is None:
             self.optimizer.optimizer.found_inf = (self.bad_step >= 0).float()
-        if not self.defers or step % self.LOOK_EVERY == 0:
+        if not self.defers or step % self.look_every == 0:
             self.look()
 
     def look(self) -> None:

@@ -29,6 +29,7 @@ class Deed:
         kill_ranks: which processes it hits.
         signal_after: (step, signal number), sent when that step is done but not yet counted.
         signal_ranks: which processes get it.
+        signal_in_evaluation: (step, signal number), sent when the evaluation after that step is under way.
         nan_at: (step from 0, rank): that process's loss becomes NaN.
         drift_after: (step, rank): that process's weights move a little by themselves when this step is done.
         fill_disk_after: a file "ballast" takes all room left in --output-dir when this step is done.
@@ -40,6 +41,7 @@ class Deed:
     kill_ranks: tuple[int, ...] = (0, 1, 2, 3)
     signal_after: tuple[int, int] | None = None
     signal_ranks: tuple[int, ...] = (0, 1, 2, 3)
+    signal_in_evaluation: tuple[int, int] | None = None
     nan_at: tuple[int, int] | None = None
     drift_after: tuple[int, int] | None = None
     fill_disk_after: int | None = None
@@ -120,13 +122,25 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
     def spied_loss(self: tasks.Classification, *args: object) -> object:
         return loss(self, *args) * (float("nan") if (step, rank) == deed.nan_at else 1)
 
-    begin = run.Run.begin
+    begin, validate, score = run.Run.begin, run.Run._validate, tasks.Classification.score
+    evaluated_step = 0
+
+    def spied_validate(self: run.Run, epoch: int) -> tuple:
+        nonlocal evaluated_step
+        evaluated_step = self.step
+        return validate(self, epoch)
+
+    def spied_score(self: tasks.Classification, *args: object) -> object:
+        if deed.signal_in_evaluation and evaluated_step == deed.signal_in_evaluation[0]:
+            os.kill(os.getpid(), deed.signal_in_evaluation[1])
+        return score(self, *args)
 
     def spied_begin(self: run.Run, *args: object) -> None:
         nonlocal step
         begin(self, *args)
         step = self.step
 
+    run.Run._validate, tasks.Classification.score = spied_validate, spied_score
     run.Run.begin, run.Run.after_step = spied_begin, spied_after_step
     tasks.Classification.training_batch, tasks.Classification.loss = spied_training_batch, spied_loss
     if not deed.report:

@@ -106,6 +106,19 @@ def test_a_signal_saves_and_the_rest_follows_as_if_nothing_had_been(
     assert figures(tmp_path) == figures(whole_run[processes])
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_in_evaluation_saves_at_once_and_the_evaluation_is_done_again(
+    whole_run: dict[int, Path], tmp_path: Path, processes: int
+) -> None:
+    codes, printed = train(options(tmp_path), processes, Deed(signal_in_evaluation=(8, signal.SIGTERM)))
+    assert codes == [143] * processes
+    assert "stopped at step 8 of 12, saved" in printed
+    assert [epoch["epoch"] for epoch in figures(tmp_path)] == [1]  # it did not wait for the evaluation of epoch 2
+    assert train(options(tmp_path, "--resume", "auto"), processes)[0] == [0] * processes
+    assert final_state(tmp_path) == final_state(whole_run[processes])
+    assert figures(tmp_path) == figures(whole_run[processes])
+
+
 def test_a_signal_to_one_process_stops_all(tmp_path: Path) -> None:
     codes, printed = train(options(tmp_path), 2, Deed(signal_after=(5, signal.SIGTERM), signal_ranks=(1,)))
     assert codes == [143, 143]
