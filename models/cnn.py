@@ -34,22 +34,24 @@ class CNN(nn.Module):
     Args:
         input_shape: (channels, height, width), sides from 8 pixels.
         num_classes: outputs.
-        width: channels of the stem; each stage has twice its predecessor's, at most 8 * width.
+        width: channels of the stem; each stage has twice its predecessor's, at most 8 * width. None: 32, or 64 for
+            images under 16 pixels, for which there is one stage only.
         dropout: share of the features dropped before the last layer, in training.
 
     Shapes: float (B, C, H, W) -> logits (B, num_classes).
     """
 
     def __init__(
-        self, *, input_shape: tuple[int, int, int], num_classes: int, width: int = 32, dropout: float = 0.0
+        self, *, input_shape: tuple[int, int, int], num_classes: int, width: int | None = None, dropout: float = 0.0
     ) -> None:
         super().__init__()
         channels, height, w = input_shape
         if min(height, w) < 8:
             raise ValueError(f"cnn needs images of at least 8x8 pixels, got {height}x{w}: give --image-size 8 or more")
+        num_stages = (min(height, w) // 4).bit_length() - 1
+        width = (64 if num_stages == 1 else 32) if width is None else width
         if width < 1:
             raise ValueError(f"width must be positive, got {width}")
-        num_stages = (min(height, w) // 4).bit_length() - 1
         widths = [width * min(2**stage, 8) for stage in range(num_stages + 1)]
         self.stem = nn.Sequential(conv3x3(channels, width), nn.BatchNorm2d(width), nn.GELU())
         self.stages = nn.Sequential(*(Stage(a, b) for a, b in pairwise(widths)))
