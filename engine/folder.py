@@ -20,6 +20,7 @@ from engine.errors import UserError
 from engine.files import write_atomically, write_json
 
 PACKAGES = ("torch", "torchvision", "accelerate", "datasets", "timm", "evaluate", "scikit-learn", "numpy", "pillow")
+NOT_OF_A_RUN = ("recipe", "resume", "list_models", "list_datasets", "run_name", "max_time")
 
 
 def choose_folder(args: argparse.Namespace, dataset: str) -> Path:
@@ -61,10 +62,15 @@ def check_folder(folder: Path, parameters: int, resuming: bool, keep: int) -> No
 
 
 def describe_run(folder: Path, args: argparse.Namespace, accelerator: Accelerator, facts: dict) -> None:
-    """Write args.yaml (every option, as resolved) and environment.json (versions, hardware, commit, command, facts)."""
+    """Write args.yaml and environment.json (versions, hardware, commit, command, facts).
+
+    args.yaml holds every option as resolved but for those that ask for something else than a run, so that it serves
+    as a --recipe that does the run again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    options = yaml.safe_dump(vars(args), sort_keys=True, allow_unicode=True)
-    write_atomically(folder / "args.yaml", lambda place: place.write_text(options, encoding="utf-8"))
+    options = {name: value for name, value in vars(args).items() if name not in NOT_OF_A_RUN}
+    text = yaml.safe_dump(options, sort_keys=True, allow_unicode=True)
+    write_atomically(folder / "args.yaml", lambda place: place.write_text(text, encoding="utf-8"))
     write_json(folder / "environment.json", {**environment(accelerator), **facts})
 
 

@@ -107,7 +107,7 @@ def _as_argv(action: argparse.Action, value: object, recipe: str) -> list[str]:
         if not isinstance(value, bool):
             raise UserError(f"--recipe {recipe}: {name.removeprefix('--')} is true or false, not '{value}'")
         return [name if value else f"--no-{name.removeprefix('--')}"]
-    if value is None:
+    if value is None or value == {}:
         return []
     if isinstance(value, bool):  # YAML reads an unquoted no, as in "mixed-precision: no", as false
         value = "yes" if value else "no"

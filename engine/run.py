@@ -83,7 +83,8 @@ class Run:
         self.progress.say(f"{self.data.in_words()}\n{runtime.describe(self.accelerator)}\n{self.folder}/\n")
         if self.accelerator.is_main_process:
             folder.describe_run(self.folder, args, self.accelerator, facts)
-            self.trackers = tracking.start_trackers(args.track, self.folder, vars(args), self.step)
+            resumed_at = None if args.resume is None else self.step
+            self.trackers = tracking.start_trackers(args.track, self.folder, vars(args), resumed_at)
         stop.patient = True
         self.clock = time.perf_counter()
         if self.step == (len(self.history) + 1) * self.plan.steps_per_epoch:

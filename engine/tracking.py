@@ -17,12 +17,22 @@ def check_installed(names: str) -> None:
             raise UserError(f"--track {name}: the package is not installed; run 'pip install {name}' or leave it out")
 
 
-def start_trackers(names: str, folder: Path, options: dict, step: int) -> list[GeneralTracker]:
-    """Start the trackers of a run that continues at `step`; TensorBoard's files go into the run's folder."""
+def start_trackers(names: str, folder: Path, options: dict, resumed_at: int | None) -> list[GeneralTracker]:
+    """Start the trackers of a run; TensorBoard's files go into the run's folder.
+
+    Args:
+        names: the text of --track.
+        folder: of the run.
+        options: of the run, for the trackers that show them.
+        resumed_at: the step that a resumed run goes on from: what was logged after it will be logged again, so
+            TensorBoard is told to forget it. None for a new run.
+    """
     trackers: list[GeneralTracker] = []
     for name in _wanted(names):
         if name == "tensorboard":
-            tracker = TensorBoardTracker(folder.name, str(folder.parent), purge_step=step or None)
+            tracker = TensorBoardTracker(
+                folder.name, str(folder.parent), purge_step=None if resumed_at is None else resumed_at + 1
+            )
         else:
             tracker = WandBTracker("sameloop", name=folder.name, dir=str(folder), config=options)
         tracker.start()

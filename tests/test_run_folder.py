@@ -1,0 +1,108 @@
+"""What a run leaves: every file that is promised, whole, strict, and enough to do the run again."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train as script
+from tests.driver import Deed, train
+
+FILES = {"args.yaml", "environment.json", "train.json", "test.json", "best.pth", "checkpoints"}
+PICTURES = {"loss.png", "accuracy.png", "confusion_matrix.png", "examples.png"}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `make demo`: no option but where to write."""
+    folder = tmp_path_factory.mktemp("runs with spaces")
+    script.main(["--output-dir", str(folder), "--run-name", "demo", "--cpu"])
+    return folder / "demo"
+
+
+def strict(path: Path) -> dict:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{path} holds {word}, which is not JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_the_demo_reaches_98_percent_in_under_a_minute_of_training(demo: Path) -> None:
+    assert strict(demo / "test.json")["accuracy"] >= 0.98
+    assert sum(epoch["seconds"] for epoch in strict(demo / "train.json")["epochs"]) < 60
+
+
+def test_every_file_is_there_and_nothing_else(demo: Path) -> None:
+    events = {path.name for path in demo.glob("events.out.tfevents.*")}
+    assert len(events) == 1
+    assert {path.name for path in demo.iterdir()} == FILES | PICTURES | events
+    for name in PICTURES:
+        with Image.open(demo / name) as picture:
+            picture.load()
+            assert min(picture.size) > 300
+
+
+def test_the_figures_of_an_epoch_are_complete(demo: Path) -> None:
+    epochs = strict(demo / "train.json")["epochs"]
+    assert [epoch["epoch"] for epoch in epochs] == list(range(1, 21))
+    wanted = {"epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"}
+    assert all(set(epoch) == wanted | {"images_per_second"} for epoch in epochs)
+    environment = strict(demo / "environment.json")
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert environment["parameters"] == sum(
+        value.numel()
+        for name, value in torch.load(demo / "best.pth", weights_only=True)["weights"].items()
+        if "running" not in name and "num_batches" not in name
+    )
+
+
+def test_best_pth_holds_the_weights_of_the_best_validation_epoch(demo: Path) -> None:
+    history = strict(demo / "train.json")
+    best = max(history["epochs"], key=lambda epoch: (epoch["val_accuracy"], -epoch["val_loss"]))
+    assert history["best_epoch"] == best["epoch"]
+    assert torch.load(demo / "best.pth", weights_only=True)["step"] == best["step"]
+
+
+def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_tensorboard_has_the_same_curves_and_the_pictures(demo: Path) -> None:
+    epochs = strict(demo / "train.json")["epochs"]
+    for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
+        expected = [(epoch["step"], epoch[name.replace("/", "_")]) for epoch in epochs]
+        for (step, value), (wanted_step, wanted) in zip(scalars(demo, name), expected, strict=True):
+            assert step == wanted_step
+            assert value == pytest.approx(wanted, rel=1e-5)
+    events = EventAccumulator(str(demo))
+    events.Reload()
+    assert set(events.Tags()["images"]) == {name.removesuffix(".png") for name in PICTURES}
+
+
+def test_tensorboard_goes_on_without_a_gap_or_a_double_after_a_crash(tmp_path: Path) -> None:
+    argv = "--cpu --limit-train 128 --batch-size 32 --epochs 3 --model mlp --log-every 1 --run-name run".split()
+    argv += ["--checkpoint-every", "4", "--output-dir", str(tmp_path)]
+    train(argv, 1, Deed(kill_after=11))
+    assert train([*argv, "--resume", "auto"])[0] == [0]
+    assert [step for step, _ in scalars(tmp_path / "run", "lr")] == list(range(1, 13))
+    assert [step for step, _ in scalars(tmp_path / "run", "val/loss")] == [4, 8, 12]
+    assert [epoch["step"] for epoch in strict(tmp_path / "run" / "train.json")["epochs"]] == [4, 8, 12]
+
+
+def test_args_yaml_is_a_recipe_that_does_the_run_again(tmp_path: Path) -> None:
+    first = (
+        "--cpu --track none --epochs 2 --limit-train 256 --model mlp --model-arg hidden=[16,8] --augment flip".split()
+    )
+    where = ["--output-dir", str(tmp_path), "--run-name"]
+    assert train([*first, *where, "first"])[0] == [0]
+    options = yaml.safe_load((tmp_path / "first" / "args.yaml").read_text())
+    assert options["model_arg"] == {"hidden": [16, 8]}
+    assert train(["--recipe", str(tmp_path / "first" / "args.yaml"), *where, "again"])[0] == [0]
+    file = f"checkpoints/step-{strict(tmp_path / 'first' / 'train.json')['epochs'][-1]['step']}/model.safetensors"
+    assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
