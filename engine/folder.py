@@ -19,6 +19,11 @@ from accelerate import Accelerator
 from engine.errors import UserError
 from engine.files import write_atomically, write_json
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 PACKAGES = ("torch", "torchvision", "accelerate", "datasets", "timm", "evaluate", "scikit-learn", "numpy", "pillow")
 NOT_OF_A_RUN = ("recipe", "resume", "list_models", "list_datasets", "run_name", "max_time")
 
@@ -61,13 +66,37 @@ def check_folder(folder: Path, parameters: int, resuming: bool, keep: int) -> No
         )
 
 
+def claim(folder: Path) -> int | None:
+    """Make the folder and keep any other run out of it until `release` of what is returned, or the process's end.
+
+    Where the system has no such locks (Windows) nothing is kept out.
+
+    Raises:
+        UserError: another run is writing there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)  # of the folder itself, so that no lock file is left behind
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"the run {folder} is under way in another process: wait for it, or stop it first") from None
+    return descriptor
+
+
+def release(claim: int | None) -> None:
+    """Let other runs into the folder that was claimed."""
+    if claim is not None:
+        os.close(claim)
+
+
 def describe_run(folder: Path, args: argparse.Namespace, accelerator: Accelerator, facts: dict) -> None:
     """Write args.yaml and environment.json (versions, hardware, commit, command, facts).
 
     args.yaml holds every option as resolved but for those that ask for something else than a run, so that it serves
     as a --recipe that does the run again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     options = {name: value for name, value in vars(args).items() if name not in NOT_OF_A_RUN}
     text = yaml.safe_dump(options, sort_keys=True, allow_unicode=True)
     write_atomically(folder / "args.yaml", lambda place: place.write_text(text, encoding="utf-8"))

@@ -94,9 +94,8 @@ def _add_training(add: Callable) -> None:
     add(
         "--batch-size",
         type=POSITIVE,
-        default=128,
         metavar="N",
-        help="images of one optimizer step, over all processes (default: %(default)s)",
+        help="images of one optimizer step, over all processes (default: 128, less for under 2,560 images)",
     )
     add(
         "--lr",
@@ -123,7 +122,7 @@ def _add_training(add: Callable) -> None:
         metavar="SHARE",
         help="part of the run in which lr rises from 0 (default: 0.05; onecycle 0.3)",
     )
-    add("--label-smoothing", type=number(float, 0, 0.99), default=0.1, metavar="SHARE", help="(default: %(default)s)")
+    add("--label-smoothing", type=number(float, 0, 0.99), default=0.0, metavar="SHARE", help="(default: %(default)s)")
     add(
         "--clip-grad",
         type=number(float, 0),

@@ -240,7 +240,7 @@ def examples_figure(
         return figure
     true = [f"true: {_shorten(class_names[label])}" for label in labels[:count]]
     said = [
-        f"said: {_shorten(class_names[prediction])} {100 * confidence:.0f} %"
+        f"said: {_shorten(class_names[prediction])} ({100 * confidence:.0f} %)"
         for prediction, confidence in zip(predictions[:count], confidences[:count], strict=True)
     ]
     side, gap, caption = 1.5, 0.25, 0.45  # inches

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import torch
@@ -75,6 +76,9 @@ class Run:
         folder.check_folder(self.folder, facts["parameters"], args.resume is not None, args.keep)
         if args.resume is not None:
             state.resume(self)
+        if self.accelerator.is_main_process:
+            claim = folder.claim(self.folder)
+            weakref.finalize(self, folder.release, claim)
         self.sampler = build_sampler(args, self.data, self.task, self.plan, self.accelerator, self.step)
         self.guard = FiniteGuard(self.accelerator, self.optimizer, self.sampler.ids_at)
         self.stop = stop

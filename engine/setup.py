@@ -1,6 +1,7 @@
 """From options to the parts of a run: data, task, model. All that a user can get wrong is found out here."""
 
 import argparse
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,11 +30,14 @@ class Plan:
 
 
 def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -> Plan:
-    """Derive the steps from the global batch size.
+    """Derive the steps from the global batch size, which is filled in where none was given.
 
     Raises:
         UserError: the batch is larger than the data, or does not divide among processes and micro-batches.
     """
+    if args.batch_size is None:
+        # A power of two that leaves at least 20 steps an epoch, so that small data sets are not done in a few steps.
+        args.batch_size = max(1, min(128, 2 ** int(math.log2(max(1, num_samples / 20)))))
     if args.batch_size > num_samples:
         raise UserError(
             f"--batch-size {args.batch_size} is more than the {num_samples} training images: give {num_samples} or less"

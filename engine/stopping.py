@@ -84,7 +84,8 @@ class FiniteGuard:
         ids_at: Callable[[int], np.ndarray],
     ) -> None:
         self.accelerator, self.optimizer, self.ids_at = accelerator, optimizer, ids_at
-        self.look_every = 1 if accelerator.device.type == "cpu" else 10
+        waits_anyway = accelerator.device.type == "cpu" or accelerator.scaler is not None
+        self.look_every = 1 if waits_anyway else 10
         self.defers = self.look_every > 1 and bool(optimizer.param_groups[0].get("fused"))
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=accelerator.device)
         self.loss_is_finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
@@ -103,7 +104,7 @@ class FiniteGuard:
         if self.accelerator.scaler is None:  # with fp16 a gradient overflows as a matter of course: the scaler's job
             finite = finite & torch.isfinite(get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
         self.bad_step = torch.where(finite | (self.bad_step >= 0), self.bad_step, step)
-        if self.defers and self.accelerator.scaler is None:
+        if self.defers:
             self.optimizer.optimizer.found_inf = (self.bad_step >= 0).float()
         if not self.defers or step % self.look_every == 0:
             self.look()

@@ -187,7 +187,7 @@ def test_examples_show_up_to_25_mistakes(tmp_path, count, channels):
     if count == 0:
         assert "no mistakes to show" in words
     else:
-        assert f"said: {long_names(10)[1]} 100 %" in words
+        assert f"said: {long_names(10)[1]} (100 %)" in words
     for axes in figure.axes:
         assert_apart(axes.texts)
     plot_examples(*data, long_names(10), tmp_path / "examples.png", "A title")

@@ -170,3 +170,16 @@ def test_more_epochs_than_before_may_be_asked_for(tmp_path: Path) -> None:
     train(options(tmp_path, "--schedule", "constant", "--warmup", "0"))
     train(options(tmp_path, "--schedule", "constant", "--warmup", "0", "--resume", "auto", "--epochs", "4"))
     assert [epoch["epoch"] for epoch in figures(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_a_run_that_is_under_way_is_left_alone(tmp_path: Path) -> None:
+    from engine.folder import claim, release
+
+    (tmp_path / "run").mkdir()
+    kept = claim(tmp_path / "run")
+    codes, printed = train(options(tmp_path, "--resume", "auto"))
+    assert codes == [2]
+    assert "is under way in another process" in printed
+    assert list((tmp_path / "run").iterdir()) == []
+    release(kept)
+    assert train(options(tmp_path, "--resume", "auto"))[0] == [0]
