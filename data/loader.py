@@ -5,6 +5,7 @@ own part of every global batch. So the samples of a step depend neither on the n
 run was resumed.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -140,8 +141,15 @@ def _loader(part: Part, batches: object, workers: int, pin_memory: bool) -> Data
         batch_sampler=batches,
         collate_fn=_as_is,
         num_workers=workers,
+        worker_init_fn=_leave_signals_to_the_main_process,
         pin_memory=pin_memory,
     )
+
+
+def _leave_signals_to_the_main_process(_worker: int) -> None:
+    """Ctrl-C and a cluster's SIGTERM reach all processes; the main one still wants batches, to stop well."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_is(batch: Batch) -> Batch:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -60,21 +61,31 @@ def newest_step(folder: Path) -> int:
     return found[2]["step"] if found else 0
 
 
+def to_the_launcher(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGTERM)
+
+
+def to_every_process(process: subprocess.Popen) -> None:
+    """As Slurm does, and as a terminal does with Ctrl-C."""
+    os.killpg(process.pid, signal.SIGTERM)
+
+
 @pytest.mark.parametrize(
-    ("launcher", "code"),
+    ("launcher", "more", "signalled", "code"),
     [
-        pytest.param(PLAIN, 143, id="plain"),
-        pytest.param(ACCELERATE, -signal.SIGTERM, id="accelerate", marks=pytest.mark.slow),
-        pytest.param([*TORCHRUN, "29711"], 1, id="torchrun-2", marks=pytest.mark.slow),
+        pytest.param(PLAIN, ["--workers", "2"], to_every_process, 143, id="plain-all"),
+        pytest.param(PLAIN, [], to_the_launcher, 143, id="plain", marks=pytest.mark.slow),
+        pytest.param(ACCELERATE, [], to_the_launcher, -signal.SIGTERM, id="accelerate", marks=pytest.mark.slow),
+        pytest.param([*TORCHRUN, "29711"], [], to_the_launcher, 1, id="torchrun-2", marks=pytest.mark.slow),
     ],
 )
-def test_sigterm_to_the_launcher_saves_within_30_seconds_and_the_run_goes_on(
-    tmp_path: Path, launcher: list[str], code: int
+def test_sigterm_saves_within_30_seconds_and_the_run_goes_on(
+    tmp_path: Path, launcher: list[str], more: list[str], signalled: Callable, code: int
 ) -> None:
-    process = start(launcher, tmp_path)
+    process = start(launcher, tmp_path, *more)
     wait_for(lambda: trains(tmp_path), process)
     began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
+    signalled(process)
     assert process.wait(30) == code
     assert nobody_is_left(process)
     assert time.monotonic() - began < 30
