@@ -22,7 +22,7 @@ def start(args: argparse.Namespace) -> Accelerator:
         args: `cpu`, `mixed_precision`; for training also `compile` and `deterministic`.
 
     Raises:
-        UserError: fp16 on a CPU, processes that would each train alone, or FSDP version 1.
+        UserError: fp16 on a CPU, processes that would each train alone, or FSDP version 1 or compiled.
     """
     keep_freed_memory()
     cpu = args.cpu or not torch.accelerator.is_available()

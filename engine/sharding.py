@@ -5,6 +5,7 @@ A model that is not sharded passes through here unchanged.
 """
 
 from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from torch import Tensor
 
 from engine.errors import UserError
@@ -14,11 +15,14 @@ def set_up(accelerator: Accelerator) -> None:
     """Have Accelerate shard in the one way that a run is made for.
 
     Raises:
-        UserError: it was asked for FSDP version 1.
+        UserError: it was asked for FSDP version 1, or for compilation as well.
     """
     plugin = accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise UserError("fsdp_version 1 is not supported: use accelerate_configs/fsdp2.yaml, or set it to 2")
+    # Accelerate would compile first and shard the outside, so that the model within could not be evaluated.
+    if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+        raise UserError("--compile does not go with sharding (FSDP): leave one of them out")
     # Autocast chooses the precision, as everywhere else; FSDP would also cast batch norm, all but its statistics.
     plugin.mixed_precision_policy = None
     # Every process builds the same weights from the seed; sending them from the first one knows no buffers.

@@ -156,6 +156,12 @@ def test_nan_on_one_process_stops_all_at_that_step(tmp_path: Path) -> None:
     assert "not finite at step 5 (process 1, samples [" in printed
 
 
+def test_compilation_with_sharding_is_refused_in_words(tmp_path: Path) -> None:
+    codes, printed = run(tmp_path, [*PLAIN, "--compile"])
+    assert codes == [2, 2]
+    assert "--compile does not go with sharding" in printed
+
+
 def test_version_1_is_refused_in_words() -> None:
     accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=1)))
     with pytest.raises(UserError, match="fsdp_version 1 is not supported"):
