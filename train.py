@@ -25,10 +25,16 @@ def train(args: argparse.Namespace) -> None:
     data = setup.load_data(args, accelerator)
     task = setup.build_task(args, data, accelerator.device)
     plan = setup.plan_steps(args, len(data.train), accelerator.num_processes)
-    model = setup.build_model(args, task).to(accelerator.device)
+    sharded = accelerator.is_fsdp2
+    model = setup.build_model(args, task, sharded).to(accelerator.device)
     facts = summary.summarize(model, task.input_shape)
     optimizer = build_optimizer(
-        model, args.optimizer, lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay
+        model,
+        args.optimizer,
+        lr=args.lr,
+        momentum=args.momentum,
+        weight_decay=args.weight_decay,
+        sharded=sharded,
     )
     ema = EMA(model, args.ema) if args.ema else None
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -43,7 +49,8 @@ def train(args: argparse.Namespace) -> None:
             inputs, targets = task.training_batch(next(batches).to(accelerator.device), run.epoch)
             last = micro_batch == args.accumulate - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(model):
-                outputs = model(inputs)
+                with accelerator.autocast():
+                    outputs = model(inputs)
                 loss = task.loss(outputs, targets)
                 accelerator.backward(loss / args.accumulate)
             run.watch(loss, outputs, targets)

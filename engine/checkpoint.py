@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from engine.errors import UserError
 from engine.files import flush, strict
+from engine.sharding import divide
 
 MANIFEST = "manifest.json"
 
@@ -128,7 +129,10 @@ def newest_intact(parent: Path) -> tuple[Path, dict[str, dict[str, Tensor]], dic
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as flat tensors, "<parameter number>.<name>". Its options are the run's options."""
+    """An optimizer's state as flat tensors, "<parameter number>.<name>", sharded where the parameter is.
+
+    Its options are the run's options.
+    """
     state = optimizer.state_dict()["state"]
     return {
         f"{number}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
@@ -139,20 +143,20 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave, in each parameter's own memory format and device."""
+    """Put back what `optimizer_tensors` gave, whole, in each parameter's own memory format, device and division."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, name = key.split(".", 1)
         parameter = parameters[int(number)]
         if value.shape == parameter.shape and value.ndim:
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(divide(value, parameter))
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Load weights into a model that must fit them.
+    """Load whole weights into a model, sharded or not, that must fit them.
 
     Raises:
         UserError: names or shapes differ; names the first of them.
@@ -169,7 +173,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
         raise UserError(
             f"the weights in {where} are of another model or class count: {wrong[0]} ({len(wrong)} differences)"
         )
-    model.load_state_dict(weights)
+    model.load_state_dict({name: divide(value, own[name]) for name, value in weights.items()})
 
 
 def _sha256(path: Path) -> str:

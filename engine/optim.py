@@ -6,18 +6,24 @@ import math
 import torch
 from torch import nn
 
+from engine.sharding import whole
+
 
 def build_optimizer(
-    model: nn.Module, name: str, *, lr: float, momentum: float, weight_decay: float
+    model: nn.Module, name: str, *, lr: float, momentum: float, weight_decay: float, sharded: bool = False
 ) -> torch.optim.Optimizer:
-    """Make an optimizer; weight decay goes to matrices and kernels only, not to biases and norms (1-d parameters)."""
+    """Make an optimizer; weight decay goes to matrices and kernels only, not to biases and norms (1-d parameters).
+
+    Args:
+        sharded: whether the parameters will be DTensors, which know no fused SGD.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=not sharded)
     if name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
     if name in ("adam", "adamw"):
@@ -64,7 +70,8 @@ class EMA:
     """An exponential moving average of a model's weights, which is what gets evaluated and kept.
 
     The decay of step t is min(decay, (1 + t) / (10 + t)), so that a short run does not average in its start (as in
-    TensorFlow's ExponentialMovingAverage with num_updates). Buffers (batch-norm statistics) are copied.
+    TensorFlow's ExponentialMovingAverage with num_updates). Buffers (batch-norm statistics) are copied. Where the model
+    is sharded the average is not: each process has all of it.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -75,6 +82,8 @@ class EMA:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after optimizer step number `step` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
-        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
+        mine = list(self.model.parameters())
+        theirs = [whole(parameter).to(mine[0].device) for parameter in model.parameters()]
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for my_buffer, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            my_buffer.copy_(buffer)

@@ -13,7 +13,7 @@ from torch import nn
 
 from data.dataset import ImageData
 from data.loader import train_loader
-from engine import folder, runtime, state, summary, tracking, weights
+from engine import folder, runtime, sharding, state, summary, tracking, weights
 from engine.evaluate import evaluate
 from engine.files import write_json
 from engine.optim import EMA, lr_at
@@ -178,8 +178,7 @@ class Run:
         self.history.append(record)
         self.totals = self.task.no_totals()
         self.seconds, self.clock = 0.0, time.perf_counter()
-        if self.accelerator.is_main_process:
-            self._publish(record)
+        self._publish(record)
 
     def _validate(self, epoch: int) -> tuple[float | None, float | None]:
         """(loss, accuracy) on the validation part where this epoch is to be evaluated."""
@@ -199,8 +198,11 @@ class Run:
     def _publish(self, record: dict) -> None:
         """Write and show an epoch's figures, and keep its weights if they are the best."""
         best = self.best_epoch() == record["epoch"]
+        kept = sharding.gather(self.shown_model.state_dict(), self.accelerator) if best else {}
+        if not self.accelerator.is_main_process:
+            return
         if best:
-            weights.save(self.folder / "best.pth", self.shown_model, self._description())
+            weights.save(self.folder / "best.pth", kept, self._description())
         write_json(self.folder / "train.json", {"best_epoch": self.best_epoch(), "epochs": self.history})
         self.progress.epoch(record, best and record["val_accuracy"] is not None)
         shown = {

@@ -8,9 +8,10 @@ import platform
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import get_int_from_env
+from accelerate.utils import DistributedType, get_int_from_env
 from torch import nn
 
+from engine import sharding
 from engine.errors import UserError
 
 
@@ -21,7 +22,7 @@ def start(args: argparse.Namespace) -> Accelerator:
         args: `cpu`, `mixed_precision`; for training also `compile` and `deterministic`.
 
     Raises:
-        UserError: fp16 on a CPU, or processes that would each train alone.
+        UserError: fp16 on a CPU, processes that would each train alone, or FSDP version 1 or compiled.
     """
     keep_freed_memory()
     cpu = args.cpu or not torch.accelerator.is_available()
@@ -35,6 +36,8 @@ def start(args: argparse.Namespace) -> Accelerator:
     dynamo = "inductor" if getattr(args, "compile", False) else None
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision, dynamo_backend=dynamo)
     check_processes(accelerator.num_processes)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        sharding.set_up(accelerator)
     if cpu:
         torch.set_num_threads(threads_per_process())
     return accelerator
@@ -148,7 +151,7 @@ def check_equal_weights(model: nn.Module, accelerator: Accelerator) -> None:
     Raises:
         RuntimeError: their parameters are not equal bit for bit.
     """
-    if accelerator.num_processes == 1:
+    if accelerator.num_processes == 1 or accelerator.is_fsdp2:  # of sharded weights there is but one copy
         return
     # Sums of the bits as whole numbers, weighted by place: exact on every device, and unequal for swapped values.
     sums = []

@@ -90,8 +90,10 @@ def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) 
         raise UserError(f"--augment {args.augment}: {error}") from error
 
 
-def build_model(args: argparse.Namespace, task: Classification) -> nn.Module:
+def build_model(args: argparse.Namespace, task: Classification, sharded: bool) -> nn.Module:
     """The model of a run, from the same first weights for the same seed on any number of processes.
+
+    Weights that are to be sharded stay contiguous, as FSDP2 demands; the images may still be channels_last.
 
     Raises:
         UserError: the constructor refuses --model-arg or the images' size.
@@ -108,7 +110,7 @@ def build_model(args: argparse.Namespace, task: Classification) -> nn.Module:
         reason = str(error).split("\n")[0] or type(error).__name__
         raise UserError(f"--model {args.model} does not work on {height}x{width} images: {reason}") from error
     model.train()
-    return model.to(memory_format=torch.channels_last) if args.channels_last else model
+    return model.to(memory_format=torch.channels_last) if args.channels_last and not sharded else model
 
 
 def build_sampler(

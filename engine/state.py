@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 
-from engine import checkpoint, runtime
+from engine import checkpoint, runtime, sharding
 from engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,8 +31,11 @@ def save(run: "Run") -> None:
     run.guard.look()
     runtime.check_equal_weights(run.plain_model, run.accelerator)
     totals = run.accelerator.reduce(run.totals, "sum").tolist()
+    tensors = {
+        "model": sharding.gather(run.plain_model.state_dict(), run.accelerator),
+        "optimizer": sharding.gather(checkpoint.optimizer_tensors(run.optimizer), run.accelerator),
+    }
     if run.accelerator.is_main_process:
-        tensors = {"model": run.plain_model.state_dict(), "optimizer": checkpoint.optimizer_tensors(run.optimizer)}
         if run.ema is not None:
             tensors["ema"] = run.ema.model.state_dict()
         scaler = run.accelerator.scaler

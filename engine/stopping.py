@@ -16,6 +16,8 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from engine.sharding import whole
+
 
 class StopRequest:
     """Remembers that the run was asked to stop, by SIGTERM, SIGINT or --max-time.
@@ -102,7 +104,8 @@ class FiniteGuard:
         """
         finite = self.loss_is_finite
         if self.accelerator.scaler is None:  # with fp16 a gradient overflows as a matter of course: the scaler's job
-            finite = finite & torch.isfinite(get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+            norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            finite = finite & torch.isfinite(whole(norm))
         self.bad_step = torch.where(finite | (self.bad_step >= 0), self.bad_step, step)
         if self.defers:
             self.optimizer.optimizer.found_inf = (self.bad_step >= 0).float()

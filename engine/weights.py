@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import models
 from engine.checkpoint import load_weights
@@ -19,12 +19,12 @@ NEEDED = ("weights", "model", "model_args", "shape", "class_names", "mean", "std
 FIRST_WEIGHTS = ("pretrained", "checkpoint_path")
 
 
-def save(path: Path, model: nn.Module, description: dict) -> None:
-    """Write the weights of an unwrapped model with the rest of what NEEDED names (`description`), atomically.
+def save(path: Path, weights: dict[str, Tensor], description: dict) -> None:
+    """Write the weights of an unwrapped model, whole, with the rest of what NEEDED names (`description`), atomically.
 
     Only tensors and plain Python values go in, so that nothing in the file needs to be trusted.
     """
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     content = {"weights": weights, **description}
     buffer = BytesIO()  # as torch.save hides the reason when a disk is full
     torch.save(content, buffer)

@@ -35,6 +35,7 @@ class Deed:
         fill_disk_after: a file "ballast" takes all room left in --output-dir when this step is done.
         ledger: a file for each rank, `<ledger>.<rank>`, gets a line "step id id ..." for each micro-batch.
         report: whether to go on to the test report at the end.
+        shard: FSDP2 as accelerate_configs/fsdp2.yaml asks for it, but on CPUs and with every layer a unit of its own.
     """
 
     kill_after: int | None = None
@@ -47,6 +48,7 @@ class Deed:
     fill_disk_after: int | None = None
     ledger: Path | None = None
     report: bool = False
+    shard: bool = False
 
 
 def train(argv: list[str], processes: int = 1, deed: Deed | None = None, timeout: float = 120) -> tuple[list[int], str]:
@@ -82,6 +84,36 @@ def fill_disk(ballast: Path) -> None:
                     pass
 
 
+def shard_on_cpus() -> None:
+    """Make Accelerate take its FSDP2 path on CPUs as well: it offers it on CUDA and XPU only, PyTorch on all."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+    from torch.distributed.tensor import DTensor
+
+    from engine import run, runtime
+
+    def sharding_accelerator(**options: object) -> Accelerator:
+        accelerator = Accelerator(**options)
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=200
+        )
+        if accelerator.mixed_precision != "no":
+            accelerator.state.fsdp_plugin.set_mixed_precision(accelerator.mixed_precision)
+        for state in (AcceleratorState, PartialState):
+            state._shared_state["distributed_type"] = DistributedType.FSDP
+        return accelerator
+
+    begin = run.Run.begin
+
+    def sure_begin(self: run.Run, *args: object) -> None:
+        assert self.accelerator.is_fsdp2
+        assert all(isinstance(parameter, DTensor) for parameter in self.model.parameters())
+        begin(self, *args)
+
+    runtime.Accelerator, run.Run.begin = sharding_accelerator, sure_begin
+
+
 def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str) -> None:
     os.environ.update(env)
     import torch
@@ -89,6 +121,8 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
     import train
     from engine import finish, run, tasks
 
+    if deed.shard:
+        shard_on_cpus()
     after_step, training_batch, loss = (
         run.Run.after_step,
         tasks.Classification.training_batch,
