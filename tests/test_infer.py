@@ -260,7 +260,7 @@ def test_files_that_are_no_weights_are_refused(capsys, best, tmp_path):
     (
         ({"class_names": ["yes", "no"]}, "of another model or class count: head.3.weight is (10, "),
         ({"model": "mlp"}, "of another model or class count: "),
-        ({"model_args": {"width": 8}}, "of another model or class count: stem.0.weight is (32, "),
+        ({"model_args": {"width": 8}}, "of another model or class count: stem.0.weight is (64, "),
         ({"model_args": {"size": 8}}, "names a model that cannot be built: "),
         ({"model": "cnm"}, "unknown model 'cnm': did you mean cnn?"),
         ({"shape": [4, 4, 1]}, "at least 8x8 pixels"),
