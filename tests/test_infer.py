@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -239,7 +240,7 @@ def test_weights_that_would_run_code_do_not(capsys, best, tmp_path):
     words = refusal(capsys, "--weights", place, tmp_path)
     assert f"refused, as it holds more than weights: {os.mkdir.__module__}.mkdir" in words
     assert not (tmp_path / "pwned").exists()
-    torch.load(place, weights_only=False)
+    pickle.loads(pickle.dumps(Malice(tmp_path / "pwned")))
     assert (tmp_path / "pwned").exists()  # so it was dangerous
 
 
