@@ -4,6 +4,7 @@
 cached (see `data/cache.py`) does without it.
 """
 
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -119,6 +120,19 @@ def _reader(table, column: str) -> Callable[[range], list[dict]]:
     return lambda rows: table[rows.start : rows.stop][column]
 
 
+def _check_files(folder: Path, column: str, class_names: list[str]) -> None:
+    """Refuse files that name their classes otherwise: `datasets` reads the numbers of all by the first file's names."""
+    from pyarrow import parquet
+
+    for path in sorted(folder.rglob("*.parquet")):
+        written = (parquet.read_schema(path).metadata or {}).get(b"huggingface", b"{}")
+        own = json.loads(written).get("info", {}).get("features", {}).get(column, {}).get("names", class_names)
+        if own != class_names:
+            raise UserError(
+                f"{path} names its classes {own}, the train split names them {class_names}: make them equal"
+            )
+
+
 def _labels(table, source: Source, coarse: bool, train_names: list[str] | None) -> tuple[list[int], list[str]]:
     """Labels and class names from the column of type ClassLabel, or from plain numbers or words called "label"."""
     import datasets
@@ -130,6 +144,8 @@ def _labels(table, source: Source, coarse: bool, train_names: list[str] | None) 
     if typed:
         by_size = sorted(typed, key=lambda name: typed[name].num_classes)
         column = by_size[0] if coarse else by_size[-1]
+        if source.kind == "parquet":
+            _check_files(Path(source.where), column, list(typed[column].names))
         labels = table[column][:]
         return [-1 if label is None else label for label in labels], list(typed[column].names)
     plain = getattr(features.get("label"), "dtype", "")

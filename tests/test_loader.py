@@ -60,10 +60,10 @@ def test_evaluation_counts_each_sample_once(n, processes):
 def test_workers_do_not_change_a_bit():
     samples = part(103)
     draws = []
-    for workers in (0, 2):
+    for workers in (0, 2, 4):
         loader = train_loader(samples, sampler(ids=samples.ids, total_steps=9), workers, pin_memory=False)
         draws.append([(batch.ids, batch.labels, batch.images) for batch in loader])
-    assert len(draws[0]) == len(draws[1]) == 9
-    for one, two in zip(*draws, strict=True):
+    assert [len(batches) for batches in draws] == [9, 9, 9]
+    for one, two in [*zip(draws[0], draws[1], strict=True), *zip(draws[0], draws[2], strict=True)]:
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     assert torch.equal(draws[0][0][2], torch.from_numpy(samples.arrays.images)[draws[0][0][0]])

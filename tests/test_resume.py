@@ -138,8 +138,10 @@ def test_nan_on_one_process_stops_all_at_that_step_with_the_weights_untouched(tm
     clean, poisoned = tmp_path / "clean", tmp_path / "poisoned"
     every = ["--checkpoint-every", "1"]
     codes, _ = train(options(clean, *every), 2, Deed(kill_after=5))
-    codes, printed = train(options(poisoned, *every), 2, Deed(nan_at=(5, rank)))
+    codes, printed = train(options(poisoned, *every), 2, Deed(nan_at=(5, rank), ledger=tmp_path / "ledger"))
     assert codes == [1, 1]
+    updated = [line.split()[0] for line in (tmp_path / f"ledger.lr.{rank}").read_text().splitlines()]
+    assert updated == ["0", "1", "2", "3", "4"]  # the update of step 5 never happened
     assert f"not finite at step 5 (process {rank}, samples [" in printed
     names = sorted(path.name for path in (poisoned / "run" / "checkpoints").iterdir())
     assert names == [f"step-{step}" for step in range(1, 6)]
