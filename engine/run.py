@@ -104,8 +104,10 @@ class Run:
         """Whether the last step is done, or validation has not got better for --patience evaluations."""
         if self.step >= self.plan.total_steps:
             return True
+        if not self.args.patience or self.step % self.plan.steps_per_epoch:
+            return False  # asked at every step: the history is gone through only where it can matter
         later = [r for r in self.history if r["val_accuracy"] is not None and r["epoch"] > self.best_epoch()]
-        return 0 < self.args.patience <= len(later) and self.step % self.plan.steps_per_epoch == 0
+        return len(later) >= self.args.patience
 
     def lr(self, step: int) -> float:
         """The learning rate of a step (from 0)."""

@@ -17,16 +17,14 @@ from engine.tasks import Classification
 
 @dataclass(frozen=True)
 class Plan:
-    """How many optimizer steps there are, and what a process does in each.
+    """How many optimizer steps there are.
 
     Attributes:
         steps_per_epoch, total_steps: optimizer steps.
-        micro_batch_size: images of one forward pass of one process.
     """
 
     steps_per_epoch: int
     total_steps: int
-    micro_batch_size: int
 
 
 def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -> Plan:
@@ -49,7 +47,7 @@ def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -
             f"processes times --accumulate {args.accumulate}: give a multiple of {parts}"
         )
     steps_per_epoch = num_samples // args.batch_size
-    return Plan(steps_per_epoch, steps_per_epoch * args.epochs, args.batch_size // parts)
+    return Plan(steps_per_epoch, steps_per_epoch * args.epochs)
 
 
 def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
