@@ -1,5 +1,6 @@
 """A data set ready to train on: decoded splits, what is train, validation and test, and what the pixels are like."""
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,6 +50,12 @@ class ImageData:
     mean: list[float]
     std: list[float]
     notes: dict[str, int] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """A hash of the training images' pixels, labels and order, to know them again when a run goes on."""
+        arrays, ids = self.train.arrays, self.train.ids
+        parts = ids, arrays.labels[ids], arrays.hashes[ids]
+        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
     def in_words(self) -> str:
         """What there is, in one line."""

@@ -4,6 +4,7 @@
 cached (see `data/cache.py`) does without it.
 """
 
+import errno
 import json
 import os
 import socket
@@ -72,6 +73,9 @@ def _load(source: Source) -> dict:
     try:
         return datasets.load_dataset(source.where)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        if errno.ENOSPC in (getattr(e, "errno", None) for e in (error, error.__cause__, error.__context__)):
+            cache = datasets.config.HF_DATASETS_CACHE
+            raise UserError(f"no space left in {cache}: make room there, or set HF_HOME to another disk") from error
         lost = ConnectionError, datasets.exceptions.DatasetNotFoundError
         if source.kind == "parquet" or not isinstance(error, lost):
             raise UserError(f"{source.where} cannot be opened: {error.__cause__ or error}") from error

@@ -19,6 +19,7 @@ from engine.files import flush, strict
 from engine.sharding import divide
 
 MANIFEST = "manifest.json"
+FORMAT = 2  # of a checkpoint; another one is not read
 
 
 class Damaged(Exception):
@@ -53,7 +54,7 @@ def save(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict, keep:
         for file in files:
             flush(file)
         manifest = {
-            "format": 1,
+            "format": FORMAT,
             "step": state["step"],
             "sha256": {file.name: _sha256(file) for file in files},
         }
@@ -95,11 +96,13 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        expected = dict(manifest["sha256"])
+        version, expected = manifest["format"], dict(manifest["sha256"])
     except FileNotFoundError:
         raise Damaged(f"{folder} has no {MANIFEST}: it was never completed") from None
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder / MANIFEST} is damaged: {error}") from error
+    if version != FORMAT:
+        raise Damaged(f"{folder} has format {version} of another version of this program, which reads {FORMAT}")
     for name, digest in expected.items():
         if not (folder / name).is_file():
             raise Damaged(f"{folder / name} is missing")

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a live bar on a terminal, one line an epoch everywhere."""
 
+import os
 import sys
 
 from tqdm import tqdm
@@ -63,5 +64,9 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print, from the main process only."""
-        if self.show:
+        if not self.show:
+            return
+        try:
             print(text, flush=True)
+        except BrokenPipeError:  # as in `train.py | head`: the reader is gone, the run and its folder are not
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -32,6 +32,7 @@ class Run:
         step: optimizer steps done.
         totals: sums of the epoch under way, see `Classification.totals`.
         history: an entry for each epoch done, as in train.json.
+        best_from: the first epoch whose weights may be called the best: 1 but where earlier ones were lost.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Run:
         self.folder = Path(broadcast_object_list([str(folder.choose_folder(args, data.name))])[0])
         self.step = 0
         self.history: list[dict] = []
+        self.best_from = 1
         self.seconds = 0.0  # of the epoch under way, before `clock`
         self.totals = task.no_totals()
         self.trackers: list = []
@@ -74,11 +76,12 @@ class Run:
         args = self.args
         tracking.check_installed(args.track)
         folder.check_folder(self.folder, facts["parameters"], args.resume is not None, args.keep)
-        if args.resume is not None:
-            state.resume(self)
+        checkpoint = None if args.resume is None else state.resume(self)
         if self.accelerator.is_main_process:
             claim = folder.claim(self.folder)
             weakref.finalize(self, folder.release, claim)
+        if checkpoint is not None:
+            state.recover_best(self, checkpoint)
         self.sampler = build_sampler(args, self.data, self.task, self.plan, self.accelerator, self.step)
         self.guard = FiniteGuard(self.accelerator, self.optimizer, self.sampler.ids_at)
         self.stop = stop
@@ -143,8 +146,8 @@ class Run:
         code = self.stop.agreed(self.accelerator)
         if code is None:
             return
-        self.progress.close()
         state.save(self)
+        self.progress.close()
         tracking.finish(self.trackers)
         self.progress.say(
             f"stopped at step {self.step} of {self.plan.total_steps}, saved; to go on, start again with the same "
@@ -200,11 +203,10 @@ class Run:
     def _publish(self, record: dict) -> None:
         """Write and show an epoch's figures, and keep its weights if they are the best."""
         best = self.best_epoch() == record["epoch"]
-        kept = sharding.gather(self.shown_model.state_dict(), self.accelerator) if best else {}
+        if best:
+            self.keep_weights()
         if not self.accelerator.is_main_process:
             return
-        if best:
-            weights.save(self.folder / "best.pth", kept, self._description())
         write_json(self.folder / "train.json", {"best_epoch": self.best_epoch(), "epochs": self.history})
         self.progress.epoch(record, best and record["val_accuracy"] is not None)
         shown = {
@@ -213,9 +215,15 @@ class Run:
         }
         tracking.log(self.trackers, shown, self.step)
 
+    def keep_weights(self) -> None:
+        """Write best.pth from the weights as they are; to be called by all processes."""
+        kept = sharding.gather(self.shown_model.state_dict(), self.accelerator)
+        if self.accelerator.is_main_process:
+            weights.save(self.folder / "best.pth", kept, self._description())
+
     def best_epoch(self) -> int:
         """The epoch whose weights are kept: the best validation accuracy, then loss; without validation the last."""
-        judged = [record for record in self.history if record["val_accuracy"] is not None]
+        judged = [r for r in self.history if r["val_accuracy"] is not None and r["epoch"] >= self.best_from]
         if not judged:
             return self.history[-1]["epoch"] if self.history else 0
         return max(judged, key=lambda record: (record["val_accuracy"], -record["val_loss"]))["epoch"]

@@ -1,15 +1,18 @@
 """The whole state of a run, to a checkpoint and back: weights, moving average, optimizer, step, and figures so far."""
 
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
-from engine import checkpoint, runtime, sharding
+from engine import checkpoint, runtime, sharding, weights
 from engine.errors import UserError
+from engine.files import write_atomically
 
 if TYPE_CHECKING:
     from engine.run import Run
@@ -44,7 +47,9 @@ def save(run: "Run") -> None:
             "history": run.history,
             "totals": totals,
             "seconds": run.seconds + time.perf_counter() - run.clock,
+            "best_from": run.best_from,
             "class_names": run.data.class_names,
+            "data": run.data.fingerprint(),
             "options": vars(run.args),
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
@@ -56,8 +61,11 @@ def save(run: "Run") -> None:
     run.accelerator.wait_for_everyone()
 
 
-def resume(run: "Run") -> None:
+def resume(run: "Run") -> Path | None:
     """Put the run where its checkpoint left off, or leave it at its start where `auto` finds none.
+
+    Returns:
+        The checkpoint's folder, or None.
 
     Raises:
         UserError: no intact checkpoint, or one of another model, other classes or other options.
@@ -65,7 +73,7 @@ def resume(run: "Run") -> None:
     found = _find(run)
     if found is None:
         run.progress.say(f"no checkpoint in {run.folder}: starting afresh")
-        return
+        return None
     place, tensors, state, complaints = found
     for complaint in complaints:
         if run.accelerator.is_main_process:
@@ -78,9 +86,45 @@ def resume(run: "Run") -> None:
     if run.accelerator.scaler is not None and state["scaler"]:
         run.accelerator.scaler.load_state_dict(state["scaler"])
     run.step, run.history, run.seconds = state["step"], state["history"], state["seconds"]
+    run.best_from = state["best_from"]
     if run.accelerator.is_main_process:  # one process goes on with the sum over all
         run.totals = torch.tensor(state["totals"], dtype=torch.float64).to(run.totals)
     run.progress.say(f"resuming {place} at step {run.step} of {run.plan.total_steps}")
+    return place
+
+
+def recover_best(run: "Run", place: Path) -> None:
+    """See to it that best.pth, which is no part of a checkpoint, holds the epoch that the resumed history calls best.
+
+    It does not when it was deleted, when the run goes on in another folder than that of the checkpoint `place`, or
+    when an epoch after `place` had replaced it. Where it cannot be had, the best is looked for from here on.
+    """
+    if not run.history:
+        return
+    step = run.history[run.best_epoch() - 1]["step"]
+    own, of_checkpoint = run.folder / "best.pth", place.parent.parent / "best.pth"
+    found = False
+    if run.accelerator.is_main_process:
+        found = _step_of(own) == step
+        if not found and _step_of(of_checkpoint) == step:
+            write_atomically(own, lambda copy: shutil.copyfile(of_checkpoint, copy))
+            found = True
+    if broadcast_object_list([found])[0]:
+        return
+    at_end_of_epoch = run.step == run.history[-1]["step"]
+    run.best_from = len(run.history) + (not at_end_of_epoch)
+    if run.accelerator.is_main_process:
+        print(f"warning: {own} does not hold the best epoch so far: from here on, starting anew", file=sys.stderr)
+    if at_end_of_epoch:
+        run.keep_weights()
+
+
+def _step_of(path: Path) -> int | None:
+    """The step whose weights a best.pth holds; None where it cannot be read."""
+    try:
+        return weights.load(path)["step"]
+    except UserError:
+        return None
 
 
 def _find(run: "Run") -> tuple | None:
@@ -90,6 +134,11 @@ def _find(run: "Run") -> tuple | None:
             raise UserError("--resume auto needs the --run-name of the run to go on with")
         return checkpoint.newest_intact(run.folder / "checkpoints")
     place = Path(run.args.resume)
+    if (place / "checkpoints").is_dir():  # a run's folder
+        found = checkpoint.newest_intact(place / "checkpoints")
+        if found is None:
+            raise UserError(f"--resume {place}: no checkpoint in {place / 'checkpoints'}")
+        return found
     try:
         return place, *checkpoint.load(place), []
     except checkpoint.Damaged as error:
@@ -99,6 +148,11 @@ def _find(run: "Run") -> tuple | None:
 def _check_same_run(run: "Run", place: Path, state: dict) -> None:
     if state["class_names"] != run.data.class_names:
         raise UserError(f"{place} was trained on other classes than those of --dataset {run.args.dataset}")
+    if state["data"] != run.data.fingerprint():
+        raise UserError(
+            f"{place} was trained on other images than those that --dataset {run.args.dataset} now has: bring them "
+            "back, or start a new run"
+        )
     before = state["options"]
     differing = [
         f"--{name.replace('_', '-')} was {before.get(name)} and is {value}"

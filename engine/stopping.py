@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from engine.sharding import whole
 
 
 class StopRequest:
-    """Remembers that the run was asked to stop, by SIGTERM, SIGINT or --max-time.
+    """Remembers that the run was asked to stop: by SIGTERM, SIGINT, a closed terminal (SIGHUP) or --max-time.
 
     Until `patient` is set a signal ends the process at once: nothing has been computed yet. Later ones are noted,
     and the loop asks `agreed` after each step. Repeated signals change nothing, as torchrun hands on a Ctrl-C that
@@ -35,11 +36,15 @@ class StopRequest:
         self.exit_code: int | None = None
         started = psutil.Process().create_time()
         self.deadline = float("inf") if max_seconds is None else started + max_seconds
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+                signal.signal(number, self._note)
         follow_the_launcher()
 
     def _note(self, number: int, _frame: object) -> None:
+        if number == getattr(signal, "SIGHUP", None):
+            leave_the_terminal()
         if not self.patient:
             sys.exit(128 + number)
         self.exit_code = 128 + number
@@ -57,6 +62,15 @@ class StopRequest:
         wish = torch.tensor(-1 if code is None else code, device=accelerator.device)
         torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)
         return None if wish.item() < 0 else int(wish.item())
+
+
+def leave_the_terminal() -> None:
+    """Let what is printed to a terminal go nowhere: it was closed, so that to print there would fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+            os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def follow_the_launcher() -> None:

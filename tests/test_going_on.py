@@ -1,0 +1,110 @@
+"""A run goes on, or says why not, when what is around it changed: its terminal, its folder, its images."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import REPOSITORY
+from tests.driver import Deed, train
+
+OPTIONS = (
+    "--cpu --track none --model mlp --limit-train 128 --batch-size 32 --mixed-precision no --model-arg hidden=8 "
+    "--checkpoint-every 3 --output-dir"
+).split()
+
+
+def options(folder: Path, *more: str, epochs: int = 3, name: str = "run") -> list[str]:
+    return [*OPTIONS, str(folder), "--epochs", str(epochs), "--run-name", name, *more]
+
+
+def best(folder: Path) -> dict:
+    return torch.load(folder / "best.pth", weights_only=True)
+
+
+def same_weights(one: dict, other: dict) -> bool:
+    return all(torch.equal(one["weights"][name], other["weights"][name]) for name in one["weights"])
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """The folder of a run that was killed after its second epoch and a half."""
+    codes, printed = train(options(tmp_path), deed=Deed(kill_after=9))
+    assert codes == [-9], printed
+    return tmp_path / "run"
+
+
+def test_a_closed_terminal_saves_the_step_and_the_run_resumes(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", "--wait", sys.executable, "train.py", *options(tmp_path, epochs=9999)],
+        cwd=REPOSITORY,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    screen = b""
+    while b" 3/9999" not in screen:
+        screen += os.read(master, 4096)
+    os.close(master)  # the kernel sends SIGHUP, and from here to print is an error
+    assert process.wait(60) == 129
+    step = max(int(place.name.removeprefix("step-")) for place in (tmp_path / "run" / "checkpoints").iterdir())
+    assert step >= 12
+    codes, printed = train(options(tmp_path, "--resume", "auto", "--max-time", "1s", epochs=9999))
+    assert codes == [0]
+    assert f"at step {step} of" in printed
+
+
+def test_nobody_reading_the_output_does_not_stop_the_run(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *options(tmp_path)], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    error = process.stderr.read().decode()
+    assert process.wait(60) == 0, error
+    assert "BrokenPipe" not in error
+    assert (tmp_path / "run" / "test.json").exists()
+
+
+def test_a_run_goes_on_in_another_folder_with_the_best_weights_so_far(stopped: Path) -> None:
+    codes, printed = train(options(stopped.parent, "--resume", str(stopped), name="branch"), deed=Deed(kill_after=10))
+    assert codes == [-9], printed
+    assert same_weights(best(stopped.parent / "branch"), best(stopped))
+    codes, printed = train(options(stopped.parent, "--resume", str(stopped), name="other"), deed=Deed(report=True))
+    assert codes == [0], printed
+    assert (stopped.parent / "other" / "test.json").exists()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_without_best_pth_the_best_is_looked_for_from_the_checkpoint_on(stopped: Path, processes: int) -> None:
+    (stopped / "best.pth").unlink()
+    deed = Deed(report=True)
+    codes, printed = train(options(stopped.parent, "--resume", "auto"), processes, deed)
+    assert codes == [0] * processes, printed
+    assert "best.pth does not hold the best epoch so far" in printed
+    assert best(stopped)["step"] == 12
+    assert json.loads((stopped / "train.json").read_text())["best_epoch"] == 3
+    (stopped / "best.pth").unlink()  # of a run that is done: the weights of the last step are tested
+    codes, printed = train(options(stopped.parent, "--resume", "auto"), processes, deed)
+    assert codes == [0] * processes, printed
+    assert best(stopped)["step"] == 12
+
+
+def test_changed_images_are_refused(tmp_path: Path, tree: Callable[..., Path], own_cache: Path) -> None:
+    images = tree("cat", "dog", count=40)
+    run = ["--dataset", str(images), "--cpu", "--track", "none", "--model", "mlp", "--epochs", "2", "--output-dir"]
+    run += [str(tmp_path / "runs"), "--run-name", "run"]
+    assert train(run)[0] == [0]
+    (images / "cat" / "0.png").write_bytes((images / "dog" / "1.png").read_bytes())
+    time.sleep(0.01)
+    codes, printed = train([*run, "--resume", "auto"])
+    assert codes == [2]
+    assert "was trained on other images" in printed
