@@ -161,5 +161,5 @@ def _check_same_run(run: "Run", place: Path, state: dict) -> None:
     ]
     if differing:
         raise UserError(f"{place} cannot go on with other options: {'; '.join(differing)}; give them as they were")
-    if state["step"] > run.plan.total_steps:
-        raise UserError(f"{place} is past the {run.args.epochs} epochs of --epochs: give more")
+    if run.args.epochs < before["epochs"]:  # more is allowed: a run that is done can be trained on
+        raise UserError(f"{place} is of a run of --epochs {before['epochs']}: give that many, or more")
