@@ -29,7 +29,7 @@ def infer(args: argparse.Namespace) -> int:
     args.mixed_precision = args.mixed_precision or runtime.usable_precision(content["mixed_precision"], args.cpu)
     accelerator = runtime.start(args)
     model = weights.build_model(content, args.weights).to(accelerator.device)
-    task = weights.build_task(content, accelerator.device)
+    task = weights.build_task(content, accelerator.device, args.tta)
     batch_size = args.batch_size or content["options"]["batch_size"]
     if not paths:
         return predictions.report_on_test_split(args, content, model, task, accelerator, batch_size)

@@ -26,7 +26,7 @@ def train(args: argparse.Namespace) -> None:
     task = setup.build_task(args, data, accelerator.device)
     plan = setup.plan_steps(args, len(data.train), accelerator.num_processes)
     sharded = accelerator.is_fsdp2
-    model = setup.build_model(args, task, sharded).to(accelerator.device)
+    model = setup.build_model(args, task, data, sharded).to(accelerator.device)
     facts = summary.summarize(model, task.input_shape)
     optimizer = build_optimizer(
         model,
@@ -34,6 +34,8 @@ def train(args: argparse.Namespace) -> None:
         lr=args.lr,
         momentum=args.momentum,
         weight_decay=args.weight_decay,
+        head_lr=args.head_lr,
+        bias_lr=args.bias_lr,
         sharded=sharded,
     )
     ema = EMA(model, args.ema) if args.ema else None

@@ -15,7 +15,7 @@ from data.augment_spec import parse
 __all__ = ["Augment", "integers", "parse", "uniform"]
 
 # One stream for each number drawn, so that no two draws of a sample are related.
-FLIP, CROP_Y, CROP_X, CUTOUT_Y, CUTOUT_X, PARTNER, MIX_KIND, MIX_LAMBDA, BOX_Y, BOX_X = range(10)
+FLIP, CROP_Y, CROP_X, CUTOUT_Y, CUTOUT_X, PARTNER, MIX_KIND, MIX_LAMBDA, BOX_Y, BOX_X, BRIGHTNESS, CONTRAST = range(12)
 FIRST_OP = 100  # then three streams for each operation of RandAugment
 
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64
@@ -81,7 +81,7 @@ class Augment:
         if len(self._fill) not in (1, images.shape[-1]):
             raise ValueError(f"fill has {len(self._fill)} numbers for images of {images.shape[-1]} channels")
         self._fill = self._fill.to(images.device)
-        if "flip" in self.spec or "crop" in self.spec:
+        if self.spec.keys() & {"flip", "altflip", "crop"}:
             images = self._flip_and_crop(images, indices, epoch)
         if "randaugment" in self.spec:
             num_ops, magnitude = map(int, self.spec["randaugment"])
@@ -107,13 +107,28 @@ class Augment:
             integers(self.seed, epoch, indices, stream, 2 * padding + 1) - padding for stream in (CROP_Y, CROP_X)
         )
         rows, columns = _reflected(shift_y, height), _reflected(shift_x, width)
-        if "flip" in self.spec:
-            flipped = uniform(self.seed, epoch, indices, FLIP) < self.spec["flip"][0]
+        flipped = self._flipped(indices, epoch)
+        if flipped is not None:
             columns = torch.where(flipped[:, None], columns.flip(1), columns)
         first = torch.arange(batch, device=images.device)[:, None] * height
         # The fastest gather of those tried: whole pixels of a flat view, with no padded copy.
         pixels = ((first + rows)[:, :, None] * width + columns[:, None, :]).view(-1)
         return images.reshape(-1, channels).index_select(0, pixels).view(images.shape)
+
+    def _flipped(self, indices: Tensor, epoch: int) -> Tensor | None:
+        if "flip" in self.spec:
+            return uniform(self.seed, epoch, indices, FLIP) < self.spec["flip"][0]
+        if "altflip" in self.spec:  # Jordan 2024, arXiv:2404.00498: two epochs in a row show both sides
+            return (uniform(self.seed, 0, indices, FLIP) < 0.5) ^ (epoch % 2 == 1)
+        return None
+
+    def jitter(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor] | None:
+        """(shift, factor), each float32 (B, 1, 1, 1), of normalised pixels: (x + shift) * factor; None: no jitter."""
+        if "jitter" not in self.spec:
+            return None
+        drawn = (uniform(self.seed, epoch, indices, stream) for stream in (BRIGHTNESS, CONTRAST))
+        shift, change = ((2 * u - 1) * self.spec["jitter"][0] for u in drawn)
+        return shift[:, None, None, None], 1 + change[:, None, None, None]
 
     def _operate(
         self, images: Tensor, indices: Tensor, epoch: int, turn: int, bins: Tensor, space: randaugment.Space

@@ -14,8 +14,10 @@ class Strength(NamedTuple):
 
 AUGMENTATIONS = {
     "flip": Strength((0.5,), ((0, 1),), False, "probability of a left-right flip"),
+    "altflip": Strength((), (), True, "flipped or not at random at first, then the other way every other epoch"),
     "crop": Strength((4,), ((1, 1024),), True, "pixels of reflected padding to crop from"),
     "cutout": Strength((8,), ((1, 1024),), True, "side of the erased square, in pixels"),
+    "jitter": Strength((0.1,), ((0, 1),), False, "change of brightness, in standard deviations, and of contrast"),
     "randaugment": Strength((2, 9), ((1, 14), (0, 30)), True, "operations : magnitude"),
     "trivialaugment": Strength((), (), True, "one operation of random magnitude, so no strength"),
     "mixup": Strength((0.2,), ((0.01, 100),), False, "alpha of Beta(alpha, alpha)"),
@@ -42,9 +44,27 @@ def parse(spec: str) -> dict[str, tuple[float, ...]]:
         if name in found:
             raise ValueError(f"--augment: {name} is named twice; name it once")
         found[name] = _numbers(name, strength) if has_strength else AUGMENTATIONS[name].default
-    if "randaugment" in found and "trivialaugment" in found:
-        raise ValueError("--augment: randaugment and trivialaugment exclude each other; name one of them")
+    for one, other in (("randaugment", "trivialaugment"), ("flip", "altflip")):
+        if one in found and other in found:
+            raise ValueError(f"--augment: {one} and {other} exclude each other; name one of them")
     return found
+
+
+def parse_sizes(text: str) -> list[tuple[int, float]]:
+    """Read `--train-sizes`, such as "20=0.5,32=0.5": (side in pixels, share of the epochs), in order.
+
+    Raises ValueError, with one line, for what is no size, no share, or shares that do not add up to 1.
+    """
+    sizes = []
+    for item in text.split(","):
+        side, _, share = item.partition("=")
+        try:
+            sizes.append((int(side), float(share)))
+        except ValueError:
+            raise ValueError(f"--train-sizes: '{item}' is not PIXELS=SHARE, as in 20=0.5") from None
+    if any(side < 4 or share <= 0 for side, share in sizes) or abs(sum(share for _, share in sizes) - 1) > 1e-6:
+        raise ValueError(f"--train-sizes: '{text}' needs sides from 4 pixels, and shares that add up to 1")
+    return sizes
 
 
 def known() -> str:

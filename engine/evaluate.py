@@ -12,9 +12,16 @@ from engine.tasks import Classification
 
 
 def _outputs(
-    model: nn.Module, task: Classification, part: Part, accelerator: Accelerator, batch_size: int
+    model: nn.Module,
+    predict: Callable[[nn.Module, Tensor], Tensor],
+    part: Part,
+    accelerator: Accelerator,
+    batch_size: int,
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """This process's share of a part, batch by batch, with the model's float32 outputs."""
+    """This process's share of a part, batch by batch, with the model's float32 outputs.
+
+    `predict` makes them from the model and uint8 images.
+    """
     pin_memory = accelerator.device.type == "cuda"
     loader = eval_loader(part, batch_size, accelerator.process_index, accelerator.num_processes, pin_memory)
     training = model.training
@@ -23,7 +30,7 @@ def _outputs(
         for batch in loader:
             batch = batch.to(accelerator.device)
             with accelerator.autocast():
-                outputs = model(task.inputs(batch.images))
+                outputs = predict(model, batch.images)
             yield batch, outputs.float()
     model.train(training)
 
@@ -45,7 +52,11 @@ def evaluate(
     share = -(-len(part) // accelerator.num_processes)
     left = len(part) - accelerator.process_index * share  # what follows this process's own samples are repeats
     sums = task.no_totals()
-    for batch, outputs in _outputs(model, task, part, accelerator, batch_size):
+
+    def plain(model: nn.Module, images: Tensor) -> Tensor:
+        return model(task.inputs(images))
+
+    for batch, outputs in _outputs(model, plain, part, accelerator, batch_size):
         rows = min(max(left, 0), len(batch.labels))
         left -= rows
         if rows:
@@ -59,7 +70,7 @@ def predict(
     model: nn.Module, task: Classification, part: Part, accelerator: Accelerator, batch_size: int
 ) -> tuple[Tensor, Tensor]:
     """(outputs float32 (N, K), labels int64 (N,)) of a part in its order, on every process, on the CPU."""
-    batches = list(_outputs(model, task, part, accelerator, batch_size))
+    batches = list(_outputs(model, task.predict, part, accelerator, batch_size))
     outputs = accelerator.gather(torch.cat([outputs for _, outputs in batches]))
     labels = accelerator.gather(torch.cat([batch.labels for batch, _ in batches]))
     return outputs[: len(part)].cpu(), labels[: len(part)].cpu()

@@ -2,26 +2,49 @@
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from engine.muon import Muon
 from engine.sharding import whole
 
 
 def build_optimizer(
-    model: nn.Module, name: str, *, lr: float, momentum: float, weight_decay: float, sharded: bool = False
+    model: nn.Module,
+    name: str,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    head_lr: float = 1.0,
+    bias_lr: float = 1.0,
+    sharded: bool = False,
 ) -> torch.optim.Optimizer:
     """Make an optimizer; weight decay goes to matrices and kernels only, not to biases and norms (1-d parameters).
 
     Args:
+        head_lr, bias_lr: what `lr` is multiplied by for the last layer's weight, and for biases and norms.
         sharded: whether the parameters will be DTensors, which know no fused SGD.
+
+    Raises:
+        ValueError: Muon for sharded parameters.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    head = head_weight(model)
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim > 1 and p is not head], "lr_scale": 1.0},
+        {"params": [p for p in parameters if p is head], "lr_scale": head_lr},
+        {"params": [p for p in parameters if p.ndim <= 1], "lr_scale": bias_lr},
     ]
+    for group, decay in zip(groups, (weight_decay, weight_decay, 0.0), strict=True):
+        group["weight_decay"] = decay
+    groups = [group for group in groups if group["params"]]
+    if name == "muon":
+        if sharded:
+            raise ValueError("--optimizer muon needs whole weights: give another one, or train without FSDP")
+        return Muon(_orthogonal_apart(model, groups), lr=lr, momentum=momentum)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=not sharded)
     if name == "rmsprop":
@@ -30,6 +53,22 @@ def build_optimizer(
         return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](groups, lr=lr, fused=True)
     decoupled = {"nadam": torch.optim.NAdam, "radam": torch.optim.RAdam}[name]
     return decoupled(groups, lr=lr, decoupled_weight_decay=True)
+
+
+def head_weight(model: nn.Module) -> nn.Parameter | None:
+    """The weight of the last layer: the classifier that timm names, else the last linear one."""
+    find: Callable | None = getattr(model, "get_classifier", None)
+    layers = [m for m in (find() if find else model).modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    return layers[-1].weight if layers else None
+
+
+def _orthogonal_apart(model: nn.Module, groups: list[dict]) -> list[dict]:
+    """Split off the weights of inner linear and convolutional layers, which Muon orthogonalises."""
+    inner, *others = groups
+    layers = {m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)}
+    rest = {**inner, "params": [p for p in inner["params"] if p not in layers]}
+    inner = {**inner, "params": [p for p in inner["params"] if p in layers], "orthogonal": True}
+    return [group for group in (inner, rest, *others) if group["params"]]
 
 
 def lr_at(step: int, total_steps: int, *, peak: float, schedule: str, warmup: float) -> float:
@@ -61,9 +100,9 @@ def lr_at(step: int, total_steps: int, *, peak: float, schedule: str, warmup: fl
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group this learning rate."""
+    """Give every parameter group this learning rate, times its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
 
 
 class EMA:

@@ -7,15 +7,21 @@ from collections.abc import Callable, Sequence
 
 import models
 from data.augment_spec import parse as parse_augment
+from data.augment_spec import parse_sizes
 from data.sources import NAMED, find_source
 from engine.parsing import Parser, duration, epoch_or_steps, in_words, key_value, number, recipe_argv
 
-OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop")
+OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop", "muon")
 SCHEDULES = ("cosine", "linear", "onecycle", "constant")
+TTA = ("none", "flip", "shift")
 TRACKERS = ("tensorboard", "wandb", "none")
-# lr and weight decay where none is given: (lr, weight decay); found on validation parts of digits and CIFAR.
-OPTIMIZER_DEFAULTS = {"sgd": (0.1, 5e-4), "rmsprop": (1e-3, 0.0)}
-ADAM_DEFAULTS = (2e-3, 0.05)
+# Where nothing is given; found on validation parts of digits and CIFAR.
+DEFAULTS = {"lr": 2e-3, "weight_decay": 0.05, "momentum": 0.9, "head_lr": 1.0, "bias_lr": 1.0}
+DEFAULTS_OF = {
+    "sgd": {"lr": 0.1, "weight_decay": 5e-4},
+    "rmsprop": {"lr": 1e-3, "weight_decay": 0.0},
+    "muon": {"lr": 0.24, "weight_decay": 0.0, "momentum": 0.6, "head_lr": 0.005, "bias_lr": 0.2},
+}
 
 FLAG = argparse.BooleanOptionalAction
 POSITIVE = number(int, 1)
@@ -100,20 +106,31 @@ def _add_training(add: Callable) -> None:
     add(
         "--lr",
         type=number(float, 0, open_low=True),
-        help="peak learning rate (default: sgd 0.1, rmsprop 0.001, else 0.002)",
+        help="peak learning rate (default: sgd 0.1, rmsprop 0.001, muon 0.24, else 0.002)",
+    )
+    add(
+        "--head-lr",
+        type=number(float, 0),
+        metavar="FACTOR",
+        help="what --lr is multiplied by for the last layer (default: 1; muon 0.005)",
+    )
+    add(
+        "--bias-lr",
+        type=number(float, 0),
+        metavar="FACTOR",
+        help="what --lr is multiplied by for biases and norms (default: 1; muon 0.2)",
     )
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help=f"{', '.join(OPTIMIZERS)} (default: %(default)s)")
     add(
         "--momentum",
         type=number(float, 0, 0.9999),
-        default=0.9,
-        help="of sgd (Nesterov) and rmsprop (default: %(default)s)",
+        help="of sgd and muon (Nesterov), and rmsprop (default: 0.9; muon 0.6)",
     )
     add(
         "--weight-decay",
         type=number(float, 0),
         metavar="DECAY",
-        help="not applied to biases and norms (default: sgd 0.0005, rmsprop 0, else 0.05)",
+        help="not applied to biases and norms (default: sgd 0.0005, rmsprop 0, muon 0, else 0.05)",
     )
     add("--schedule", choices=SCHEDULES, default="cosine", help=f"{', '.join(SCHEDULES)} (default: %(default)s)")
     add(
@@ -159,12 +176,26 @@ def _add_training(add: Callable) -> None:
 
 def _add_augmentation(add: Callable) -> None:
     add(
+        "--train-sizes",
+        type=in_words(parse_sizes),
+        metavar="LIST",
+        help="train on smaller images first: PIXELS=SHARE of the epochs, separated by commas, as in 20=0.5,32=0.5 "
+        "(default: as they are)",
+    )
+    add(
+        "--tta",
+        choices=TTA,
+        default="none",
+        help="views averaged in the test: the image, mirrored too, shifted too (default: %(default)s)",
+    )
+    add(
         "--augment",
         type=in_words(parse_augment),
         default="none",
         metavar="LIST",
-        help="none, or some of flip[=P] crop[=PIXELS] cutout[=PIXELS] randaugment[=OPS:MAGNITUDE] trivialaugment "
-        "mixup[=ALPHA] cutmix[=ALPHA], separated by commas (default: %(default)s)",
+        help="none, or some of flip[=P] altflip crop[=PIXELS] jitter[=SHARE] cutout[=PIXELS] "
+        "randaugment[=OPS:MAGNITUDE] trivialaugment mixup[=ALPHA] cutmix[=ALPHA], separated by commas "
+        "(default: %(default)s)",
     )
 
 
@@ -219,6 +250,7 @@ def infer_parser() -> Parser:
     add("--topk", type=POSITIVE, default=5, metavar="K", help="classes named for an image (default: %(default)s)")
     add("--output", metavar="FILE", help="write the predictions to this .csv or .json (default: print them)")
     add("--batch-size", type=POSITIVE, metavar="N", help="(default: as in training)")
+    add("--tta", choices=TTA, help="views averaged: the image, mirrored too, shifted too (default: as in training)")
     add("--cpu", action="store_true", help="use the CPU even where there is an accelerator (default: no)")
     add("--mixed-precision", choices=("auto", "no", "fp16", "bf16"), help="(default: as in training)")
     add(
@@ -245,9 +277,9 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.exit()
     args = parser.parse_args(recipe_argv(parser, typed.recipe) + argv) if typed.recipe else typed
     args.model_arg = dict(args.model_arg)
-    lr, weight_decay = OPTIMIZER_DEFAULTS.get(args.optimizer, ADAM_DEFAULTS)
-    args.lr = lr if args.lr is None else args.lr
-    args.weight_decay = weight_decay if args.weight_decay is None else args.weight_decay
+    for name, value in (DEFAULTS | DEFAULTS_OF.get(args.optimizer, {})).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     if args.warmup is None:
         args.warmup = 0.3 if args.schedule == "onecycle" else 0.05
     find_source(args.dataset, args.data_dir)

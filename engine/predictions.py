@@ -54,7 +54,7 @@ def predict_files(
         if not readable:
             continue
         with torch.no_grad(), accelerator.autocast():
-            logits = model(task.inputs(torch.from_numpy(images).to(accelerator.device)))
+            logits = task.predict(model, torch.from_numpy(images).to(accelerator.device))
         names += [str(path) for path in readable]
         probabilities.append(logits.float().softmax(1).cpu().numpy())
     if accelerator.is_main_process:

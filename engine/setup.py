@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 import models
+from data.augment_spec import parse_sizes
 from data.dataset import ImageData, load_images
 from data.loader import TrainSampler
 from engine.errors import UserError
@@ -83,12 +84,26 @@ def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) 
             label_smoothing=args.label_smoothing,
             seed=args.seed,
             num_samples=len(data.train),
+            train_sizes=sizes_by_epoch(args.train_sizes, args.epochs),
+            tta=args.tta,
         )
     except ValueError as error:
         raise UserError(f"--augment {args.augment}: {error}") from error
 
 
-def build_model(args: argparse.Namespace, task: Classification, sharded: bool) -> nn.Module:
+def sizes_by_epoch(spec: str | None, epochs: int) -> list[int] | None:
+    """The side in pixels of the training images in each epoch, from the text of --train-sizes."""
+    if spec is None:
+        return None
+    sizes = parse_sizes(spec)
+    ends = [sum(share for _, share in sizes[: place + 1]) for place in range(len(sizes))]
+    return [
+        next(side for (side, _), end in zip(sizes, ends, strict=True) if epoch + 0.5 < end * epochs or end == ends[-1])
+        for epoch in range(epochs)
+    ]
+
+
+def build_model(args: argparse.Namespace, task: Classification, data: ImageData, sharded: bool) -> nn.Module:
     """The model of a run, from the same first weights for the same seed on any number of processes.
 
     Weights that are to be sharded stay contiguous, as FSDP2 demands; the images may still be channels_last.
@@ -102,13 +117,24 @@ def build_model(args: argparse.Namespace, task: Classification, sharded: bool) -
             args.model, input_shape=task.input_shape, num_classes=len(task.class_names), **args.model_arg
         )
         with torch.no_grad():
-            model.eval()(torch.zeros(2, *task.input_shape))
+            for side in {task.input_shape[1], *(task.train_sizes or [])}:
+                shape = task.input_shape if side == task.input_shape[1] else (task.input_shape[0], side, side)
+                model.eval()(torch.zeros(2, *shape))
+        if hasattr(model, "init_from"):
+            model.init_from(_some_inputs(task, data))
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         _, height, width = task.input_shape
         reason = str(error).split("\n")[0] or type(error).__name__
         raise UserError(f"--model {args.model} does not work on {height}x{width} images: {reason}") from error
     model.train()
     return model.to(memory_format=torch.channels_last) if args.channels_last and not sharded else model
+
+
+def _some_inputs(task: Classification, data: ImageData, count: int = 5000) -> torch.Tensor:
+    """Normalised training images from all over the training part, float32 (N <= count, C, H, W), on the CPU."""
+    ids = data.train.ids[:: max(1, len(data.train) // count)][:count]
+    images = torch.from_numpy(data.train.arrays.images[ids])
+    return task.inputs(images.to(task.device)).cpu()
 
 
 def build_sampler(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.augment import Augment
@@ -23,6 +23,8 @@ class Classification:
         label_smoothing: share of the target spread over all classes, in training.
         seed: of the augmentation.
         num_samples: size of the training part, which mixing draws partners from.
+        train_sizes: side in pixels of the training images in each epoch; None: as they are.
+        tta: views that predictions are averaged over: "none", "flip" (mirrored too) or "shift" (shifted too).
 
     Raises:
         ValueError: an augmentation does not fit the images.
@@ -41,28 +43,37 @@ class Classification:
         label_smoothing: float = 0.0,
         seed: int = 0,
         num_samples: int = 1,
+        train_sizes: list[int] | None = None,
+        tta: str = "none",
     ) -> None:
         self.class_names = class_names
         self.input_shape = (shape[2], shape[0], shape[1])
         self.mean, self.std = mean, std
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.train_sizes, self.tta = label_smoothing, train_sizes, tta
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._scale = torch.tensor([1 / (255 * s) for s in std], device=device)
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+        self.device = device
         fill = [round(255 * m) for m in mean]
         self.augment = Augment(parse_augment(augment), seed, num_samples, fill)
         first = torch.zeros(1, dtype=torch.int64, device=device)
         # Refuses what does not fit these images, such as a crop wider than they are, before a run has begun.
         self.augment(torch.zeros(1, *shape, dtype=torch.uint8, device=device), first, 0)
 
-    def inputs(self, images: Tensor) -> Tensor:
-        """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W)."""
-        normalised = torch.addcmul(self._shift, images.float(), self._scale)
+    def inputs(self, images: Tensor, jitter: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W), jittered where `Augment.jitter` says how."""
+        shift, scale = self._shift, self._scale
+        if jitter is not None:
+            shift, scale = (shift + jitter[0]) * jitter[1], scale * jitter[1]
+        normalised = torch.addcmul(shift, images.float(), scale)
         return normalised.permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format)
 
     def training_batch(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented inputs, float32 (B, C, H, W), and targets: labels int64 (B,), or float (B, K) where mixed."""
-        inputs = self.inputs(self.augment(batch.images, batch.ids, epoch))
+        images = self.augment(batch.images, batch.ids, epoch)
+        if self.train_sizes is not None:
+            images = resize(images, self.train_sizes[epoch])
+        inputs = self.inputs(images, self.augment.jitter(batch.ids, epoch))
         if not self.augment.mixes:
             return inputs, batch.labels
         one_hot = F.one_hot(batch.labels, len(self.class_names)).float()
@@ -73,9 +84,22 @@ class Classification:
         """The training loss: mean cross-entropy in nats."""
         return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
 
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Logits (B, K) of uint8 (B, H, W, C), averaged over the views of `tta`."""
+        inputs = self.inputs(images)
+        if self.tta == "none":
+            return model(inputs)
+        if self.tta == "flip":
+            return _both_sides(model, inputs)
+        # Half of the weight for the image, half for it shifted by a pixel along the diagonal (as in airbench94).
+        height, width = inputs.shape[-2:]
+        padded = F.pad(inputs, (1, 1, 1, 1), mode="reflect")
+        shifted = [padded[..., i : i + height, i : i + width] for i in (0, 2)]
+        return _both_sides(model, inputs) / 2 + sum(_both_sides(model, view) for view in shifted) / 4
+
     def no_totals(self) -> Tensor:
         """Sums over nothing, for `totals` to be added to: float64 where the device has it."""
-        device = self._scale.device
+        device = self.device
         return torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
     def totals(self, loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
@@ -101,3 +125,18 @@ class Classification:
 
         probabilities = logits.float().softmax(1).numpy()
         return classification_metrics(labels.numpy(), probabilities, self.class_names), probabilities
+
+
+def _both_sides(model: nn.Module, inputs: Tensor) -> Tensor:
+    return (model(inputs) + model(inputs.flip(-1))) / 2
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """uint8 (B, H, W, C) -> uint8 (B, side, side, C), bilinear with antialiasing."""
+    if images.shape[1:3] == (side, side):
+        return images
+    planes = images.permute(0, 3, 1, 2)
+    if images.device.type != "cpu":  # which alone resizes uint8
+        planes = planes.float()
+    resized = F.interpolate(planes, (side, side), mode="bilinear", antialias=True, align_corners=False)
+    return resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1)

@@ -79,8 +79,8 @@ def build_model(content: dict, where: str) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if content["options"]["channels_last"] else model
 
 
-def build_task(content: dict, device: torch.device) -> Classification:
-    """The task that `content` (from `load`) was trained for, without augmentation."""
+def build_task(content: dict, device: torch.device, tta: str | None) -> Classification:
+    """The task that `content` (from `load`) was trained for, without augmentation; `tta` None: as in training."""
     return Classification(
         shape=tuple(content["shape"]),
         class_names=content["class_names"],
@@ -88,4 +88,5 @@ def build_task(content: dict, device: torch.device) -> Classification:
         std=content["std"],
         device=device,
         channels_last=content["options"]["channels_last"],
+        tta=tta or content["options"].get("tta", "none"),
     )

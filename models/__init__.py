@@ -1,7 +1,8 @@
 """The models by name. A model file stands alone: it knows nothing of data sets or of the training loop.
 
 `MODELS` maps a name to its file and class, not to the class itself, so that listing the models does not import torch.
-Every constructor is called as `Model(input_shape=(channels, height, width), num_classes=K, **model_args)`.
+Every constructor is called as `Model(input_shape=(channels, height, width), num_classes=K, **model_args)`. A model that
+starts from the data has a method `init_from(images)`, called once before training with some normalised training images.
 """
 
 import difflib
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 MODELS = {
     "cnn": ("models.cnn", "CNN", "residual convolutional net for images of 8 to 64 pixels"),
     "mlp": ("models.mlp", "MLP", "multi-layer perceptron"),
+    "whitened_cnn": (
+        "models.whitened_cnn",
+        "WhitenedCNN",
+        "the record net for CIFAR-10, from 18 pixels up",
+    ),
     "skip_mlp": (
         "models.skip_mlp",
         "SkipMLP",
