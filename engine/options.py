@@ -267,7 +267,7 @@ def parse_infer(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def bench_parser() -> Parser:
     """The options of bench.py."""
-    parser = Parser(prog="bench.py", description="Measure how fast models, the training loop and its data are here.")
+    parser = Parser(prog="bench.py", description="Measure models, the loop (with --compile, compiled) and data.")
     add = parser.add_argument
     add("--what", nargs="+", choices=BENCHES, metavar="BENCH", help=f"some of {', '.join(BENCHES)} (default: all)")
     add("--check", action="store_true", help="run loop alone; exit code 1 under 0.9 of the bare model's speed")

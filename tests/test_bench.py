@@ -103,6 +103,14 @@ def test_bf16_differs_from_fp32_by_its_rounding(run, monkeypatch):
     assert 1e-5 < row["difference"] < 0.1
 
 
+def test_bf16_that_the_hardware_only_emulates_is_not_waited_for(run, monkeypatch):
+    monkeypatch.setattr(forward, "MODES", {"eager": variants.MODES["eager"]})
+    monkeypatch.setattr("engine.runtime.choose_precision", lambda wish, cpu: "no")
+    code, out, _, _ = run("--what", "forward")
+    assert code == 0
+    assert out.count("not run: this hardware only emulates bf16") == 2
+
+
 def test_a_model_that_cannot_be_scripted_is_a_line_with_the_reason(run, monkeypatch):
     add_model(monkeypatch, Unscriptable)
     monkeypatch.setattr(forward, "MODES", {name: variants.MODES[name] for name in (MODES[0], MODES[4])})
@@ -115,6 +123,7 @@ def test_a_model_that_cannot_be_scripted_is_a_line_with_the_reason(run, monkeypa
     assert "images_per_second" not in row
 
 
+@pytest.mark.filterwarnings("ignore:dynamo_pgo")
 def test_without_a_compiler_the_line_says_so(run, monkeypatch):
     import torch._inductor.config
 
