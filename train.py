@@ -7,22 +7,40 @@ The same script runs on a CPU, one GPU, several processes and several machines:
 
 import argparse
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from engine.errors import user_errors_end_the_program
 from engine.options import parse_train
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from data.dataset import ImageData
+    from engine.run import Run
+    from engine.stopping import StopRequest
 
 
 def train(args: argparse.Namespace) -> None:
     """One run. A run is a pure function of (options, step): see `engine/run.py` for its state."""
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
-    from engine import finish, runtime, setup, stopping, summary
-    from engine.optim import EMA, build_optimizer, set_lr
-    from engine.run import Run
+    from engine import finish, runtime, setup, stopping
 
     stop = stopping.StopRequest(args.max_time)
     accelerator = runtime.start(args)
-    data = setup.load_data(args, accelerator)
+    run = begin(args, accelerator, setup.load_data(args, accelerator), stop)
+    for _ in steps(run):
+        pass
+    finish.report_run(run)
+    accelerator.end_training()
+
+
+def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "ImageData", stop: "StopRequest") -> "Run":
+    """Build a run, or resume one, up to where its next step can be taken."""
+    from engine import setup, summary
+    from engine.optim import EMA, build_optimizer
+    from engine.run import Run
+
     task = setup.build_task(args, data, accelerator.device)
     plan = setup.plan_steps(args, len(data.train), accelerator.num_processes)
     sharded = accelerator.is_fsdp2
@@ -42,6 +60,16 @@ def train(args: argparse.Namespace) -> None:
     model, optimizer = accelerator.prepare(model, optimizer)
     run = Run(args, accelerator, data, task, plan, model, ema, optimizer)
     run.begin(stop, facts)
+    return run
+
+
+def steps(run: "Run") -> Iterator[None]:
+    """The loop, from where the run is to its end; hands over after each step, so that bench.py can time it."""
+    from engine import runtime
+    from engine.optim import set_lr
+
+    args, accelerator, task = run.args, run.accelerator, run.task
+    model, ema, optimizer = run.model, run.ema, run.optimizer
     batches = iter(run.batches())
 
     while not run.done:
@@ -64,9 +92,7 @@ def train(args: argparse.Namespace) -> None:
         if ema is not None:
             ema.update(run.plain_model, run.step + 1)
         run.after_step()
-
-    finish.report_run(run)
-    accelerator.end_training()
+        yield
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,12 +9,14 @@ import models
 from data.augment_spec import parse as parse_augment
 from data.augment_spec import parse_sizes
 from data.sources import NAMED, find_source
+from engine.errors import UserError
 from engine.parsing import Parser, duration, epoch_or_steps, in_words, key_value, number, recipe_argv
 
 OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop", "muon")
 SCHEDULES = ("cosine", "linear", "onecycle", "constant")
 TTA = ("none", "flip", "shift")
 TRACKERS = ("tensorboard", "wandb", "none")
+BENCHES = ("forward", "train", "loop", "data")
 # Where nothing is given; found on validation parts of digits and CIFAR.
 DEFAULTS = {"lr": 2e-3, "weight_decay": 0.05, "momentum": 0.9, "head_lr": 1.0, "bias_lr": 1.0}
 DEFAULTS_OF = {
@@ -293,6 +295,44 @@ def parse_infer(argv: Sequence[str] | None = None) -> argparse.Namespace:
         UserError: an unknown option, or a value out of range.
     """
     return infer_parser().parse_args(argv)
+
+
+def bench_parser() -> Parser:
+    """The options of bench.py."""
+    parser = Parser(prog="bench.py", description="Measure models, the loop (with --compile, compiled) and data.")
+    add = parser.add_argument
+    add("--what", nargs="+", choices=BENCHES, metavar="BENCH", help=f"some of {', '.join(BENCHES)} (default: all)")
+    add("--check", action="store_true", help="run loop alone; exit code 1 under 0.9 of the bare model's speed")
+    add("--rounds", type=POSITIVE, default=5, metavar="N", help="times that each is measured (default: %(default)s)")
+    _add_model(add)
+    add("--batch-sizes", type=POSITIVE, nargs="+", default=[128], metavar="N", help="(default: 128)")
+    add("--image-size", type=number(int, 4, 2048), default=32, metavar="PIXELS", help="(default: %(default)s)")
+    add("--channels", type=int, choices=(1, 3), default=3, help="of the images, 1 or 3 (default: %(default)s)")
+    add(
+        "--augment",
+        type=in_words(parse_augment),
+        default="flip,crop",
+        metavar="LIST",
+        help="in loop, as train.py has it (default: %(default)s)",
+    )
+    _add_speed(add)
+    add("--output-dir", metavar="DIR", help="for bench.json and bench.png (default: runs/bench-TIME)")
+    return parser
+
+
+def parse_bench(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse bench.py's options; what it has no option for is as train.py has it by default.
+
+    Raises:
+        UserError: an unknown option, a value out of range, or --check with another bench than loop.
+    """
+    args = bench_parser().parse_args(argv)
+    if args.check and args.what not in (None, ["loop"]):
+        raise UserError("--check measures loop alone: leave --what out")
+    args.what = ["loop"] if args.check else list(dict.fromkeys(args.what or BENCHES))
+    args.batch_sizes = list(dict.fromkeys(args.batch_sizes))
+    args.model_arg = dict(args.model_arg)
+    return argparse.Namespace(**(vars(parse_train([])) | vars(args)))
 
 
 def _models_listed() -> str:

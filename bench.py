@@ -1,0 +1,103 @@
+"""Measure how fast this machine trains: python bench.py --help.
+
+python bench.py                       # models, the loop of train.py and its data, on made-up images
+python bench.py --what loop --model timm/resnet18 --batch-sizes 64 256
+python bench.py --check               # exit code 1 when the loop has less than 0.9 of the bare model's speed
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import train  # the only script that another one needs: its loop is what is measured
+from engine.errors import UserError, user_errors_end_the_program
+from engine.options import parse_bench
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from benches.report import Section
+
+LEAST_RATIO = 0.9
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measure what `args` asks for, print it and write bench.json and bench.png; returns the exit code."""
+    # Imported only now, as they take seconds: --help and mistyped options are answered at once.
+    from benches import chart, report, timing
+    from engine.files import write_json
+    from engine.folder import check_folder, environment
+    from engine.runtime import describe, start
+
+    folder = Path(args.output_dir or f"runs/bench-{datetime.now().strftime('%Y%m%d-%H%M%S')}")
+    check_folder(folder, parameters=0, resuming=True, keep=0)
+    accelerator = start(args)
+    if accelerator.num_processes > 1:
+        raise UserError("bench.py measures one process: start it with 'python bench.py'")
+    _refuse_early(args, accelerator)
+    facts = environment(accelerator)
+    versions = f"torch {facts['packages']['torch']}, accelerate {facts['packages']['accelerate']}"
+    print(f"{facts['cpu']}, {facts['memory_gib']} GiB; {describe(accelerator)}; {versions}")
+    print(
+        f"images/s: the median of {args.rounds} interleaved rounds after a warm-up, and the lowest and highest of them;"
+    )
+    print("speed: over the first line's; difference: largest, over the first line's largest value\n", flush=True)
+    sections = []
+    for section in _measure(args, accelerator):
+        print(report.as_text(section), flush=True)
+        sections.append(section)
+    peak = timing.peak_rss()
+    if peak is not None:
+        print(f"the whole process held at most {peak / 2**30:.2f} GiB of main memory")
+    content = {"environment": facts, "options": vars(args), "peak_rss_bytes": peak}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "bench.json", content | {"benches": [report.as_dict(section) for section in sections]})
+    chart.draw(sections, folder / "bench.png", f"{facts['cpu']}, {describe(accelerator)}, {versions}")
+    print(f"written  {folder / 'bench.json'}, {folder / 'bench.png'}")
+    return _check(sections) if args.check else 0
+
+
+def _refuse_early(args: argparse.Namespace, accelerator: "Accelerator") -> None:
+    """Raise UserError for a model or an augmentation that the images do not suit, before minutes are spent."""
+    from benches.images import make_images
+    from engine.setup import build_model, build_task
+
+    task = build_task(args, make_images(args.image_size, args.channels, epoch_length=1), accelerator.device)
+    build_model(args, task, sharded=False)
+
+
+def _measure(args: argparse.Namespace, accelerator: "Accelerator") -> Iterator["Section"]:
+    """One bench after another, for each batch size."""
+    from benches import data, forward, loop
+
+    device, precision = accelerator.device, accelerator.mixed_precision
+    for what in args.what:
+        for batch_size in args.batch_sizes:
+            if what == "loop":
+                yield loop.measure(args, accelerator, batch_size, train.begin, train.steps)
+            elif what == "data":
+                for steps in data.STEPS:
+                    yield data.measure(args, device, batch_size, steps)
+            else:
+                yield forward.measure(what, args, device, precision, batch_size)
+
+
+def _check(sections: list["Section"]) -> int:
+    ratio = min(section.facts["ratio"]["median"] for section in sections)
+    verdict = "reached" if ratio >= LEAST_RATIO else "NOT reached"
+    print(f"check    the loop's ratio is {ratio:.3f}: {LEAST_RATIO} {verdict}")
+    return int(ratio < LEAST_RATIO)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run with the options in `argv` (default: the command line's) and exit."""
+    with user_errors_end_the_program():
+        code = bench(parse_bench(argv))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Bench `loop`: what train.py's own loop costs over the bare model, and where the rest goes."""
+
+import argparse
+import contextlib
+import io
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from benches.images import ROWS, make_images
+from benches.report import Row, Section, round_ratios
+from benches.step import training_step
+from benches.timing import MOST_CALLS, Timing, calls_for, interleave, warm_up
+from engine import tracking
+from engine.optim import set_lr
+from engine.run import Run
+from engine.runtime import seed_step
+from engine.setup import build_model
+from engine.stopping import StopRequest
+
+CHUNK_SECONDS = 1.0
+BARE, LOOP = "bare model's training step", "loop of train.py"
+
+
+def measure(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    batch_size: int,
+    begin: Callable[..., Run],
+    steps: Callable[[Run], Iterator[None]],
+) -> Section:
+    """Let a run of train.py and the bare model take turns of some steps each, in one process.
+
+    The run is on made-up images and long enough that no epoch ends: evaluation and checkpoints are not the loop.
+    It writes into a folder that is removed.
+
+    Args:
+        args: the options of bench.py and, for the rest, of train.py.
+        accelerator: of this process, which is the only one.
+        batch_size: images of a step.
+        begin, steps: those of train.py.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-") as place:
+        run = _begin_run(args, accelerator, batch_size, begin, place)
+        loop = steps(run)
+        batch = run.task.training_batch(next(iter(run.batches())).to(accelerator.device), 0)
+        bare_model = build_model(run.args, run.task, run.data, sharded=False).to(accelerator.device)
+        called = torch.compile(bare_model) if args.compile else bare_model
+        bare = training_step(called, bare_model, run.args, accelerator.mixed_precision, batch)
+        whole = _take_turns(run, {BARE: bare, LOOP: lambda: next(loop)})
+        parts = _time_parts(run, bare_model, batch)
+        run.progress.close()
+        tracking.finish(run.trackers)
+        accelerator.free_memory()
+    return _section(args, run, whole, parts)
+
+
+def _begin_run(
+    args: argparse.Namespace, accelerator: Accelerator, batch_size: int, begin: Callable[..., Run], place: str
+) -> Run:
+    most_steps = 3 * MOST_CALLS * (args.rounds + 1)  # more than all that is timed here
+    data = make_images(args.image_size, args.channels, max(ROWS, batch_size * most_steps))
+    options = argparse.Namespace(**(vars(args) | {"batch_size": batch_size, "output_dir": place, "epochs": 1}))
+    stop = StopRequest(None)
+    with contextlib.redirect_stdout(io.StringIO()):  # a run introduces itself; the table says what was measured
+        run = begin(options, accelerator, data, stop)
+    stop.patient = False  # there is nothing to save: a signal ends the bench at once
+    return run
+
+
+def _take_turns(run: Run, variants: dict[str, Callable[[], object]]) -> dict[str, Timing]:
+    """Time loop and bare model in chunks of equally many steps, of which the loop logs at the last one."""
+    device = run.accelerator.device
+    calls = calls_for(max(warm_up(call, device) for call in variants.values()), CHUNK_SECONDS)
+    run.args.log_every = min(run.args.log_every, calls)
+    return interleave({name: (call, calls) for name, call in variants.items()}, run.args.rounds, device)
+
+
+def _time_parts(run: Run, model: torch.nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Timing]:
+    """Time what the loop does beside the model, each part alone, once a step."""
+    device, task = run.accelerator.device, run.task
+    batches = iter(run.batches())
+    raw = next(batches).to(device)
+    inputs, targets = batch
+    outputs = model(inputs)
+    loss = task.loss(outputs, targets)
+    loss.backward()  # the finite check reads gradients
+
+    def watch_and_check() -> None:
+        run.watch(loss, outputs, targets)
+        run.guard.check(model, run.step)
+
+    def set_lr_and_seed() -> None:
+        set_lr(run.optimizer, run.lr(run.step))
+        seed_step(run.args.seed, run.step, 0)
+
+    parts = {
+        "data: gather, copy to the device": lambda: next(batches).to(device),
+        "data: augment, normalise": lambda: task.training_batch(raw, 0),
+        "of which normalise": lambda: task.inputs(raw.images),
+        "metrics and finite check": watch_and_check,
+        "progress, log, stop": run.after_step,
+        "learning rate and seed": set_lr_and_seed,
+    }
+    timed = {name: (call, calls_for(warm_up(call, device))) for name, call in parts.items()}
+    # The run's log falls on every so many steps; fewer calls than that would miss it.
+    timed["progress, log, stop"] = run.after_step, run.args.log_every
+    return interleave(timed, run.args.rounds, device)
+
+
+def _section(args: argparse.Namespace, run: Run, whole: dict[str, Timing], parts: dict[str, Timing]) -> Section:
+    batch_size = run.args.batch_size
+    ratios = round_ratios(whole[BARE], whole[LOOP])
+    ratio = statistics.median(ratios)
+    milliseconds = {name: 1000 * timing.median for name, timing in (whole | parts).items()}
+    known = sum(milliseconds[name] for name in parts if name != "of which normalise")
+    over = [a - b for a, b in zip(whole[LOOP].seconds, whole[BARE].seconds, strict=True)]
+    milliseconds["the rest: Accelerate, and what parts cost one another"] = 1000 * statistics.median(over) - known
+    width = max(map(len, milliseconds))
+    notes = ["", f"ratio {ratio:.3f} ({min(ratios):.3f} .. {max(ratios):.3f} in {len(ratios)} rounds)", ""]
+    notes += [f"{'milliseconds of a step':<{width}}  {'':>10}  of the loop's"]
+    notes += [
+        f"{name:<{width}}  {value:>10.3f}  {value / milliseconds[LOOP]:>7.2%}" for name, value in milliseconds.items()
+    ]
+    title = (
+        f"loop: train.py with {args.model}, {batch_size} images of {args.channels}x{args.image_size}x{args.image_size} "
+        f"a step, {args.optimizer}, --augment {args.augment}, {run.accelerator.mixed_precision} precision"
+    )
+    facts = {
+        "batch_size": batch_size,
+        "ratio": {"median": ratio, "lowest": min(ratios), "highest": max(ratios)},
+        "milliseconds_of_a_step": milliseconds,
+    }
+    rows = [Row(name, batch_size, timing) for name, timing in whole.items()]
+    return Section("loop", title, rows, notes, facts)

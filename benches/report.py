@@ -1,0 +1,102 @@
+"""What was measured, as a table for the screen and as JSON."""
+
+import statistics
+from dataclasses import dataclass, field
+
+from benches.timing import Timing
+
+
+@dataclass
+class Row:
+    """One variant: what was measured of it, or why it was not.
+
+    Attributes:
+        variant: its name.
+        images: of one call.
+        timing: None where it could not run.
+        difference: largest difference of its outputs (gradients) from the reference's, as a share of the largest of
+            those; None where there is nothing to compare.
+        reason: why it could not run, one line.
+    """
+
+    variant: str
+    images: int
+    timing: Timing | None = None
+    difference: float | None = None
+    reason: str | None = None
+
+    @property
+    def speed(self) -> tuple[float, float, float]:
+        """Images/s: (median, lowest, highest) of the rounds."""
+        seconds = self.timing.seconds
+        return self.images / self.timing.median, self.images / max(seconds), self.images / min(seconds)
+
+
+@dataclass
+class Section:
+    """One bench's rows.
+
+    Attributes:
+        what: name of the bench.
+        title: what was measured on what, one line.
+        rows: in the order to show; the first is what the others are compared with.
+        notes: lines to show below the table.
+        facts: what else belongs in bench.json.
+    """
+
+    what: str
+    title: str
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+    facts: dict = field(default_factory=dict)
+
+    def share(self, row: Row) -> float | None:
+        """How many times as fast as the first row a row is: the median over the rounds' ratios."""
+        first = self.rows[0]
+        if first.timing is None or row.timing is None:
+            return None
+        return row.images / first.images * statistics.median(round_ratios(first.timing, row.timing))
+
+
+def round_ratios(reference: Timing, timing: Timing) -> list[float]:
+    """Speed over that of the reference, round by round: both were timed within moments, so drift cancels."""
+    return [a / b for a, b in zip(reference.seconds, timing.seconds, strict=True)]
+
+
+def as_text(section: Section) -> str:
+    """The section as a table."""
+    width = max(len(row.variant) for row in section.rows)
+    differences = any(row.difference is not None for row in section.rows)
+    memory = any(row.timing and row.timing.peak_memory is not None for row in section.rows)
+    head = f"  {'':<{width}}  {'images/s':>9}  {'lowest .. highest':>20}  {'speed':>6}"
+    head += f"  {'difference':>10}" * differences + f"  {'peak memory':>11}" * memory
+    lines = [section.title, head]
+    for row in section.rows:
+        if row.timing is None:
+            lines.append(f"  {row.variant:<{width}}  not run: {row.reason}")
+            continue
+        median, low, high = row.speed
+        line = f"  {row.variant:<{width}}  {median:>9,.0f}  {f'{low:,.0f} .. {high:,.0f}':>20}"
+        line += f"  {section.share(row):>6.3f}" if section.share(row) is not None else f"  {'-':>6}"
+        if differences:
+            line += f"  {'-' if row.difference is None else format(row.difference, '.1e'):>10}"
+        if memory:
+            line += f"  {row.timing.peak_memory / 2**30:>7.2f} GiB"
+        lines.append(line)
+    return "\n".join([*lines, *(f"  {note}".rstrip() for note in section.notes), ""])
+
+
+def as_dict(section: Section) -> dict:
+    """The section for bench.json; seconds are of one call, for each round."""
+    rows = []
+    for row in section.rows:
+        entry = {"variant": row.variant, "images_per_call": row.images, "reason_not_run": row.reason}
+        if row.timing is not None:
+            entry["images_per_second"] = dict(zip(("median", "lowest", "highest"), row.speed, strict=True))
+            entry["speed_over_first"] = section.share(row)
+            entry["difference"] = row.difference
+            entry["seconds"] = row.timing.seconds
+            entry["calls_per_round"] = row.timing.calls
+            entry["peak_accelerator_memory_bytes"] = row.timing.peak_memory
+        rows.append(entry)
+    return {"what": section.what, "title": section.title, **section.facts, "rows": rows}

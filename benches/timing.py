@@ -1,0 +1,98 @@
+"""How long calls take: warmed up apart, in interleaved rounds, waiting for the device before the clock is read."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+WARM_UP_CALLS = 3
+ROUND_SECONDS = 0.25
+MOST_CALLS = 50
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured of one variant.
+
+    Attributes:
+        seconds: of one call, the mean over a round, for each round.
+        calls: of a round.
+        peak_memory: most bytes held on the accelerator in a round; None on a CPU, where the whole process's alone is
+            known.
+    """
+
+    seconds: list[float]
+    calls: int
+    peak_memory: int | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def warm_up(call: Callable[[], object], device: torch.device) -> float:
+    """Call until compilers, profilers and allocators have done their work; seconds that the last call took."""
+    for _ in range(WARM_UP_CALLS):
+        synchronize(device)
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+    return time.perf_counter() - start
+
+
+def calls_for(seconds: float, round_seconds: float = ROUND_SECONDS) -> int:
+    """How many calls of so many seconds fill a round, 1 to MOST_CALLS."""
+    return max(1, min(MOST_CALLS, round(round_seconds / max(seconds, 1e-9))))
+
+
+def interleave(
+    variants: dict[str, tuple[Callable[[], object], int]], rounds: int, device: torch.device
+) -> dict[str, Timing]:
+    """Time variants in turn, round after round, so that a machine that gets slower or faster favours none of them.
+
+    Every other round goes through them backwards, so that neither does what came just before.
+
+    Args:
+        variants: name -> (a call, warmed up before; calls of a round).
+        rounds: how often each is timed.
+        device: waited for before the clock is read.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    peaks: dict[str, list[int]] = {name: [] for name in variants}
+    for turn in range(rounds):
+        for name in list(variants) if turn % 2 == 0 else reversed(variants):
+            call, calls = variants[name]
+            measures_memory = device.type in ("cuda", "xpu")
+            if measures_memory:
+                torch.accelerator.reset_peak_memory_stats(device)
+            synchronize(device)
+            start = time.perf_counter()
+            for _ in range(calls):
+                call()
+            synchronize(device)
+            seconds[name].append((time.perf_counter() - start) / calls)
+            if measures_memory:
+                peaks[name].append(torch.accelerator.max_memory_allocated(device))
+    return {name: Timing(seconds[name], calls, max(peaks[name], default=None)) for name, (_, calls) in variants.items()}
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def peak_rss() -> int | None:
+    """Most bytes of main memory that this process has held so far."""
+    if resource is None:
+        return getattr(psutil.Process().memory_info(), "peak_wset", None)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if psutil.MACOS else peak * 1024

@@ -1,0 +1,67 @@
+"""The ways to run a model: as it is, compiled, exported, traced, scripted."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+EAGER = "eager"
+
+
+class Refused(Exception):
+    """A variant that is not worth its time; the message says why."""
+
+
+def _compile(model: nn.Module, _inputs: Tensor) -> nn.Module:
+    return torch.compile(model, dynamic=False)
+
+
+def _export(model: nn.Module, inputs: Tensor) -> nn.Module:
+    return torch.export.export(model, (inputs,)).module()
+
+
+def _trace(model: nn.Module, inputs: Tensor) -> nn.Module:
+    with _without_deprecation():
+        return torch.jit.trace(model, inputs, check_trace=False)
+
+
+def _script(model: nn.Module, _inputs: Tensor) -> nn.Module:
+    from torch.jit import _recursive
+
+    with _without_deprecation():
+        try:
+            return torch.jit.script(model)
+        except Exception:
+            # The type left half defined would be the next failure's reason ("Can't redefine method"), not the model.
+            _recursive.concrete_type_store = _recursive.ConcreteTypeStore()
+            raise
+
+
+# name -> (model, inputs) -> what is called in its place. torch.jit is deprecated since PyTorch 2.14.
+MODES: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
+    EAGER: lambda model, _inputs: model,
+    "torch.compile": _compile,
+    "torch.export": _export,
+    "jit.trace (deprecated)": _trace,
+    "jit.script (deprecated)": _script,
+}
+
+
+def _without_deprecation() -> warnings.catch_warnings:
+    """The table says in words that torch.jit is deprecated."""
+    return warnings.catch_warnings(action="ignore")
+
+
+def why_not(error: Exception) -> str:
+    """In one line why a variant could not run; its makers put the reason into the first lines of long messages."""
+    text = str(error)
+    if isinstance(error, Refused):
+        return text
+    if "InvalidCxxCompiler" in text or "No working C++ compiler" in text:
+        return "torch.compile needs a C++ compiler, such as g++, and there is none"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory: give smaller --batch-sizes"
+    lines = [line.strip() for line in text.splitlines() if line.strip(" :^~")]
+    reason = " ".join(lines[:2]) or "no reason given"
+    return f"{type(error).__name__}: {reason if len(reason) <= 160 else reason[:159] + '…'}"

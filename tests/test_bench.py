@@ -1,0 +1,218 @@
+"""bench.py compares what it times, says why a variant cannot run, and its --check fails for a slow loop."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+import bench
+import models
+import train
+from benches import forward, variants
+from benches.timing import WARM_UP_CALLS, calls_for, interleave, warm_up
+
+CPU = torch.device("cpu")
+TINY = "--cpu --mixed-precision no --model mlp --image-size 8 --channels 1 --batch-sizes 4 --rounds 2".split()
+MODES = ["eager", "torch.compile", "torch.export", "jit.trace (deprecated)", "jit.script (deprecated)"]
+
+
+class Unscriptable(nn.Module):
+    """A module that torch.jit.script refuses, as it looks its layer up by a name made at run time."""
+
+    def __init__(self, *, input_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.layer1 = nn.Linear(input_shape[0] * input_shape[1] * input_shape[2], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return getattr(self, f"layer{1 + 0 * len(images)}")(images.flatten(1))
+
+
+class Slow(Unscriptable):
+    """A module beside whose pass a loop costs nothing."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        time.sleep(0.2)
+        return super().forward(images)
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch):
+    """Accelerate's state, the signals and the environment, for the tests that follow."""
+    monkeypatch.delenv("SAMELOOP_DATA", raising=False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def run(capsys, tmp_path):
+    """run(*options) -> (exit code, standard output, standard error, bench.json or None)."""
+
+    def run_bench(*options: str) -> tuple[int, str, str, dict | None]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            bench.main([*TINY, "--output-dir", str(tmp_path / "out"), *options])
+        written = tmp_path / "out" / "bench.json"
+        content = json.loads(written.read_text(), parse_constant=pytest.fail) if written.exists() else None
+        return ended.value.code or 0, *capsys.readouterr(), content
+
+    return run_bench
+
+
+def add_model(monkeypatch, model):
+    monkeypatch.setitem(models.MODELS, "ours", (__name__, model.__name__, ""))
+
+
+def rows_of(content):
+    return {row["variant"]: row for section in content["benches"] for row in section["rows"]}
+
+
+@pytest.mark.parametrize("what", ["forward", "train"])
+def test_every_way_to_run_a_model_gives_the_eager_results(run, tmp_path, what):
+    code, out, _, content = run("--what", what)
+    assert code == 0
+    (section,) = content["benches"]
+    assert (section["what"], section["batch_size"]) == (what, 4)
+    rows = rows_of(content)
+    formats = [f"{precision}, {layout}" for precision in ("fp32", "bf16") for layout in ("channels_last", "contiguous")]
+    assert set(rows) == {f"{mode}, fp32, channels_last" for mode in MODES} | {f"eager, {text}" for text in formats}
+    for name, row in rows.items():
+        if "fp32" in name:
+            assert row["reason_not_run"] is None
+            assert row["images_per_second"]["lowest"] <= row["images_per_second"]["median"]
+            assert len(row["seconds"]) == 2
+        if "fp32" in name and name != "eager, fp32, channels_last":
+            assert row["difference"] < 1e-5
+        assert name in out
+    assert {"packages", "cpu", "device"} <= set(content["environment"])
+    assert content["peak_rss_bytes"] > 10**7
+    assert (tmp_path / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bf16_differs_from_fp32_by_its_rounding(run, monkeypatch):
+    monkeypatch.setattr(forward, "MODES", {"eager": variants.MODES["eager"]})
+    row = rows_of(run("--what", "forward", "--mixed-precision", "bf16")[3])["eager, fp32, channels_last"]
+    assert 1e-5 < row["difference"] < 0.1
+
+
+def test_bf16_that_the_hardware_only_emulates_is_not_waited_for(run, monkeypatch):
+    monkeypatch.setattr(forward, "MODES", {"eager": variants.MODES["eager"]})
+    monkeypatch.setattr("engine.runtime.choose_precision", lambda wish, cpu: "no")
+    code, out, _, _ = run("--what", "forward")
+    assert code == 0
+    assert out.count("not run: this hardware only emulates bf16") == 2
+
+
+def test_a_model_that_cannot_be_scripted_is_a_line_with_the_reason(run, monkeypatch):
+    add_model(monkeypatch, Unscriptable)
+    monkeypatch.setattr(forward, "MODES", {name: variants.MODES[name] for name in (MODES[0], MODES[4])})
+    code, out, _, content = run("--what", "forward", "train", "--model", "ours")
+    assert code == 0
+    assert out.count("jit.script (deprecated), fp32, channels_last  not run: ") == 2
+    row = rows_of(content)["jit.script (deprecated), fp32, channels_last"]
+    assert "getattr" in row["reason_not_run"]
+    assert "\n" not in row["reason_not_run"]
+    assert "images_per_second" not in row
+
+
+@pytest.mark.filterwarnings("ignore:dynamo_pgo")
+def test_without_a_compiler_the_line_says_so(run, monkeypatch):
+    import torch._inductor.config
+
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    monkeypatch.setattr(forward, "MODES", {name: variants.MODES[name] for name in MODES[:2]})
+    code, out, _, _ = run("--what", "forward")
+    assert code == 0
+    assert "torch.compile, fp32, channels_last  not run: torch.compile needs a C++ compiler" in out
+
+
+def test_the_loop_that_is_timed_is_the_one_of_train_py(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    steps, taken = train.steps, []
+
+    def counted_steps(run):
+        for _ in steps(run):
+            taken.append(run.step)
+            yield
+
+    monkeypatch.setattr(train, "steps", counted_steps)
+    code, out, _, content = run("--what", "loop")
+    assert code == 0
+    (section,) = content["benches"]
+    calls = section["rows"][1]["calls_per_round"]
+    assert section["rows"][0]["calls_per_round"] == calls
+    assert taken == list(range(1, WARM_UP_CALLS + 2 * calls + 1))
+    assert f"ratio {section['ratio']['median']:.3f}" in out
+    milliseconds = section["milliseconds_of_a_step"]
+    assert milliseconds["data: augment, normalise"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "the run's folder is gone"
+
+
+def test_data_gives_what_torchvision_gives(run):
+    code, _, _, content = run("--what", "data", "--channels", "3")
+    assert code == 0
+    plain, augmented = content["benches"]
+    assert plain["rows"][1]["difference"] < 1e-6
+    assert [row["variant"] for row in augmented["rows"]] == [row["variant"] for row in plain["rows"]]
+
+
+def test_check_fails_for_a_loop_that_augments_more_than_it_trains(run):
+    code, out, _, content = run("--check", "--augment", "randaugment=14:9", "--batch-sizes", "16")
+    assert code == 1
+    assert [section["what"] for section in content["benches"]] == ["loop"]
+    assert content["benches"][0]["ratio"]["median"] < 0.9
+    assert "NOT reached" in out
+
+
+def test_check_passes_where_the_model_takes_the_time(run, monkeypatch):
+    add_model(monkeypatch, Slow)
+    code, out, _, content = run("--check", "--model", "ours", "--rounds", "1")
+    assert (code, content["benches"][0]["ratio"]["median"] >= 0.9) == (0, True), out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--what conv", "invalid choice: 'conv'"),
+        ("--rounds 0", "0 is out of range"),
+        ("--batch-sizes 8 -1", "-1 is out of range"),
+        ("--model nmlp", "unknown model 'nmlp'"),
+        ("--channels 2", "invalid choice"),
+        ("--augment blur", "no augmentation is called 'blur'"),
+        ("--augment crop=8", "reflects 8 pixels"),
+        ("--model cnn --image-size 4 --augment none", "cnn does not work on 4x4 images"),
+        ("--check --what data", "--check measures loop alone"),
+        ("--mixed-precision fp16", "fp16 does nothing on a CPU"),
+        ("--output-dir /dev/null/out", "cannot write in"),
+    ],
+)
+def test_bad_options_are_one_line_and_nothing_is_written(run, tmp_path, options, says):
+    code, out, err, _ = run(*options.split())
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ") and says in err
+    assert not list(Path(tmp_path).iterdir())
+
+
+def test_rounds_are_interleaved_and_warmed_up_apart():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    for call in calls.values():
+        warm_up(call, CPU)
+    assert order == ["a"] * WARM_UP_CALLS + ["b"] * WARM_UP_CALLS
+    order.clear()
+    timings = interleave({name: (call, 2) for name, call in calls.items()}, 3, CPU)
+    assert "".join(order) == "aabbbbaaaabb"
+    assert all(len(timing.seconds) == 3 and timing.calls == 2 for timing in timings.values())
+
+
+def test_a_round_has_as_many_calls_as_fill_it():
+    assert [calls_for(seconds, 1.0) for seconds in (0.0, 0.1, 0.3, 5.0)] == [50, 10, 3, 1]
