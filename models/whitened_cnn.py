@@ -76,7 +76,9 @@ class WhitenedCNN(nn.Module):
         super().__init__()
         channels, height, w = input_shape
         if min(height, w) < 18:
-            raise ValueError(f"needs at least 18x18 pixels, got {height}x{w}: give --image-size 18 or more")
+            raise ValueError(
+                f"whitened_cnn needs images of at least 18x18 pixels, got {height}x{w}: give --image-size 18 or more"
+            )
         widths = (width, 4 * width, 4 * width) if isinstance(width, int) else tuple(width)
         if len(widths) != 3 or min(widths) < 1 or depth < 1:
             raise ValueError(f"needs a width or three, and a depth, from 1 up, got width={width} depth={depth}")

@@ -1,4 +1,4 @@
-"""What several test files need: the real data sets, a cache that nobody else uses, folders of made-up images."""
+"""What several test files need: real data sets, a cache of their own, made-up images, a trained model's predictions."""
 
 import os
 from collections.abc import Callable
@@ -6,7 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
+
+import infer
+import train
+from engine import weights
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -48,3 +54,50 @@ def tree(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "pets"
 
     return make
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    """A run of two epochs on the built-in digits."""
+    place = tmp_path_factory.mktemp("runs")
+    options = ["--dataset", "digits", "--epochs", "2", "--cpu", "--track", "none"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SAMELOOP_DATA", raising=False)
+        fresh_process()
+        train.main([*options, "--output-dir", str(place), "--run-name", "tiny"])
+    return place / "tiny"
+
+
+@pytest.fixture
+def best(run_folder, monkeypatch):
+    monkeypatch.delenv("SAMELOOP_DATA", raising=False)
+    return run_folder / "best.pth"
+
+
+def fresh_process():
+    """Accelerate refuses a second precision in one process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def predict(capsys, *arguments):
+    """Run infer.py on the CPU: (exit code, standard output, standard error)."""
+    fresh_process()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        infer.main(["--cpu", *map(str, arguments)])
+    return ended.value.code or 0, *capsys.readouterr()
+
+
+def refusal(capsys, *arguments):
+    """The one line with which infer.py refuses `arguments`."""
+    code, out, err = predict(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def changed(best, place, **changes):
+    """A copy of a weights file in which some entries are others."""
+    torch.save({**weights.load(best), **changes}, place)
+    return place

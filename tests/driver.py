@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -52,7 +53,10 @@ class Deed:
 
 
 def train(argv: list[str], processes: int = 1, deed: Deed | None = None, timeout: float = 120) -> tuple[list[int], str]:
-    """Run train.py; returns the exit codes of its processes and all that they printed."""
+    """Run train.py; returns the exit codes of its processes and all that they printed.
+
+    Those still alive `timeout` seconds after the start are killed: one deadline for all, as a hang is seldom of one.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -67,8 +71,9 @@ def train(argv: list[str], processes: int = 1, deed: Deed | None = None, timeout
         env = {name: str(value) for name, value in env.items()}
         workers.append(server.Process(target=_work, args=(argv, env, rank, deed or Deed(), f"{log}.{rank}")))
         workers[-1].start()
+    deadline = time.monotonic() + timeout
     for worker in workers:
-        worker.join(timeout)
+        worker.join(max(0, deadline - time.monotonic()))
         if worker.is_alive():
             worker.kill()
             worker.join()

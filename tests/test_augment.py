@@ -16,6 +16,7 @@ from data.augment import Augment, integers, parse, uniform
 DEVICES = ["cpu"] + [kind for kind in ("cuda", "xpu") if getattr(torch, kind).is_available()]
 IMAGE_SPECS = [
     "flip",
+    "altflip",
     "crop=5",
     "cutout=7",
     "randaugment=2:17",
@@ -262,7 +263,7 @@ def test_specs_are_read_with_their_defaults():
 @pytest.mark.parametrize(
     "spec, names",
     [
-        ("blur", "'blur'; there are flip=0.5, crop=4, .*trivialaugment, mixup=0.2, cutmix=1.0"),
+        ("blur", "'blur'; there are flip=0.5, altflip, crop=4, .*trivialaugment, mixup=0.2, cutmix=1.0"),
         ("flip,,crop", "''"),
         ("none,flip", "'none'"),
         ("flip,crop,flip=0.1", "flip is named twice"),
@@ -291,3 +292,26 @@ def test_reading_the_option_imports_no_torch():
     code = "import sys, data.augment_spec; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_altflip_shows_each_side_of_an_image_in_turn():
+    images, indices = noise(64, 6, 6, 3), torch.arange(64)
+    images[0] = noise(2, 6, 6, 3)[1]
+    augment = Augment(parse("altflip"), seed=3, num_samples=64)
+    epochs = [augment(images, indices, epoch) for epoch in range(4)]
+    assert torch.equal(epochs[0], epochs[2]) and torch.equal(epochs[1], epochs[3])
+    assert torch.equal(epochs[1], epochs[0].flip(2))
+    flipped = sum(torch.equal(image, other.flip(1)) for image, other in zip(epochs[0], images, strict=True))
+    assert 16 < flipped < 48
+
+
+def test_jitter_is_even_within_its_strength_and_of_each_sample():
+    indices = torch.arange(4096)
+    shift, factor = Augment(parse("jitter=0.2"), seed=1, num_samples=4096).jitter(indices, 5)
+    for drawn in (shift.flatten(), factor.flatten() - 1):
+        assert drawn.abs().max() <= 0.2
+        assert abs(drawn.mean()) < 0.01 and abs(drawn.std() - 0.2 / 3**0.5) < 0.005
+    assert abs(torch.corrcoef(torch.stack([shift.flatten(), factor.flatten()]))[0, 1]) < 0.05
+    again, _ = Augment(parse("jitter=0.2"), seed=1, num_samples=4096).jitter(indices[7:8], 5)
+    assert torch.equal(again, shift[7:8])
+    assert Augment(parse("flip"), seed=1, num_samples=4).jitter(indices, 0) is None

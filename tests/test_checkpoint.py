@@ -31,7 +31,7 @@ def save(parent: Path, step: int, keep: int = 2) -> None:
     checkpoint.save(parent / f"step-{step}", tensors(step), {"step": step}, keep)
 
 
-def _save_and_be_killed(parent: Path, step: int, moment: int) -> None:
+def _save_and_be_killed(parent: Path, step: int, keep: int, moment: int) -> None:
     """Save, and die before the `moment`-th time that a file or folder is touched."""
     count = 0
 
@@ -43,28 +43,30 @@ def _save_and_be_killed(parent: Path, step: int, moment: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(touched)
-    save(parent, step)
+    save(parent, step, keep)
 
 
-@pytest.mark.parametrize("keep_old", [True, False], ids=["two-before", "one-damaged-before"])
-def test_sigkill_at_every_file_boundary_of_a_save_leaves_an_intact_checkpoint(tmp_path: Path, keep_old: bool) -> None:
+@pytest.mark.parametrize(("keep", "damaged"), [(2, False), (1, True)], ids=["two-kept", "one-kept-and-one-damaged"])
+def test_sigkill_at_every_file_boundary_of_a_save_leaves_an_intact_checkpoint(
+    tmp_path: Path, keep: int, damaged: bool
+) -> None:
     survivors = []
     for moment in range(1, 500):
         parent = tmp_path / str(moment)
-        save(parent, 1)
-        save(parent, 2)
-        if not keep_old:  # the place of the new one is taken by what an earlier crash left
+        save(parent, 1, keep)
+        save(parent, 2, keep)
+        if damaged:  # the place of the new one is taken by what an earlier crash left
             (parent / "step-3").mkdir()
-        worker = server.Process(target=_save_and_be_killed, args=(parent, 3, moment))
+        worker = server.Process(target=_save_and_be_killed, args=(parent, 3, keep, moment))
         worker.start()
         worker.join()
         folder, loaded, state, _ = checkpoint.newest_intact(parent)
         survivors.append(state["step"])
         assert torch.equal(loaded["model"]["weight"], tensors(state["step"])["model"]["weight"])
         assert folder.name == f"step-{state['step']}"
-        save(parent, 4)
+        save(parent, 4, keep)
         assert {path.name for path in parent.iterdir()} <= {"step-4", "step-3", "step-2"}
-        assert len(list(parent.iterdir())) == 2  # no litter
+        assert len(list(parent.iterdir())) == keep  # no litter
         if worker.exitcode == 0:
             break
         assert worker.exitcode == -signal.SIGKILL
@@ -128,17 +130,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_the_last_checkpoint_loads(small_disk: Path) -> None:
+@pytest.mark.parametrize(
+    ("filled_after", "unwritten", "newest"),
+    [(3, "run/best.pth", 2), (5, "run/checkpoints/step-6", 4)],
+    ids=["weights", "checkpoint"],
+)
+def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_the_last_checkpoint_loads(
+    small_disk: Path, filled_after: int, unwritten: str, newest: int
+) -> None:
     argv = "--cpu --track none --limit-train 128 --batch-size 32 --epochs 2 --model mlp --run-name run".split()
     argv += ["--output-dir", str(small_disk), "--checkpoint-every", "2"]
-    codes, printed = train(argv, 1, Deed(fill_disk_after=3))
+    codes, printed = train(argv, 1, Deed(fill_disk_after=filled_after))
     assert codes == [2], printed
     assert printed.splitlines()[-1].startswith("error: ")
-    assert str(small_disk / "run") in printed.splitlines()[-1]
+    assert str(small_disk / unwritten) in printed.splitlines()[-1]
     assert "Traceback" not in printed
     (small_disk / "ballast").unlink()
     folder, _, state, complaints = checkpoint.newest_intact(small_disk / "run" / "checkpoints")
-    assert (folder.name, state["step"], complaints) == ("step-2", 2, [])
+    assert (folder.name, state["step"], complaints) == (f"step-{newest}", newest, [])
     codes, _ = train([*argv, "--resume", "auto"])
     assert codes == [0]
     assert {path.name for path in (small_disk / "run" / "checkpoints").iterdir()} == {"step-6", "step-8"}

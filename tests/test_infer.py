@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -11,69 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import infer
-import train
 from engine import weights
-
-ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    """A run of two epochs on the built-in digits."""
-    place = tmp_path_factory.mktemp("runs")
-    options = ["--dataset", "digits", "--epochs", "2", "--cpu", "--track", "none"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("SAMELOOP_DATA", raising=False)
-        fresh_process()
-        train.main([*options, "--output-dir", str(place), "--run-name", "tiny"])
-    return place / "tiny"
-
-
-@pytest.fixture
-def best(run_folder, monkeypatch):
-    monkeypatch.delenv("SAMELOOP_DATA", raising=False)
-    return run_folder / "best.pth"
-
-
-def fresh_process():
-    """Accelerate refuses a second precision in one process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def predict(capsys, *arguments):
-    """Run infer.py on the CPU: (exit code, standard output, standard error)."""
-    fresh_process()
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        infer.main(["--cpu", *map(str, arguments)])
-    return ended.value.code or 0, *capsys.readouterr()
-
-
-def refusal(capsys, *arguments):
-    """The one line with which infer.py refuses `arguments`."""
-    code, out, err = predict(capsys, *arguments)
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
+from tests.conftest import REPOSITORY, changed, predict, refusal
 
 
 def picture(mode="RGB", size=(30, 20)):
     """A picture of random pixels, the same each time."""
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(pixels).convert(mode)
-
-
-def changed(best, place, **changes):
-    """A copy of a weights file in which some entries are others."""
-    torch.save({**weights.load(best), **changes}, place)
-    return place
 
 
 def test_without_images_it_repeats_the_runs_own_test(capsys, run_folder, best, tmp_path):
@@ -218,72 +165,6 @@ def test_topk_beyond_the_classes_names_them_all_once(capsys, best, tmp_path):
     assert sum(probabilities) == pytest.approx(1, abs=1e-5)
 
 
-def test_best_pth_is_plain_data(best):
-    content = torch.load(best, weights_only=True)
-    assert content["class_names"] == [str(digit) for digit in range(10)]
-    assert all(isinstance(value, torch.Tensor) for value in content["weights"].values())
-    assert not any(name.startswith(("module.", "_orig_mod.")) for name in content["weights"])
-
-
-class Malice:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, place):
-        self.place = str(place)
-
-    def __reduce__(self):
-        return os.mkdir, (self.place,)
-
-
-def test_weights_that_would_run_code_do_not(capsys, best, tmp_path):
-    place = changed(best, tmp_path / "evil.pth", options=Malice(tmp_path / "pwned"))
-    words = refusal(capsys, "--weights", place, tmp_path)
-    assert f"refused, as it holds more than weights: {os.mkdir.__module__}.mkdir" in words
-    assert not (tmp_path / "pwned").exists()
-    pickle.loads(pickle.dumps(Malice(tmp_path / "pwned")))
-    assert (tmp_path / "pwned").exists()  # so it was dangerous
-
-
-def test_files_that_are_no_weights_are_refused(capsys, best, tmp_path):
-    whole = best.read_bytes()
-    bad = tmp_path / "bad.pth"
-    for content in (whole[: len(whole) // 2], whole[:-1], b"", b"hello\n" * 100, bytes(1000)):
-        bad.write_bytes(content)
-        assert "not a best.pth of train.py, or a damaged one" in refusal(capsys, "--weights", bad)
-    torch.save(torch.nn.Linear(2, 2).state_dict(), bad)
-    assert "it lacks weights, model, " in refusal(capsys, "--weights", bad)
-    assert "No such file" in refusal(capsys, "--weights", tmp_path / "absent.pth")
-    assert "give a run's best.pth" in refusal(capsys, "--weights", best.parent)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    (
-        ({"class_names": ["yes", "no"]}, "of another model or class count: head.3.weight is (10, "),
-        ({"model": "mlp"}, "of another model or class count: "),
-        ({"model_args": {"width": 8}}, "of another model or class count: stem.0.weight is (64, "),
-        ({"model_args": {"size": 8}}, "names a model that cannot be built: "),
-        ({"model": "cnm"}, "unknown model 'cnm': did you mean cnn?"),
-        ({"shape": [4, 4, 1]}, "at least 8x8 pixels"),
-    ),
-)
-def test_weights_that_do_not_fit_their_model_are_refused(capsys, best, tmp_path, changes, words):
-    assert words in refusal(capsys, "--weights", changed(best, tmp_path / "odd.pth", **changes))
-
-
-def test_a_pretrained_model_is_rebuilt_without_a_download(monkeypatch, tmp_path):
-    import timm
-
-    model = timm.create_model("test_resnet", in_chans=1, num_classes=2)
-    options = {"channels_last": True}
-    content = {"weights": model.state_dict(), "model": "timm/test_resnet", "model_args": {"pretrained": True}}
-    content |= {"shape": [32, 32, 1], "class_names": ["a", "b"], "options": options}
-    monkeypatch.setattr(timm.models._builder, "load_pretrained", lambda *a, **k: pytest.fail("went to the network"))
-    rebuilt = weights.build_model(content, "best.pth").eval()
-    images = torch.randn(2, 1, 32, 32)
-    torch.testing.assert_close(rebuilt(images), model.eval()(images), rtol=1e-4, atol=1e-5)
-
-
 def test_a_data_set_that_is_not_here_is_one_line(capsys, monkeypatch, best, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
@@ -339,7 +220,7 @@ def test_a_reader_that_has_seen_enough_is_no_fault(best, tmp_path):
     """infer.py ... | head -1, and relative paths, as a user types it."""
     for number in range(3):
         picture().save(tmp_path / f"{number}.png")
-    command = [sys.executable, str(ROOT / "infer.py"), "--cpu", "--weights", os.path.relpath(best, tmp_path), "."]
+    command = [sys.executable, str(REPOSITORY / "infer.py"), "--cpu", "--weights", os.path.relpath(best, tmp_path), "."]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert process.stderr.read() == ""

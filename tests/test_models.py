@@ -18,6 +18,7 @@ SHAPES = {
     "imagenette": (3, 64, 64),
     "oblong": (3, 20, 44),
 }
+SMALLEST = {"whitened_cnn": 18}  # the side in pixels that a model needs
 TIMM_NAMES = ("timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_224")
 
 each_model = pytest.mark.parametrize("name", MODELS)
@@ -37,11 +38,11 @@ def check_that_it_learns(model, shape, num_classes):
     assert logits.shape == (len(images), num_classes)
     loss = F.cross_entropy(logits, labels)
     loss.backward()
-    untouched = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert untouched == []
-    squares = sum(p.grad.square().sum() for p in model.parameters())
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert [n for n, p in trained.items() if p.grad is None or not p.grad.any()] == []
+    squares = sum(p.grad.square().sum() for p in trained.values())
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in trained.values():
             parameter -= 1e-3 / squares * parameter.grad  # along the slope, so the loss should fall by 0.001
         assert F.cross_entropy(model(images), labels) < loss
 
@@ -50,6 +51,10 @@ def check_that_it_learns(model, shape, num_classes):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @each_model
 def test_every_model_learns_at_every_image_size(name, shape, num_classes):
+    if min(shape[1:]) < SMALLEST.get(name, 0):
+        with pytest.raises(ValueError, match=f"at least {SMALLEST[name]}x{SMALLEST[name]} pixels"):
+            create_model(name, input_shape=shape, num_classes=num_classes)
+        return
     torch.manual_seed(0)
     model = create_model(name, input_shape=shape, num_classes=num_classes)
     check_that_it_learns(model, shape, num_classes)
@@ -104,6 +109,8 @@ def test_model_args_reach_the_constructor():
         ("skip_mlp", {"widths": []}, "positive"),
         ("cnn", {"width": 0}, "positive"),
         ("cnn", {"depth": 3}, "depth"),
+        ("whitened_cnn", {"width": (64, 0, 8)}, "width"),
+        ("whitened_cnn", {"depth": 0}, "depth"),
     ),
 )
 def test_impossible_model_args_are_refused_in_words(name, model_args, words):
@@ -115,6 +122,27 @@ def test_impossible_model_args_are_refused_in_words(name, model_args, words):
 def test_cnn_refuses_images_under_8_pixels(size):
     with pytest.raises(ValueError, match=r"at least 8x8 pixels, got \d+x\d+: give --image-size 8"):
         create_model("cnn", input_shape=(3, *size), num_classes=10)
+
+
+def test_whitened_cnn_whitens_the_patches_of_what_it_starts_from_and_trains_that_no_more():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(200, 3, 20, 20, generator=generator).cumsum(3).cumsum(2) / 20  # neighbours look alike
+    model = create_model("whitened_cnn", input_shape=(3, 20, 20), num_classes=10)
+    model.init_from(images)
+    filtered = model.whiten(images).transpose(0, 1).flatten(1)
+    (white, negative), count = filtered.chunk(2), filtered.shape[1]
+    torch.testing.assert_close(white, -negative)
+    spread = white @ white.T / count
+    assert (spread - torch.diag(spread.diag())).abs().max() < 1e-3
+    assert spread.diag().max() < 1.001 and spread.diag().min() > 0.5  # less than 1 where there was next to nothing
+    assert not model.whiten.weight.requires_grad
+
+
+def test_whitened_cnn_hands_its_first_channels_through_at_first():
+    model = create_model("whitened_cnn", input_shape=(3, 20, 20), num_classes=10)
+    widen = model.stages[0].widen[0]
+    images = torch.randn(2, 24, 9, 9)
+    torch.testing.assert_close(widen(images)[:, :24], images)
 
 
 def test_skip_mlp_projects_exactly_where_widths_differ():
@@ -159,8 +187,8 @@ def test_channels_last_gives_the_same_output(name):
 @each_model
 def test_exported_models_compute_the_same(name, way):
     torch.manual_seed(0)
-    model = create_model(name, input_shape=(3, 16, 16), num_classes=10).eval()
-    images, _ = batch((3, 16, 16), 10)
+    model = create_model(name, input_shape=(3, 20, 20), num_classes=10).eval()
+    images, _ = batch((3, 20, 20), 10)
     if way == "script":
         exported = torch.jit.script(model)
     elif way == "trace":

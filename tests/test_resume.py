@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.driver import Deed, train
 
@@ -72,10 +73,10 @@ def test_killed_and_resumed_equals_uninterrupted(
     codes, printed = train(options(tmp_path, "--resume", "auto"), processes, Deed(ledger=tmp_path / "ledger"))
     assert codes == [0] * processes
     assert f"at step {killed_after - killed_after % 3} of 12" in printed
+    assert ledger(tmp_path, processes) == ledger(whole_run[processes], processes)
     assert final_state(tmp_path) == final_state(whole_run[processes])
     assert set(final_state(tmp_path)) == {"model.safetensors", "ema.safetensors", "optimizer.safetensors"}
     assert figures(tmp_path) == figures(whole_run[processes])
-    assert ledger(tmp_path, processes) == ledger(whole_run[processes], processes)
 
 
 def test_every_epoch_sees_each_sample_once(whole_run: dict[int, Path]) -> None:
@@ -156,6 +157,17 @@ def test_same_seed_same_run_and_another_seed_another(whole_run: dict[int, Path],
     train(options(other, "--seed", "1"))
     assert final_state(again) == final_state(whole_run[1])
     assert final_state(other) != final_state(whole_run[1])
+
+
+def test_the_first_weights_depend_on_the_seed(tmp_path: Path) -> None:
+    drawn = []
+    for seed in ("0", "1"):
+        one_step = options(tmp_path / seed, "--seed", seed, "--lr", "1e-30", "--checkpoint-every", "1")
+        train(one_step, 1, Deed(kill_after=1))
+        drawn.append(load_file(tmp_path / seed / "run/checkpoints/step-1/model.safetensors"))
+    matrices = [name for name, value in drawn[0].items() if value.ndim > 1]
+    assert matrices
+    assert all((drawn[0][name] != drawn[1][name]).float().mean() > 0.9 for name in matrices)
 
 
 def test_changed_options_are_named_and_nothing_is_touched(whole_run: dict[int, Path], tmp_path: Path) -> None:

@@ -106,3 +106,25 @@ def test_args_yaml_is_a_recipe_that_does_the_run_again(tmp_path: Path) -> None:
     assert train(["--recipe", str(tmp_path / "first" / "args.yaml"), *where, "again"])[0] == [0]
     file = f"checkpoints/step-{strict(tmp_path / 'first' / 'train.json')['epochs'][-1]['step']}/model.safetensors"
     assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+
+
+def test_patience_ends_a_run_that_gets_no_better_keeps_its_best_and_a_resume_trains_no_further(tmp_path: Path) -> None:
+    # A learning rate that no weight can feel: every epoch has the same figures, so that the first stays the best.
+    argv = "--cpu --track none --limit-train 128 --batch-size 32 --epochs 9 --model mlp --lr 1e-30 --run-name run"
+    argv = [*argv.split(), "--schedule", "constant", "--output-dir", str(tmp_path), "--patience"]
+
+    def check(patience: int, *more: str, steps_trained: int) -> None:
+        ledger = tmp_path / f"ledger{patience}{''.join(more)}"
+        codes, printed = train([*argv, str(patience), *more], 1, Deed(ledger=ledger, report=True))
+        assert codes == [0], printed
+        rates = Path(f"{ledger}.lr.0")
+        assert (len(rates.read_text().splitlines()) if rates.exists() else 0) == steps_trained
+        history = strict(tmp_path / "run" / "train.json")
+        assert [epoch["epoch"] for epoch in history["epochs"]] == list(range(1, patience + 2))
+        assert history["best_epoch"] == 1
+        assert torch.load(tmp_path / "run" / "best.pth", weights_only=True)["step"] == 4
+        assert strict(tmp_path / "run" / "test.json")["samples"] == 359
+
+    check(2, steps_trained=12)
+    check(2, "--resume", "auto", steps_trained=0)
+    check(3, "--resume", "auto", steps_trained=4)  # who has more patience may go on

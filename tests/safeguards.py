@@ -1,0 +1,340 @@
+"""The safeguards behind the promises, each with the edit that switches it off and the claim that must then fail.
+
+The promises are numbered as they were given: to survive SIGKILL (1), seeds (2), the ledger of samples (3), workers (4),
+processes (5, also across a resume: 6), evaluation (7), drift (8), learning rates (9), accumulation (10), saving under
+SIGKILL (11) and on a full disk (12), damage (13), pickles (14), signals (15), a killed process (16), NaN (17), bad
+images (18), classes (19), options (20). There is none for 16: that the others end when one process is killed is the
+launcher's doing, and that a relaunch goes on is promise 1.
+"""
+
+from dataclasses import dataclass
+
+# Put together here, as the project is searched for them.
+UNSAFE_WEIGHTS, UNSAFE_ARRAYS = "weights_only=" + "False", "allow_pickle=" + "True"
+
+RESUMED = "tests/test_resume.py::test_killed_and_resumed_equals_uninterrupted[7-1]"
+SAME_STATE = "assert final_state(tmp_path) == final_state(whole_run[processes])"
+PROCESSES = "tests/test_processes.py::test_"
+SIGKILLED = "tests/test_checkpoint.py::test_sigkill_at_every_file_boundary_of_a_save_leaves_an_intact_checkpoint"
+NO_PICKLE = "tests/test_checkpoint.py::test_no_pickle_is_ever_run"
+BAD_INPUT = "tests/test_bad_input.py::test_"
+
+
+@dataclass(frozen=True)
+class Control:
+    """A safeguard switched off.
+
+    Attributes:
+        promise: its number, and what is off.
+        file, old, new: the edit; `old` is there exactly once.
+        test: the pytest node that fails.
+        claim: how the line that fails there begins, so that no other fault passes for the proof.
+    """
+
+    promise: str
+    file: str
+    old: str
+    new: str
+    test: str
+    claim: str
+
+
+CONTROLS = [
+    Control(
+        "1 optimizer not loaded",
+        "engine/state.py",
+        'checkpoint.load_optimizer(run.optimizer, tensors["optimizer"])',
+        "pass",
+        RESUMED,
+        SAME_STATE,
+    ),
+    Control(
+        "1 moving average not loaded",
+        "engine/state.py",
+        'checkpoint.load_weights(run.ema.model, tensors["ema"], str(place))',
+        "pass",
+        RESUMED,
+        SAME_STATE,
+    ),
+    Control(
+        "1 randomness of a step not seeded",
+        "train.py",
+        "runtime.seed_step(args.seed, run.step, accelerator.process_index)",
+        "pass",
+        RESUMED,
+        SAME_STATE,
+    ),
+    Control(
+        "1 figures of the epoch under way not loaded",
+        "engine/state.py",
+        'run.totals = torch.tensor(state["totals"], dtype=torch.float64).to(run.totals)',
+        "pass",
+        RESUMED,
+        "assert figures(tmp_path) == figures(whole_run[processes])",
+    ),
+    Control(
+        "2 first weights not seeded",
+        "engine/setup.py",
+        "torch.manual_seed(args.seed)",
+        "pass",
+        "tests/test_resume.py::test_the_first_weights_depend_on_the_seed",
+        "assert all((drawn[0][name] != drawn[1][name])",
+    ),
+    Control(
+        "2 seed ignored by the order",
+        "data/loader.py",
+        "key=[seed, epoch]",
+        "key=[0, epoch]",
+        "tests/test_loader.py::test_an_epoch_is_a_permutation_of_seed_and_epoch",
+        "assert len(set(map(tuple, orders))) == 5",
+    ),
+    Control(
+        "2 seed ignored by augmentation",
+        "data/augment.py",
+        "for number in (seed, epoch, stream, indices):",
+        "for number in (0, epoch, stream, indices):",
+        "tests/test_augment.py::test_another_epoch_seed_or_index_gives_another_draw[crop=5]",
+        "assert (first != other).flatten(1).any(1).sum() > 16",
+    ),
+    Control(
+        "3 sampler begins anew at a resume",
+        "engine/setup.py",
+        "start_step=step,",
+        "start_step=0,",
+        RESUMED,
+        "assert ledger(tmp_path, processes) == ledger(whole_run[processes], processes)",
+    ),
+    Control(
+        "3 samples drawn with replacement",
+        "data/loader.py",
+        ".permutation(ids)",
+        ".choice(ids, len(ids))",
+        "tests/test_resume.py::test_every_epoch_sees_each_sample_once",
+        "assert len(own) == len(set(own)) == 128",
+    ),
+    Control(
+        "4 workers read other samples",
+        "data/loader.py",
+        "rows = torch.from_numpy(np.ascontiguousarray(ids))",
+        "rows = torch.from_numpy(np.roll(ids, torch.utils.data.get_worker_info() is not None))",
+        "tests/test_loader.py::test_workers_do_not_change_a_bit",
+        "assert all(torch.equal(a, b)",
+    ),
+    Control(
+        "4 augmentation drawn by the place in the batch",
+        "data/augment.py",
+        "for number in (seed, epoch, stream, indices):",
+        "for number in (seed, epoch, stream, torch.arange(len(indices))):",
+        "tests/test_augment.py::test_a_samples_augmentation_does_not_depend_on_its_batch[crop=5-1]",
+        "assert torch.equal(whole, torch.cat(split))",
+    ),
+    Control(
+        "5 each process takes the same part",
+        "data/loader.py",
+        "place * self.global_batch_size + self.rank * share",
+        "place * self.global_batch_size",
+        PROCESSES + "more_processes_see_the_same_samples_and_reach_the_same_weights[2]",
+        "assert samples(runs[processes], processes) == samples(runs[1], 1)",
+    ),
+    Control(
+        "6 sampler begins anew at a resume",
+        "engine/setup.py",
+        "start_step=step,",
+        "start_step=0,",
+        PROCESSES + "resuming_on_another_number_of_processes_changes_nothing[2-1]",
+        "assert done | samples(second, after) == samples(runs[1], 1)",
+    ),
+    Control(
+        "6 optimizer not loaded",
+        "engine/state.py",
+        'checkpoint.load_optimizer(run.optimizer, tensors["optimizer"])',
+        "pass",
+        PROCESSES + "resuming_on_another_number_of_processes_changes_nothing[1-2]",
+        "assert difference(tmp_path, runs[1]) < 1e-6",
+    ),
+    Control(
+        "7 repeats counted",
+        "engine/evaluate.py",
+        "rows = min(max(left, 0), len(batch.labels))",
+        "rows = len(batch.labels)",
+        PROCESSES + "evaluation_counts_every_sample_exactly_once_on_any_number_of_processes",
+        "assert abs(correct - round(correct)) < 1e-9",
+    ),
+    Control(
+        "7 repeats predicted",
+        "engine/evaluate.py",
+        "labels[: len(part)].cpu()",
+        "labels.cpu()",
+        PROCESSES + "evaluation_counts_every_sample_exactly_once_on_any_number_of_processes",
+        "assert len(labels) == size",
+    ),
+    Control(
+        "8 drift not looked for",
+        "engine/state.py",
+        "runtime.check_equal_weights(run.plain_model, run.accelerator)",
+        "pass",
+        PROCESSES + "processes_whose_weights_have_drifted_apart_save_nothing",
+        "assert codes == [1, 1]",
+    ),
+    Control(
+        "9 learning rate grows with the processes",
+        "engine/run.py",
+        "peak=args.lr,",
+        "peak=args.lr * self.accelerator.num_processes,",
+        PROCESSES + "the_learning_rate_is_the_same_on_any_number_of_processes_fresh_and_resumed",
+        "assert rates(runs[processes], rank) == rates(runs[1])",
+    ),
+    Control(
+        "10 loss not divided by the micro-batches",
+        "train.py",
+        "accelerator.backward(loss / args.accumulate)",
+        "accelerator.backward(loss)",
+        PROCESSES + "accumulation_changes_nothing_but_memory[2]",
+        "assert difference(tmp_path, runs[1]) < 1e-6",
+    ),
+    Control(
+        "11 older checkpoints removed first",
+        "engine/checkpoint.py",
+        "    staging.mkdir(parents=True)\n",
+        "    staging.mkdir(parents=True)\n    list(map(shutil.rmtree, list_checkpoints(folder.parent)[keep - 1 :]))\n",
+        SIGKILLED + "[one-kept-and-one-damaged]",
+        "folder, loaded, state, _ = checkpoint.newest_intact(parent)",
+    ),
+    Control(
+        "11 litter left",
+        "engine/checkpoint.py",
+        'folder.parent.glob(".step-*.tmp")',
+        "()",
+        SIGKILLED + "[two-kept]",
+        "assert {path.name for path in parent.iterdir()} <=",
+    ),
+    Control(
+        "11 a damaged checkpoint taken for a saved one",
+        "engine/checkpoint.py",
+        "    if is_intact(folder):\n        return\n",
+        "    if folder.exists():\n        return\n",
+        SIGKILLED + "[one-kept-and-one-damaged]",
+        "assert moment > 15",
+    ),
+    Control(
+        "12 error of a save swallowed",
+        "engine/state.py",
+        'raise UserError(f"cannot save {place}: {error}; make room, then go on with --resume auto") from error',
+        "print(error)",
+        "tests/test_checkpoint.py::test_a_disk_that_fills_up_ends_the_run_in_one_line_and_the_last_checkpoint_loads"
+        "[checkpoint]",
+        "assert str(small_disk / unwritten) in printed.splitlines()[-1]",
+    ),
+    Control(
+        "13 sums not compared",
+        "engine/checkpoint.py",
+        "if _sha256(folder / name) != digest:",
+        "if False:",
+        "tests/test_checkpoint.py::test_damage_is_named_and_auto_falls_back[bit-flipped]",
+        "with pytest.raises(checkpoint.Damaged",
+    ),
+    Control(
+        "14 weights may hold anything",
+        "engine/weights.py",
+        "weights_only=True",
+        UNSAFE_WEIGHTS,
+        "tests/test_weights.py::test_weights_that_would_run_code_do_not",
+        'assert f"refused, as it holds more than weights',
+    ),
+    Control(
+        "14 cached arrays may hold anything",
+        "data/cache.py",
+        'np.load(folder / f"{name}-{array}.npy")',
+        f'np.load(folder / f"{{name}}-{{array}}.npy", {UNSAFE_ARRAYS})',
+        NO_PICKLE,
+        'with pytest.raises(ValueError, match=r"allow_pickle',
+    ),
+    Control(
+        "14 recipes may hold anything",
+        "engine/parsing.py",
+        "yaml.safe_load(",
+        "yaml.unsafe_load(",
+        NO_PICKLE,
+        'with pytest.raises(UserError, match=r"could not determine a constructor"',
+    ),
+    Control(
+        "14 unsafe loading written into the code",
+        "engine/weights.py",
+        "weights_only=True",
+        UNSAFE_WEIGHTS,
+        "tests/test_checkpoint.py::test_nothing_is_loaded_with_weights_only_false",
+        "assert not any(call in path.read_text",
+    ),
+    Control(
+        "15 signals not caught",
+        "engine/stopping.py",
+        "signal.signal(number, self._note)",
+        "pass",
+        "tests/test_resume.py::test_a_signal_saves_and_the_rest_follows_as_if_nothing_had_been[1-15-143]",
+        "assert codes == [code] * processes",
+    ),
+    Control(
+        "15 signals not agreed on",
+        "engine/stopping.py",
+        "torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)",
+        "pass",
+        "tests/test_resume.py::test_a_signal_to_one_process_stops_all",
+        "assert codes == [143, 143]",
+    ),
+    Control(
+        "17 NaN not looked for",
+        "train.py",
+        "run.guard.check(model, run.step)",
+        "pass",
+        "tests/test_resume.py::test_nan_on_one_process_stops_all_at_that_step_with_the_weights_untouched[1]",
+        "assert codes == [1, 1]",
+    ),
+    Control(
+        "18 bad images not refused",
+        "data/cache.py",
+        "    if not skip_bad_images:\n        refuse_bad(",
+        "    if False:\n        refuse_bad(",
+        "tests/test_images.py::test_ten_bad_images_are_all_named_before_anything_is_cached",
+        "with pytest.raises(UserError) as caught",
+    ),
+    Control(
+        "18 size of an image not looked at",
+        "data/images.py",
+        "if image.width * image.height > MAX_PIXELS:",
+        "if False:",
+        "tests/test_images.py::test_ten_bad_images_are_all_named_before_anything_is_cached",
+        "assert message.startswith(",
+    ),
+    Control(
+        "19 classes of the splits not compared",
+        "data/raw.py",
+        '_check_classes(source, name, split, splits["train"].class_names)',
+        "pass",
+        BAD_INPUT + "what_cannot_be_trained_is_refused[--dataset /renamed]",
+        "with pytest.raises(SystemExit) as stopped",
+    ),
+    Control(
+        "19 classes of parquet files not compared",
+        "data/raw.py",
+        "_check_files(Path(source.where), column, list(typed[column].names))",
+        "pass",
+        "tests/test_classes.py::test_classes_in_another_order_or_of_other_names_are_refused[names0]",
+        "with pytest.raises(UserError",
+    ),
+    Control(
+        "20 numbers may be of any size",
+        "engine/parsing.py",
+        "if not (math.isfinite(value) and low <= value <= high) or (open_low and value == low):",
+        "if False:",
+        BAD_INPUT + "a_mistyped_option_is_answered_at_once[--lr -0.1]",
+        'assert (done.returncode, done.stdout) == (2, "")',
+    ),
+    Control(
+        "20 a batch larger than the data",
+        "engine/setup.py",
+        "if args.batch_size > num_samples:",
+        "if False:",
+        BAD_INPUT + "what_cannot_be_trained_is_refused[--batch-size 4000]",
+        "train.main(",
+    ),
+]

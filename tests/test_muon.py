@@ -1,0 +1,80 @@
+"""Muon is what it says: orthogonalised momentum on weights of a fixed length inside the net, Adam elsewhere."""
+
+import pytest
+import torch
+from torch import nn
+
+from engine.muon import orthogonalize
+from engine.optim import build_optimizer, set_lr
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(4 * 36, 5)
+    )
+
+
+@pytest.mark.parametrize("shape", [(8, 27), (27, 8), (16, 16), (64, 5)])
+def test_orthogonalised_keeps_the_directions_and_levels_the_lengths(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    u, s, vh = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
+    s = torch.linspace(0.2, 1, len(s))
+    levelled = u.T @ orthogonalize(u @ torch.diag(s) @ vh, rounds=5) @ vh.T
+    assert (levelled - torch.diag(levelled.diag())).abs().max() < 1e-5
+    assert levelled.diag().min() > 0.6 and levelled.diag().max() < 1.3
+
+
+def test_rounds_are_the_polynomial_of_the_singular_values() -> None:
+    matrix = torch.randn(6, 9, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    s = s / s.square().sum().sqrt()
+    for _ in range(3):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    torch.testing.assert_close(orthogonalize(matrix, rounds=3), u @ torch.diag(s) @ vh, rtol=1e-5, atol=1e-5)
+
+
+def test_steps_are_those_of_a_plain_reference() -> None:
+    model, reference = net().double(), net().double()
+    optimizer = build_optimizer(model, "muon", lr=0.1, momentum=0.6, weight_decay=0.01, head_lr=0.02, bias_lr=0.3)
+    optimizer.precision = torch.float64
+    inner = [reference[0].weight, reference[3].weight]
+    head, biases = [reference[5].weight], [p for p in reference.parameters() if p.ndim == 1]
+    adam = torch.optim.AdamW(
+        [{"params": head, "weight_decay": 0.01}, {"params": biases, "weight_decay": 0.0}], betas=(0.85, 0.95)
+    )
+    momentum = [torch.zeros_like(p) for p in inner]
+    for step in range(4):
+        lr = 0.1 / (step + 1)
+        inputs = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        for module in (model, reference):
+            module.zero_grad()
+            module(inputs).square().mean().backward()
+        set_lr(optimizer, lr)
+        optimizer.step()
+        adam.param_groups[0]["lr"], adam.param_groups[1]["lr"] = lr * 0.02, lr * 0.3
+        adam.step()
+        with torch.no_grad():
+            for weight, average in zip(inner, momentum, strict=True):
+                average.copy_(0.6 * average + weight.grad)
+                update = orthogonalize((weight.grad + 0.6 * average).flatten(1)).view_as(weight)
+                weight.copy_(weight / weight.norm() * len(weight) ** 0.5 - lr * update)
+    for (name, parameter), expected in zip(model.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_one_step_turns_a_weight_by_about_the_learning_rate() -> None:
+    model = net()
+    optimizer = build_optimizer(model, "muon", lr=0.2, momentum=0.6, weight_decay=0.0)
+    model(torch.randn(6, 3, 8, 8)).square().mean().backward()
+    optimizer.step()
+    before = model[0].weight.detach().clone()
+    optimizer.step()
+    length = before.norm()
+    assert length == pytest.approx(8**0.5, rel=0.2)
+    assert 0.1 < (model[0].weight * (length / 8**0.5) - before).norm() / length < 0.4
+
+
+def test_muon_refuses_sharded_weights() -> None:
+    with pytest.raises(ValueError, match="muon needs whole weights"):
+        build_optimizer(net(), "muon", lr=0.1, momentum=0.6, weight_decay=0.0, sharded=True)

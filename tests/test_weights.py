@@ -1,0 +1,76 @@
+"""best.pth is plain data that fits its model; a file that is not so is refused in one line, and nothing in it runs."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from engine import weights
+from tests.conftest import changed, refusal
+
+
+def test_best_pth_is_plain_data(best):
+    content = torch.load(best, weights_only=True)
+    assert content["class_names"] == [str(digit) for digit in range(10)]
+    assert all(isinstance(value, torch.Tensor) for value in content["weights"].values())
+    assert not any(name.startswith(("module.", "_orig_mod.")) for name in content["weights"])
+
+
+class Malice:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, place):
+        self.place = str(place)
+
+    def __reduce__(self):
+        return os.mkdir, (self.place,)
+
+
+def test_weights_that_would_run_code_do_not(capsys, best, tmp_path):
+    place = changed(best, tmp_path / "evil.pth", options=Malice(tmp_path / "pwned"))
+    words = refusal(capsys, "--weights", place, tmp_path)
+    assert f"refused, as it holds more than weights: {os.mkdir.__module__}.mkdir" in words
+    assert not (tmp_path / "pwned").exists()
+    pickle.loads(pickle.dumps(Malice(tmp_path / "pwned")))
+    assert (tmp_path / "pwned").exists()  # so it was dangerous
+
+
+def test_files_that_are_no_weights_are_refused(capsys, best, tmp_path):
+    whole = best.read_bytes()
+    bad = tmp_path / "bad.pth"
+    for content in (whole[: len(whole) // 2], whole[:-1], b"", b"hello\n" * 100, bytes(1000)):
+        bad.write_bytes(content)
+        assert "not a best.pth of train.py, or a damaged one" in refusal(capsys, "--weights", bad)
+    torch.save(torch.nn.Linear(2, 2).state_dict(), bad)
+    assert "it lacks weights, model, " in refusal(capsys, "--weights", bad)
+    assert "No such file" in refusal(capsys, "--weights", tmp_path / "absent.pth")
+    assert "give a run's best.pth" in refusal(capsys, "--weights", best.parent)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    (
+        ({"class_names": ["yes", "no"]}, "of another model or class count: head.3.weight is (10, "),
+        ({"model": "mlp"}, "of another model or class count: "),
+        ({"model_args": {"width": 8}}, "of another model or class count: stem.0.weight is (64, "),
+        ({"model_args": {"size": 8}}, "names a model that cannot be built: "),
+        ({"model": "cnm"}, "unknown model 'cnm': did you mean cnn?"),
+        ({"shape": [4, 4, 1]}, "at least 8x8 pixels"),
+    ),
+)
+def test_weights_that_do_not_fit_their_model_are_refused(capsys, best, tmp_path, changes, words):
+    assert words in refusal(capsys, "--weights", changed(best, tmp_path / "odd.pth", **changes))
+
+
+def test_a_pretrained_model_is_rebuilt_without_a_download(monkeypatch, tmp_path):
+    import timm
+
+    model = timm.create_model("test_resnet", in_chans=1, num_classes=2)
+    options = {"channels_last": True}
+    content = {"weights": model.state_dict(), "model": "timm/test_resnet", "model_args": {"pretrained": True}}
+    content |= {"shape": [32, 32, 1], "class_names": ["a", "b"], "options": options}
+    monkeypatch.setattr(timm.models._builder, "load_pretrained", lambda *a, **k: pytest.fail("went to the network"))
+    rebuilt = weights.build_model(content, "best.pth").eval()
+    images = torch.randn(2, 1, 32, 32)
+    torch.testing.assert_close(rebuilt(images), model.eval()(images), rtol=1e-4, atol=1e-5)
