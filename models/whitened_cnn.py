@@ -11,12 +11,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from models.packed_conv import PackedConv2d
 
-class Conv3x3(nn.Conv2d):
+
+class Conv3x3(PackedConv2d):
     """A 3x3 convolution that hands its first inputs on at first (Zagoruyko and Komodakis 2017, "DiracNets")."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
