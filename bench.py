@@ -65,8 +65,8 @@ def _refuse_early(args: argparse.Namespace, accelerator: "Accelerator") -> None:
     from benches.images import make_images
     from engine.setup import build_model, build_task
 
-    task = build_task(args, make_images(args.image_size, args.channels, epoch_length=1), accelerator.device)
-    build_model(args, task, sharded=False)
+    images = make_images(args.image_size, args.channels, epoch_length=1)
+    build_model(args, build_task(args, images, accelerator.device), images, sharded=False)
 
 
 def _measure(args: argparse.Namespace, accelerator: "Accelerator") -> Iterator["Section"]:
