@@ -101,14 +101,50 @@ def test_sigterm_saves_within_30_seconds_and_the_run_goes_on(
 
 
 @pytest.mark.slow
-def test_sigterm_in_start_up_ends_at_once_with_its_code_and_leaves_nothing(tmp_path: Path) -> None:
-    process = start(PLAIN, tmp_path)
-    time.sleep(4)  # in the imports, or the set-up after them
+@pytest.mark.parametrize(
+    ("launcher", "codes"),
+    [
+        pytest.param(PLAIN, (143, -signal.SIGTERM), id="plain"),
+        pytest.param(ACCELERATE, (-signal.SIGTERM,), id="accelerate"),
+        pytest.param([*TORCHRUN, "29713"], (1,), id="torchrun-2"),
+    ],
+)
+@pytest.mark.parametrize("seconds", [4, 7])  # in the imports, or the set-up after them
+def test_sigterm_in_start_up_ends_all_at_once_and_leaves_nothing(
+    tmp_path: Path, launcher: list[str], codes: tuple[int, ...], seconds: float
+) -> None:
+    process = start(launcher, tmp_path)
+    time.sleep(seconds)
     if trains(tmp_path):
         pytest.skip("NOT TESTED: this machine starts too fast to be caught in it")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) in (143, -signal.SIGTERM)
+    assert process.wait(30) in codes
+    assert nobody_is_left(process)
     assert not trains(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "code"),
+    [pytest.param(PLAIN, 143, id="plain"), pytest.param([*TORCHRUN, "29714"], 1, id="torchrun-2")],
+)
+def test_sigterm_while_the_run_does_little_but_evaluate_saves_and_resumes(
+    tmp_path: Path, launcher: list[str], code: int
+) -> None:
+    evaluating = ["--val-fraction", "0.9", "--limit-train", "64", "--epochs", "90000", "--model-arg", "hidden=1024"]
+    process = start(launcher, tmp_path, *evaluating, "--checkpoint-every", "5")
+    wait_for(lambda: trains(tmp_path), process)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == code
+    assert nobody_is_left(process)
+    stopped_at = newest_step(tmp_path)
+    again = start(launcher, tmp_path, *evaluating, "--checkpoint-every", "5", "--resume", "auto")
+    wait_for(lambda: newest_step(tmp_path) > stopped_at, again)
+    assert f"at step {stopped_at} of" in (tmp_path / "log").read_text()
+    again.send_signal(signal.SIGTERM)
+    again.wait(30)
+    assert nobody_is_left(again)
 
 
 @pytest.mark.slow
