@@ -74,10 +74,23 @@ def leave_the_terminal() -> None:
 
 
 def follow_the_launcher() -> None:
-    """Ask Linux for a SIGTERM when `accelerate launch` dies, as it hands on no signal to the one process it starts."""
+    """Ask Linux for a SIGTERM when `accelerate launch` dies, as it hands on no signal to the one process it starts.
+
+    Where it died before this could be asked, nobody wants the run any more: the process ends, with nothing written.
+    """
     if platform.system() == "Linux" and "ACCELERATE_MIXED_PRECISION" in os.environ and "RANK" not in os.environ:
         pr_set_pdeathsig = 1  # from linux/prctl.h
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
+        if _is_orphan():
+            sys.exit(128 + signal.SIGTERM)
+
+
+def _is_orphan() -> bool:
+    """Whether Linux has given this process to another parent than the launcher: to one of another session."""
+    parent = os.getppid()
+    if os.getsid(parent) == os.getsid(0):
+        return False
+    return not any("accelerate" in part for part in psutil.Process(parent).cmdline())
 
 
 class FiniteGuard:
