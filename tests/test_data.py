@@ -303,3 +303,18 @@ def test_a_full_disk_is_one_clear_line(tree, own_cache, small_disk, monkeypatch)
             with pytest.raises(UserError, match=r"No space left on device.*HF_HOME"):
                 load_images(str(root), image_size=256)
         assert not list(small_disk.glob("sameloop/*/*/"))
+
+
+def test_a_disk_that_datasets_fills_while_it_unpacks_is_named(tmp_path, own_cache, small_disk, monkeypatch):
+    import datasets
+
+    # 1.8 MB, which no PNG shortens
+    noise = np.random.default_rng(0).integers(0, 256, (60, 100, 100, 3), dtype=np.uint8)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    columns = {"image": [Image.fromarray(image) for image in noise], "label": [0, 1] * 30}
+    (tmp_path / "set").mkdir()
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(tmp_path / "set" / "train.parquet"))
+    monkeypatch.setenv("HF_HOME", str(small_disk))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(small_disk / "datasets"))
+    with pytest.raises(UserError, match=f"no space left in {small_disk}/datasets: make room there, or set HF_HOME"):
+        load_images(str(tmp_path / "set"))

@@ -108,3 +108,12 @@ def test_changed_images_are_refused(tmp_path: Path, tree: Callable[..., Path], o
     codes, printed = train([*run, "--resume", "auto"])
     assert codes == [2]
     assert "was trained on other images" in printed
+
+
+def test_more_epochs_go_on_and_fewer_are_refused(stopped: Path) -> None:
+    codes, printed = train(options(stopped.parent, "--resume", "auto", epochs=2))
+    assert codes == [2]
+    assert "is of a run of --epochs 3: give that many, or more" in printed
+    codes, printed = train(options(stopped.parent, "--resume", "auto", epochs=4))
+    assert codes == [0], printed
+    assert len(json.loads((stopped / "train.json").read_text())["epochs"]) == 4
