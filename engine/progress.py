@@ -1,9 +1,28 @@
 """What a person sees while a run goes on: a live bar on a terminal, one line an epoch everywhere."""
 
+import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
+
+from engine.stopping import leave_the_terminal
+
+
+@contextmanager
+def outliving_its_reader() -> Iterator[None]:
+    """Print, but go on where nobody reads any more: a closed terminal, or `train.py | head`. The folder has it all."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EIO:  # the signal that says so may come later
+            leave_the_terminal()
+        elif error.errno == errno.EPIPE:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        else:
+            raise
 
 
 class Progress:
@@ -36,7 +55,8 @@ class Progress:
                 leave=False,
                 dynamic_ncols=True,
             )
-        self.bar.update(self.batch_size)
+        with outliving_its_reader():
+            self.bar.update(self.batch_size)
 
     def figures(self, loss: float, accuracy: float, lr: float) -> None:
         """Show the epoch's mean loss and accuracy so far beside the bar."""
@@ -46,7 +66,8 @@ class Progress:
     def close(self) -> None:
         """Take the bar away."""
         if self.bar is not None:
-            self.bar.close()
+            with outliving_its_reader():
+                self.bar.close()
             self.bar = None
 
     def epoch(self, record: dict, best: bool) -> None:
@@ -64,9 +85,6 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print, from the main process only."""
-        if not self.show:
-            return
-        try:
-            print(text, flush=True)
-        except BrokenPipeError:  # as in `train.py | head`: the reader is gone, the run and its folder are not
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if self.show:
+            with outliving_its_reader():
+                print(text, flush=True)

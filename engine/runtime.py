@@ -35,6 +35,8 @@ def start(args: argparse.Namespace) -> Accelerator:
         torch.backends.cudnn.benchmark = True
     dynamo = "inductor" if getattr(args, "compile", False) else None
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision, dynamo_backend=dynamo)
+    # Whoever refuses below must not be gone before the others have found it: they would fail in other words.
+    accelerator.wait_for_everyone()
     check_processes(accelerator.num_processes)
     if accelerator.distributed_type == DistributedType.FSDP:
         sharding.set_up(accelerator)
