@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import user_errors_end_the_program
 from engine.options import parse_train
+from engine.several import asked_for, run_all
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,7 +33,6 @@ def train(args: argparse.Namespace) -> None:
     for _ in steps(run):
         pass
     finish.report_run(run)
-    accelerator.end_training()
 
 
 def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "ImageData", stop: "StopRequest") -> "Run":
@@ -98,7 +98,8 @@ def steps(run: "Run") -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run with the options in `argv` (default: the command line's)."""
     with user_errors_end_the_program():
-        train(parse_train(argv))
+        args = parse_train(argv)
+        run_all(args, argv, train) if asked_for(args) else train(args)
 
 
 if __name__ == "__main__":

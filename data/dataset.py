@@ -10,7 +10,7 @@ from data.cache import Arrays
 from data.images import to_array
 from data.raw import read_raw_splits
 from data.sources import Source, find_source
-from data.split import stratified_split, stratified_subset
+from data.split import stratified_folds, stratified_split, stratified_subset
 from engine.errors import UserError
 
 TEST_FRACTION = 0.2  # held out where a data set has no test split of its own
@@ -71,6 +71,8 @@ def load_images(
     coarse: bool = False,
     image_size: int | None = None,
     val_fraction: float | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
     limit_train: int | None = None,
     skip_bad_images: bool = False,
     seed: int = 0,
@@ -84,9 +86,10 @@ def load_images(
         image_size: side in pixels that images of other sizes are brought to; None: they must all be of one size.
         val_fraction: stratified part of train kept for validation; None: the data set's own validation split
             where it has one beside a test split, else 0.1.
+        folds, fold: validate on part `fold` of `folds` stratified parts of train, instead.
         limit_train: keep this many training images, classes in proportion.
         skip_bad_images: leave out what cannot be decoded and count it, instead of refusing.
-        seed: of the validation part and of `limit_train`.
+        seed: of the validation part, the folds and `limit_train`.
 
     Raises:
         UserError: whatever the user can put right; see the messages.
@@ -95,7 +98,7 @@ def load_images(
     splits, class_names = _decoded(source, coarse, image_size, skip_bad_images)
     if len(class_names) < 2:
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
-    train, val, test = _parts(splits, val_fraction, seed)
+    train, val, test = _parts(splits, val_fraction, None if fold is None else (folds, fold), seed)
     _check_counts(dataset, train, val, test, class_names, val_fraction)
     if limit_train is not None and limit_train > len(train):
         raise UserError(f"--limit-train {limit_train}: only {len(train)} training images are there")
@@ -148,13 +151,19 @@ def _digits(image_size: int | None) -> tuple[dict[str, Arrays], list[str]]:
     return {"train": Arrays(images, labels, *cache.describe(images))}, [str(name) for name in digits.target_names]
 
 
-def _parts(splits: dict[str, Arrays], val_fraction: float | None, seed: int) -> tuple[Part, Part, Part]:
+def _parts(
+    splits: dict[str, Arrays], val_fraction: float | None, fold: tuple[int, int] | None, seed: int
+) -> tuple[Part, Part, Part]:
     train = Part(splits["train"], np.arange(len(splits["train"].labels)))
     own = {name: Part(splits[name], np.arange(len(splits[name].labels))) for name in splits}
     if "test" not in own and "validation" not in own:
         train, test = _carve(train, TEST_FRACTION, TEST_SEED)
     else:
         test = own.get("test") or own["validation"]
+    if fold is not None:
+        labels, hashes = train.arrays.labels[train.ids], train.arrays.hashes[train.ids]
+        chosen = stratified_folds(labels, hashes, fold[0], seed) == fold[1]
+        return Part(train.arrays, train.ids[~chosen]), Part(train.arrays, train.ids[chosen]), test
     if "test" in own and "validation" in own and val_fraction is None:
         val = own["validation"]
         new = ~np.isin(val.arrays.hashes, train.arrays.hashes)  # an image that is trained on validates nothing

@@ -36,6 +36,32 @@ def stratified_split(
     return np.flatnonzero(~in_part), np.flatnonzero(in_part)
 
 
+def stratified_folds(labels: np.ndarray, hashes: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """The fold (0..folds-1) of each of the samples 0..N-1: int64 (N,), each class dealt out as evenly as it goes.
+
+    Images with equal hashes go to the same fold as a whole, even when their labels differ.
+
+    Args:
+        labels: int64 (N,).
+        hashes: uint64 (N,), equal for images that are equal in every pixel.
+        folds: how many.
+        seed: the same seed gives the same folds on every machine.
+    """
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    sizes = np.bincount(group)
+    shuffled = np.random.Generator(np.random.Philox([seed, 2])).permutation(len(first))
+    of_class = np.zeros((labels.max() + 1, folds), dtype=np.int64)
+    of_all = np.zeros(folds, dtype=np.int64)
+    fold_of_group = np.empty(len(first), dtype=np.int64)
+    for number in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:  # many copies first, single images even out
+        have = of_class[labels[first[number]]]
+        fold = np.lexsort((of_all, have))[0]  # the one with the fewest of the class, then of all
+        fold_of_group[number] = fold
+        have[fold] += sizes[number]
+        of_all[fold] += sizes[number]
+    return fold_of_group[group]
+
+
 def stratified_subset(labels: np.ndarray, ids: np.ndarray, count: int, seed: int) -> np.ndarray:
     """`count` of `ids` with the classes in proportion (largest remainders get the odd ones); sorted int64."""
     generator = np.random.Generator(np.random.Philox([seed, 1]))

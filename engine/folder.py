@@ -25,7 +25,10 @@ except ImportError:  # Windows
     fcntl = None
 
 PACKAGES = ("torch", "torchvision", "accelerate", "datasets", "timm", "evaluate", "scikit-learn", "numpy", "pillow")
-NOT_OF_A_RUN = ("recipe", "resume", "list_models", "list_datasets", "run_name", "max_time")
+NOT_OF_A_RUN = (
+    *("recipe", "resume", "list_models", "list_datasets", "run_name", "max_time"),
+    *("seeds", "sweep", "ensemble", "member_of"),
+)
 
 
 def choose_folder(args: argparse.Namespace, dataset: str) -> Path:
@@ -97,10 +100,15 @@ def describe_run(folder: Path, args: argparse.Namespace, accelerator: Accelerato
     args.yaml holds every option as resolved but for those that ask for something else than a run, so that it serves
     as a --recipe that does the run again.
     """
-    options = {name: value for name, value in vars(args).items() if name not in NOT_OF_A_RUN}
+    options = options_of_a_run(args)
     text = yaml.safe_dump(options, sort_keys=True, allow_unicode=True)
     write_atomically(folder / "args.yaml", lambda place: place.write_text(text, encoding="utf-8"))
     write_json(folder / "environment.json", {**environment(accelerator), **facts})
+
+
+def options_of_a_run(args: argparse.Namespace) -> dict:
+    """The options but for those that ask for something else than a run."""
+    return {name: value for name, value in vars(args).items() if name not in NOT_OF_A_RUN}
 
 
 def environment(accelerator: Accelerator) -> dict:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import models
 from data.augment_spec import parse as parse_augment
 from data.augment_spec import parse_sizes
-from engine.parsing import duration, epoch_or_steps, in_words, key_value, number
+from engine.parsing import axis, duration, epoch_or_steps, in_words, key_value, number, seed_list
 
 OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop", "muon")
 SCHEDULES = ("cosine", "linear", "onecycle", "constant")
@@ -217,6 +217,28 @@ def _add_output(add: Callable) -> None:
     add("--eval-every", type=POSITIVE, default=1, metavar="EPOCHS", help="(default: %(default)s)")
 
 
+def _add_several(add: Callable) -> None:
+    add("--seeds", type=seed_list, metavar="LIST", help="a run for each, as in 0,1,2, and their mean and spread")
+    add(
+        "--folds",
+        type=number(int, 2),
+        metavar="K",
+        help="cut train into K stratified parts: K runs, each validated on one part, and their mean and spread",
+    )
+    add("--fold", type=number(int, 0), metavar="I", help="of --folds, the run of this part alone (from 0)")
+    add(
+        "--sweep",
+        type=axis,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="OPTION=LIST",
+        help="a run for each combination of values, of options or of the model's arguments, as in lr=0.1,0.2 "
+        "width=32,64; a value that holds commas stands in brackets: augment=none,[flip,crop]",
+    )
+    add("--ensemble", action=FLAG, default=False, help="test the mean of all runs' predictions too (default: no)")
+
+
 GROUPS = {
     "data": _add_data,
     "model": add_model,
@@ -224,4 +246,5 @@ GROUPS = {
     "augmentation": _add_augmentation,
     "speed": add_speed,
     "output": _add_output,
+    "several runs": _add_several,
 }

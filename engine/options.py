@@ -52,7 +52,8 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse train.py's options, the recipe's first and then what was typed.
 
     Raises:
-        UserError: an unknown option or recipe key, a value out of range, an unknown model or data set.
+        UserError: an unknown option or recipe key, a value out of range, an unknown model or data set, options
+            that do not go together.
         SystemExit: after --help and the --list options, which print their answer.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -63,13 +64,22 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.exit()
     args = parser.parse_args(recipe_argv(parser, typed.recipe) + argv) if typed.recipe else typed
     args.model_arg = dict(args.model_arg)
+    args.member_of = None  # set by engine/several.py: the folder that holds this run among others
     for name, value in (DEFAULTS | DEFAULTS_OF.get(args.optimizer, {})).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     if args.warmup is None:
         args.warmup = 0.3 if args.schedule == "onecycle" else 0.05
     find_source(args.dataset, args.data_dir)
+    _check_folds(args)
     return args
+
+
+def _check_folds(args: argparse.Namespace) -> None:
+    if args.folds and args.val_fraction is not None:
+        raise UserError("--folds says what is validated on: leave --val-fraction out")
+    if args.fold is not None and (args.folds is None or args.fold >= args.folds):
+        raise UserError(f"--fold {args.fold} needs --folds with more than that")
 
 
 def parse_infer(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -117,6 +127,19 @@ def parse_bench(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args.batch_sizes = list(dict.fromkeys(args.batch_sizes))
     args.model_arg = dict(args.model_arg)
     return argparse.Namespace(**(vars(parse_train([])) | vars(args)))
+
+
+def parse_compare(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse compare.py's options.
+
+    Raises:
+        UserError: an unknown option.
+    """
+    parser = Parser(prog="compare.py", description="Compare runs: options that differ, results, curves.")
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN|FOLDER", help="folders of runs, or folders that hold some")
+    add("--output-dir", metavar="DIR", help="where the comparison goes (default: the folder that holds them all)")
+    return parser.parse_args(argv)
 
 
 def _models_listed() -> str:

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def key_value(text: str) -> tuple[str, object]:
     if not equals or not key.isidentifier():
         raise argparse.ArgumentTypeError(f"'{text}' is not key=value")
     try:
-        return key, ast.literal_eval(value)
+        found = ast.literal_eval(value)
+        return key, list(found) if isinstance(found, tuple) else found  # checkpoints and recipes know no tuples
     except (ValueError, SyntaxError):
         return key, {"true": True, "false": False, "none": None}.get(value.lower(), value)
 
@@ -72,6 +74,23 @@ def duration(text: str) -> float:
     if unit is None:
         raise argparse.ArgumentTypeError(f"'{text}' is not a time: give a number with s, m or h behind it, as in 90m")
     return number(float, 0, open_low=True)(text[:-1]) * unit
+
+
+def seed_list(text: str) -> list[int]:
+    """An argparse type: different whole numbers from 0, separated by commas."""
+    seeds = [number(int, 0, 2**31 - 1)(part) for part in text.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"'{text}' names a seed twice")
+    return seeds
+
+
+def axis(text: str) -> tuple[str, list[str]]:
+    """An argparse type: `key=value,value,...`, values that hold commas in brackets; the values as they were typed."""
+    key, equals, rest = text.partition("=")
+    values = [part.strip("[]") for part in re.findall(r"\[[^\]]*\]|[^,\[\]]+", rest)]
+    if not equals or not key or not values or len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"'{text}' is not OPTION=VALUE,VALUE with different values")
+    return key.replace("-", "_"), values
 
 
 def epoch_or_steps(text: str) -> str | int:
@@ -112,7 +131,22 @@ def _as_argv(action: argparse.Action, value: object, recipe: str) -> list[str]:
     if isinstance(value, bool):  # YAML reads an unquoted no, as in "mixed-precision: no", as false
         value = "yes" if value else "no"
     if isinstance(value, dict):
+        if action.dest == "sweep":
+            value = {key: ",".join(map(str, inner)) for key, inner in value.items()}
         return [name, *(f"{key}={inner}" for key, inner in value.items())]
     if isinstance(value, list):
         return [name, ",".join(map(str, value))]
     return [f"{name}={value}"]
+
+
+def setting_argv(parser: Parser, key: str, value: str) -> list[str]:
+    """One point on an axis of --sweep as it would be typed: an option of the parser, else an argument of the model."""
+    option = next((a for a in parser._actions if a.option_strings and a.dest == key), None)
+    if option is None:
+        return ["--model-arg", f"{key}={value}"]
+    name = option.option_strings[0]
+    if not isinstance(option, argparse.BooleanOptionalAction):
+        return [f"{name}={value}"]
+    if value not in ("true", "false"):
+        raise UserError(f"--sweep {key}: the values are true and false, not '{value}'")
+    return [name if value == "true" else f"--no-{name.removeprefix('--')}"]

@@ -36,14 +36,14 @@ def save(figure: Figure, path: Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _figure(width: float, height: float) -> Figure:
+def empty_figure(width: float, height: float) -> Figure:
     """An empty Agg figure; sizes in inches."""
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _add_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
     """Axes without a frame at a place in inches."""
     across, up = figure.get_size_inches()
     axes = figure.add_axes((left / across, bottom / up, width / across, height / up))
@@ -52,7 +52,7 @@ def _add_axes(figure: Figure, left: float, bottom: float, width: float, height: 
     return axes
 
 
-def _put_title(figure: Figure, title: str, above: float) -> None:
+def put_title(figure: Figure, title: str, above: float) -> None:
     """Title at the left edge of the axes, so many inches above them, wrapped at about the figure's width."""
     width, height = figure.get_size_inches()
     text = textwrap.fill(_plain(title), max(48, int(10 * width)))
@@ -64,7 +64,7 @@ def _plain(text: str) -> str:
     return " ".join(text.encode("utf-8", "replace").decode().split())
 
 
-def _shorten(name: str) -> str:
+def shorten(name: str) -> str:
     """Cut from the middle: long class names often differ only at one end."""
     name = _plain(name)
     half = MAX_NAME // 2
@@ -73,7 +73,7 @@ def _shorten(name: str) -> str:
 
 def _widest(texts: list[str], size: float) -> float:
     """Inches that the widest of the texts takes at a font size in points."""
-    renderer = _figure(1, 1).canvas.get_renderer()
+    renderer = empty_figure(1, 1).canvas.get_renderer()
     font = FontProperties(size=size)
     return max(renderer.get_text_width_height_descent(text, font, False)[0] for text in texts) / DPI
 
@@ -94,8 +94,8 @@ def curve_figure(history: list[dict], key: str, title: str) -> Figure:
     """The figure that `plot_curve` saves."""
     percent = {"loss": False, "accuracy": True}[key]
     scale = 100 if percent else 1
-    figure = _figure(6.6, 3.5)
-    axes = _add_axes(figure, 0, 0, 6.6, 3.5)
+    figure = empty_figure(6.6, 3.5)
+    axes = add_axes(figure, 0, 0, 6.6, 3.5)
     train_epochs, train = _points(history, f"train_{key}", scale)
     if train:
         _draw_curve(axes, train_epochs, train, BLUE, "train")
@@ -120,7 +120,7 @@ def curve_figure(history: list[dict], key: str, title: str) -> Figure:
         axes.set_ylim(max(low, -1), min(high, 101))
     axes.set_xlabel("epoch", color=INK, labelpad=6)
     axes.set_ylabel("accuracy (%)" if percent else key, color=INK, labelpad=6)
-    _put_title(figure, title, above=0.34)
+    put_title(figure, title, above=0.34)
     return figure
 
 
@@ -143,7 +143,7 @@ def plot_curve(history: list[dict], key: str, path: Path, title: str) -> None:
 def _name_axes(axes: Axes, class_names: list[str], step: int, size: float) -> None:
     """Class names at every `step`-th row and column, turned where a column is too narrow for them."""
     ticks = np.arange(0, len(class_names), step)
-    names = [_shorten(class_names[tick]) for tick in ticks]
+    names = [shorten(class_names[tick]) for tick in ticks]
     column = axes.figure.get_figwidth() / len(ticks)
     if _widest(names, size) < 0.9 * column:
         turned = {}
@@ -181,8 +181,8 @@ def confusion_figure(matrix: list[list[int]] | np.ndarray, class_names: list[str
     cell = max(_widest([str(counts.max())], size) + 0.15, min(6 / num_classes, 1.1)) if few else 0.15
     # Past 160 classes the cells shrink and not all of them are named, or the picture would not open anywhere.
     side = min(num_classes * cell, 24)
-    figure = _figure(side, side)
-    axes = _add_axes(figure, 0, 0, side, side)
+    figure = empty_figure(side, side)
+    axes = add_axes(figure, 0, 0, side, side)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # Colour follows the root of the share: else the mistakes of a good model, each some per cent, look white.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto", interpolation="nearest")
@@ -195,7 +195,7 @@ def confusion_figure(matrix: list[list[int]] | np.ndarray, class_names: list[str
     if few:
         _write_counts(axes, counts, shares, size)
     _put_colorbar(axes, image, 1 if few else 3 / side, 1 / side)
-    _put_title(figure, title, above=0.15)
+    put_title(figure, title, above=0.15)
     return figure
 
 
@@ -234,13 +234,13 @@ def examples_figure(
     """The figure that `plot_examples` saves."""
     count = min(len(images), MAX_EXAMPLES)
     if count == 0:
-        figure = _figure(4, 0.3)
+        figure = empty_figure(4, 0.3)
         figure.text(0, 1, "no mistakes to show", size=11, color=INK, va="top")
-        _put_title(figure, title, above=0.1)
+        put_title(figure, title, above=0.1)
         return figure
-    true = [f"true: {_shorten(class_names[label])}" for label in labels[:count]]
+    true = [f"true: {shorten(class_names[label])}" for label in labels[:count]]
     said = [
-        f"said: {_shorten(class_names[prediction])} ({100 * confidence:.0f} %)"
+        f"said: {shorten(class_names[prediction])} ({100 * confidence:.0f} %)"
         for prediction, confidence in zip(predictions[:count], confidences[:count], strict=True)
     ]
     side, gap, caption = 1.5, 0.25, 0.45  # inches
@@ -249,13 +249,13 @@ def examples_figure(
     rows = math.ceil(count / columns)
     width = max(side, _widest(true + said, size=8))
     height = rows * (picture + caption)
-    figure = _figure(columns * (width + gap) - gap, height)
+    figure = empty_figure(columns * (width + gap) - gap, height)
     for index in range(count):
         row, column = divmod(index, columns)
         left, bottom = column * (width + gap), height - (row + 1) * (picture + caption)
-        axes = _add_axes(figure, left, bottom, width, picture)
+        axes = add_axes(figure, left, bottom, width, picture)
         _draw_example(axes, images[index], true[index], said[index])
-    _put_title(figure, title, above=0.1)
+    put_title(figure, title, above=0.1)
     return figure
 
 

@@ -25,6 +25,12 @@ def outliving_its_reader() -> Iterator[None]:
             raise
 
 
+def say(text: str) -> None:
+    """Print, whether anybody reads it or not."""
+    with outliving_its_reader():
+        print(text, flush=True)
+
+
 class Progress:
     """The bar of the epoch under way and the line that it leaves; silent unless `show` (the main process).
 
@@ -86,5 +92,4 @@ class Progress:
     def say(self, text: str) -> None:
         """Print, from the main process only."""
         if self.show:
-            with outliving_its_reader():
-                print(text, flush=True)
+            say(text)

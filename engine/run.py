@@ -151,7 +151,7 @@ class Run:
         tracking.finish(self.trackers)
         self.progress.say(
             f"stopped at step {self.step} of {self.plan.total_steps}, saved; to go on, start again with the same "
-            f"options and --run-name {self.folder.name} --resume auto"
+            f"options and --run-name {self.args.member_of or self.folder.name} --resume auto"
         )
         self.accelerator.end_training()
         sys.exit(code)

@@ -60,6 +60,8 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
             coarse=args.coarse,
             image_size=args.image_size,
             val_fraction=args.val_fraction,
+            folds=args.folds,
+            fold=args.fold,
             limit_train=args.limit_train,
             skip_bad_images=args.skip_bad_images,
             seed=args.seed,

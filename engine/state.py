@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FREE_OPTIONS = frozenset(
     {"data_dir", "epochs", "patience", "workers", "cpu", "compile", "recipe", "list_models", "list_datasets"}
     | {"output_dir", "run_name", "track", "log_every", "resume", "checkpoint_every", "keep", "max_time"}
+    | {"seeds", "sweep", "ensemble", "member_of"}
 )
 
 

@@ -28,6 +28,7 @@ class Deed:
     Attributes:
         kill_after: SIGKILL when this step is done (from 1) and what follows it (evaluation, saving) too.
         kill_ranks: which processes it hits.
+        kill_in: of several runs the one, by its folder's name, that it hits; None for any.
         signal_after: (step, signal number), sent when that step is done but not yet counted.
         signal_ranks: which processes get it.
         signal_in_evaluation: (step, signal number), sent when the evaluation after that step is under way.
@@ -41,6 +42,7 @@ class Deed:
 
     kill_after: int | None = None
     kill_ranks: tuple[int, ...] = (0, 1, 2, 3)
+    kill_in: str | None = None
     signal_after: tuple[int, int] | None = None
     signal_ranks: tuple[int, ...] = (0, 1, 2, 3)
     signal_in_evaluation: tuple[int, int] | None = None
@@ -149,7 +151,7 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         step = self.step
         if step == deed.fill_disk_after:
             fill_disk(self.folder.parent / "ballast")
-        if step == deed.kill_after and rank in deed.kill_ranks:
+        if step == deed.kill_after and rank in deed.kill_ranks and deed.kill_in in (None, self.folder.name):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def spied_training_batch(self: tasks.Classification, batch: object, epoch: int) -> tuple:

@@ -40,6 +40,18 @@ EARLY = [
     ("--mixed-precision fp8", "invalid choice: 'fp8'"),
     ("--track mlflow", "unknown tracker 'mlflow'"),
     ("--model-arg width", "'width' is not key=value"),
+    ("--seeds 0,1,0", "'0,1,0' names a seed twice"),
+    ("--seeds 0,x", "'x' is not a whole number"),
+    ("--folds 1", "1 is out of range"),
+    ("--fold 3", "--fold 3 needs --folds"),
+    ("--folds 3 --val-fraction 0.1", "leave --val-fraction out"),
+    ("--sweep lr", "'lr' is not OPTION=VALUE"),
+    ("--sweep lr=0.1,0", "0 is out of range"),
+    ("--sweep optimizer=sgd,lion", "invalid choice: 'lion'"),
+    ("--sweep compile=maybe", "the values are true and false, not 'maybe'"),
+    ("--sweep run-name=a,b", "run_name: cannot be swept"),
+    ("--ensemble", "--ensemble needs several runs"),
+    ("--seeds 0,1 --resume runs/x", "resumed together"),
     ("--checkpoint-every never", "'never' is not a whole number"),
 ]
 RECIPES = {

@@ -1,0 +1,31 @@
+"""Compare runs: python compare.py --help.
+
+python compare.py runs/first runs/second
+python compare.py runs
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.errors import UserError, user_errors_end_the_program
+from engine.options import parse_compare
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run with the options in `argv` (default: the command line's)."""
+    with user_errors_end_the_program():
+        args = parse_compare(argv)
+        from engine import comparison  # imported only now, as it takes a while: --help is answered at once
+
+        folders = comparison.find_runs([Path(run) for run in args.runs])
+        root = Path(os.path.commonpath([folder.absolute() for folder in folders]))
+        root = root.parent if root in folders else root
+        output = Path(args.output_dir or root)
+        if not output.is_dir() or not os.access(output, os.W_OK):
+            raise UserError(f"cannot write in {output}: give another --output-dir")
+        comparison.report(output, folders, root)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The mean of several runs' predictions, tested as one."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from engine import report as reports
+from engine import setup, weights
+from engine.evaluate import predict
+from engine.files import write_json
+from engine.progress import say
+
+
+def report(args: argparse.Namespace, accelerator: Accelerator, group: Path, folders: Sequence[Path]) -> None:
+    """Test the mean of the probabilities of the runs in `folders`; writes ensemble.json into `group` and prints it.
+
+    The weights are those that each run kept, the views of an image those of its --tta.
+
+    Args:
+        args: of any of the runs.
+    """
+    data = setup.load_data(args, accelerator)
+    total = np.zeros((len(data.test), len(data.class_names)))
+    for folder in folders:
+        content = weights.load(folder / "best.pth")
+        model = weights.build_model(content, str(folder / "best.pth")).to(accelerator.device)
+        task = weights.build_task(content, accelerator.device, None)
+        logits, labels = predict(model, task, data.test, accelerator, args.batch_size or 256)
+        total += logits.double().softmax(1).numpy()
+    mean = torch.from_numpy(total / len(folders))
+    metrics, _ = task.test_metrics(mean.log(), labels)
+    if accelerator.is_main_process:
+        write_json(group / "ensemble.json", {"runs": [folder.name for folder in folders], **metrics})
+        say(f"ensemble of {len(folders)}: {reports.headline(metrics)}")
