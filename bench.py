@@ -71,13 +71,15 @@ def _refuse_early(args: argparse.Namespace, accelerator: "Accelerator") -> None:
 
 def _measure(args: argparse.Namespace, accelerator: "Accelerator") -> Iterator["Section"]:
     """One bench after another, for each batch size."""
-    from benches import data, forward, loop
+    from benches import conv, data, forward, loop
 
     device, precision = accelerator.device, accelerator.mixed_precision
     for what in args.what:
         for batch_size in args.batch_sizes:
             if what == "loop":
                 yield loop.measure(args, accelerator, batch_size, train.begin, train.steps)
+            elif what == "conv":
+                yield from conv.measure(args, device, precision, batch_size)
             elif what == "data":
                 for steps in data.STEPS:
                     yield data.measure(args, device, batch_size, steps)

@@ -79,6 +79,12 @@ def add_model(add: Callable) -> None:
         metavar="KEY=VALUE",
         help="passed to the model's constructor, e.g. width=64 (default: none)",
     )
+    add(
+        "--conv",
+        choices=models.CONVOLUTIONS,
+        default="native",
+        help="byhand: convolve with models/conv2d.py (default: %(default)s)",
+    )
 
 
 def _add_training(add: Callable) -> None:

@@ -12,7 +12,7 @@ from engine.errors import UserError
 from engine.option_groups import DEFAULTS, DEFAULTS_OF, GROUPS, POSITIVE, TTA, add_model, add_speed
 from engine.parsing import Parser, in_words, number, recipe_argv
 
-BENCHES = ("forward", "train", "loop", "data")
+BENCHES = ("forward", "train", "loop", "data", "conv")
 
 
 def train_parser() -> Parser:

@@ -116,7 +116,11 @@ def build_model(args: argparse.Namespace, task: Classification, data: ImageData,
     torch.manual_seed(args.seed)
     try:
         model = models.create_model(
-            args.model, input_shape=task.input_shape, num_classes=len(task.class_names), **args.model_arg
+            args.model,
+            input_shape=task.input_shape,
+            num_classes=len(task.class_names),
+            conv=args.conv,
+            **args.model_arg,
         )
         with torch.no_grad():
             for side in {task.input_shape[1], *(task.train_sizes or [])}:

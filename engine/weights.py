@@ -71,6 +71,7 @@ def build_model(content: dict, where: str) -> nn.Module:
             content["model"],
             input_shape=(channels, height, width),
             num_classes=len(content["class_names"]),
+            conv=content["options"].get("conv", "native"),
             **arguments,
         )
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:

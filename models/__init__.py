@@ -29,7 +29,13 @@ MODELS = {
         "SkipMLP",
         "perceptron of residual blocks, a projection where widths differ",
     ),
+    "fcn": ("models.fcn", "FCN", "fully convolutional net, its layers given as lists"),
+    "small_cnn": ("models.small_cnn", "SmallCNN", "four 5x5 convolutions, one linear layer"),
+    "wide_cnn": ("models.wide_cnn", "WideCNN", "three convolutions, a linear layer of 1,024; for 128x128 pixels"),
+    "byhand_cnn": ("models.byhand_cnn", "ByHandCNN", "three convolutions written by hand, three linear layers"),
+    "fashion_cnn": ("models.fashion_cnn", "FashionCNN", "three convolutions, three linear layers, batch norm"),
 }
+CONVOLUTIONS = ("native", "byhand")
 TIMM = "timm/"
 
 
@@ -56,13 +62,16 @@ def check_name(name: str) -> None:
     raise ValueError(f"unknown model '{name}': {hint}see --list-models")
 
 
-def create_model(name: str, *, input_shape: tuple[int, int, int], num_classes: int, **model_args) -> "nn.Module":
+def create_model(
+    name: str, *, input_shape: tuple[int, int, int], num_classes: int, conv: str = "native", **model_args
+) -> "nn.Module":
     """Build a model by name.
 
     Args:
         name: a key of MODELS, or "timm/<name>" for any of timm's.
         input_shape: (channels, height, width) of the images.
         num_classes: size of the last layer.
+        conv: "byhand" puts `models/conv2d.py` in the place of every nn.Conv2d, with its weights.
         model_args: passed to the constructor.
 
     Raises:
@@ -70,10 +79,16 @@ def create_model(name: str, *, input_shape: tuple[int, int, int], num_classes: i
     """
     check_name(name)
     if name.startswith(TIMM):
-        return _create_timm(name.removeprefix(TIMM), input_shape, num_classes, model_args)
-    module, class_name, _ = MODELS[name]
-    model_class = getattr(importlib.import_module(module), class_name)
-    return model_class(input_shape=input_shape, num_classes=num_classes, **model_args)
+        model = _create_timm(name.removeprefix(TIMM), input_shape, num_classes, model_args)
+    else:
+        module, class_name, _ = MODELS[name]
+        model_class = getattr(importlib.import_module(module), class_name)
+        model = model_class(input_shape=input_shape, num_classes=num_classes, **model_args)
+    if conv == "byhand":
+        from models.conv2d import convolve_by_hand
+
+        convolve_by_hand(model)
+    return model
 
 
 def _create_timm(name: str, input_shape: tuple[int, int, int], num_classes: int, model_args: dict) -> "nn.Module":

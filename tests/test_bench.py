@@ -165,6 +165,16 @@ def test_data_gives_what_torchvision_gives(run):
     assert [row["variant"] for row in augmented["rows"]] == [row["variant"] for row in plain["rows"]]
 
 
+def test_the_convolution_by_hand_gives_what_the_native_gives(run):
+    code, out, _, content = run("--what", "conv")
+    assert code == 0
+    assert len(content["benches"]) == 3  # the layers of byhand_cnn
+    for section in content["benches"]:
+        _, by_hand = section["rows"]
+        assert by_hand["difference"] < 1e-5
+        assert f"by hand takes {section['seconds_over_native']:.2f} times as long" in out
+
+
 def test_check_fails_for_a_loop_that_augments_more_than_it_trains(run):
     code, out, _, content = run("--check", "--augment", "randaugment=14:9", "--batch-sizes", "16")
     assert code == 1
@@ -182,7 +192,7 @@ def test_check_passes_where_the_model_takes_the_time(run, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("--what conv", "invalid choice: 'conv'"),
+        ("--what cone", "invalid choice: 'cone'"),
         ("--rounds 0", "0 is out of range"),
         ("--batch-sizes 8 -1", "-1 is out of range"),
         ("--model nmlp", "unknown model 'nmlp'"),

@@ -18,7 +18,7 @@ SHAPES = {
     "imagenette": (3, 64, 64),
     "oblong": (3, 20, 44),
 }
-SMALLEST = {"whitened_cnn": 18}  # the side in pixels that a model needs
+SMALLEST = {"whitened_cnn": 18, "small_cnn": 14}  # the side in pixels that a model needs
 TIMM_NAMES = ("timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_224")
 
 each_model = pytest.mark.parametrize("name", MODELS)
@@ -34,6 +34,7 @@ def batch(shape, num_classes, size=4):
 def check_that_it_learns(model, shape, num_classes):
     """The logits have the right shape, every parameter gets a gradient, and one small step lowers the loss."""
     images, labels = batch(shape, num_classes)
+    torch.manual_seed(1)  # of dropout
     logits = model.train()(images)
     assert logits.shape == (len(images), num_classes)
     loss = F.cross_entropy(logits, labels)
@@ -44,6 +45,7 @@ def check_that_it_learns(model, shape, num_classes):
     with torch.no_grad():
         for parameter in trained.values():
             parameter -= 1e-3 / squares * parameter.grad  # along the slope, so the loss should fall by 0.001
+        torch.manual_seed(1)
         assert F.cross_entropy(model(images), labels) < loss
 
 
@@ -76,7 +78,12 @@ def test_the_listed_timm_names_are_those_of_timm():
 
 @pytest.mark.parametrize(
     ("name", "suggestion"),
-    (("cn", "did you mean cnn?"), ("timm/resnet19", "timm/resnet18"), ("skipmlp", "skip_mlp"), ("timm/", "see --list")),
+    (
+        ("cnnn", "did you mean cnn"),
+        ("timm/resnet19", "timm/resnet18"),
+        ("skipmlp", "skip_mlp"),
+        ("timm/", "see --list"),
+    ),
 )
 def test_unknown_names_are_refused_with_the_nearest_ones(name, suggestion):
     with pytest.raises(ValueError, match=f"unknown model '{name}'") as caught:
@@ -111,11 +118,47 @@ def test_model_args_reach_the_constructor():
         ("cnn", {"depth": 3}, "depth"),
         ("whitened_cnn", {"width": (64, 0, 8)}, "width"),
         ("whitened_cnn", {"depth": 0}, "depth"),
+        ("fcn", {"channels": [8, 0]}, "channels must hold a positive number"),
+        ("fcn", {"channels": [8, 8], "dropout": [0.1]}, "dropout holds 1 values for 2 layers"),
+        ("fcn", {"pool": 4}, "nothing is left of the image after layer 3"),
     ),
 )
 def test_impossible_model_args_are_refused_in_words(name, model_args, words):
     with pytest.raises((ValueError, TypeError), match=words):
         create_model(name, input_shape=(3, 32, 32), num_classes=10, **model_args)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "num_classes", "parameters"),
+    (
+        ("small_cnn", (3, 32, 32), 100, 266_416),  # as the report on it says
+        ("wide_cnn", (3, 128, 128), 100, 16_904_548),  # as the report on it says
+        ("fashion_cnn", (1, 28, 28), 10, 18_432 + 288 + 36_864 + 2 * 160 + 803_072 + 32_896 + 2 * 384 + 1_290),
+        ("fcn", (3, 32, 32), 10, 1_728 + 73_728 + 294_912 + 589_824 + 2 * 704 + 2_570),
+    ),
+)
+def test_a_reported_architecture_has_exactly_the_parameters(name, shape, num_classes, parameters):
+    model = create_model(name, input_shape=shape, num_classes=num_classes)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert summarize(model, shape)["parameters"] == parameters
+
+
+def test_fcn_takes_each_layers_own_kernel_stride_and_padding():
+    model = create_model(
+        "fcn",
+        input_shape=(3, 32, 32),
+        num_classes=7,
+        channels=[8, 16, 24],
+        kernel_size=[5, 3, 1],
+        stride=[2, 1, 1],
+        padding=[2, 0, 0],
+        pool=[1, 2, 1],
+        dropout=[0, 0.1, 0.2],
+    )
+    layers = summarize(model, (3, 32, 32))["layers"]
+    convolutions = [tuple(layer["output"]) for layer in layers if layer["type"] == "Conv2d"]
+    assert convolutions == [(8, 16, 16), (16, 14, 14), (24, 7, 7), (7, 7, 7)]
+    assert [layer["type"] for layer in layers].count("Dropout") == 2
 
 
 @pytest.mark.parametrize("size", ((7, 7), (7, 64), (64, 4)))

@@ -1,0 +1,131 @@
+"""The convolution by hand is nn.Conv2d: constructor, weights, results, gradients, in every way to run a model."""
+
+import copy
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import infer
+from engine import weights
+from models import create_model
+from models.conv2d import Conv2d
+from tests.driver import Deed, train
+
+# Arguments of nn.Conv2d, and the image's (channels, height, width).
+GRID = [
+    ({"kernel_size": 3}, (3, 8, 8)),
+    ({"kernel_size": 1}, (4, 5, 7)),
+    ({"kernel_size": 5, "padding": 2, "bias": False}, (3, 9, 6)),
+    ({"kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 0)}, (2, 7, 8)),
+    ({"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2}, (4, 9, 10)),
+    ({"kernel_size": 3, "dilation": (1, 3), "padding": "same"}, (2, 6, 9)),
+    ({"kernel_size": (4, 2), "padding": "same"}, (2, 6, 6)),
+    ({"kernel_size": 3, "padding": "valid", "groups": 2}, (4, 6, 6)),
+    ({"kernel_size": 3, "padding": 1, "groups": 4, "bias": False}, (4, 6, 5)),
+    ({"kernel_size": 3, "stride": 3, "groups": 2, "dilation": 2, "padding": 3}, (6, 11, 8)),
+    ({"kernel_size": 3, "padding": 1, "padding_mode": "reflect"}, (3, 6, 6)),
+    ({"kernel_size": 3, "padding": 2, "padding_mode": "circular"}, (3, 6, 6)),
+    ({"kernel_size": 3, "padding": (2, 1), "padding_mode": "replicate"}, (3, 6, 6)),
+]
+each_case = pytest.mark.parametrize(("arguments", "shape"), GRID, ids=[str(arguments) for arguments, _ in GRID])
+
+
+def pair(arguments: dict, shape: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> tuple:
+    """(native, by hand, images), from the same seed."""
+    layers = []
+    for layer in (nn.Conv2d, Conv2d):
+        torch.manual_seed(0)
+        layers.append(layer(shape[0], 4, **arguments, dtype=dtype))
+    return *layers, torch.randn(2, *shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+
+def gradients(layer: nn.Conv2d, images: torch.Tensor) -> list[torch.Tensor]:
+    images = images.clone().requires_grad_()
+    outputs = layer(images)
+    outputs.backward(torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype).view_as(outputs))
+    return [outputs, images.grad, *(parameter.grad for parameter in layer.parameters())]
+
+
+@each_case
+def test_results_and_gradients_are_those_of_nn_conv2d(arguments: dict, shape: tuple) -> None:
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        native, by_hand, images = pair(arguments, shape, dtype)
+        assert list(native.state_dict()) == list(by_hand.state_dict())
+        assert all(torch.equal(a, b) for a, b in zip(native.parameters(), by_hand.parameters(), strict=True))
+        for layout in (torch.contiguous_format, torch.channels_last):
+            for found, expected in zip(
+                gradients(by_hand, images.contiguous(memory_format=layout)), gradients(native, images), strict=True
+            ):
+                assert found.shape == expected.shape
+                assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+            native.zero_grad()
+            by_hand.zero_grad()
+
+
+@each_case
+def test_gradients_are_those_of_the_function(arguments: dict, shape: tuple) -> None:
+    _, layer, images = pair(arguments, shape, torch.float64)
+    bias = () if layer.bias is None else (layer.bias.detach().requires_grad_(),)
+
+    def convolve(images: torch.Tensor, weight: torch.Tensor, *bias: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, {"weight": weight, **({"bias": bias[0]} if bias else {})}, images)
+
+    assert torch.autograd.gradcheck(convolve, (images.requires_grad_(), layer.weight.detach().requires_grad_(), *bias))
+
+
+def test_an_image_without_a_batch_is_convolved_too() -> None:
+    native, by_hand, images = pair({"kernel_size": 3, "padding": 1}, (3, 8, 8))
+    torch.testing.assert_close(by_hand(images[0]), native(images[0]))
+
+
+def test_under_autocast_it_computes_in_bf16_as_the_native_does() -> None:
+    native, by_hand, images = pair({"kernel_size": 3, "padding": 1}, (3, 8, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = by_hand(images), native(images)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("how", ["trace", "script", "export", "compile"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_it_traces_scripts_exports_and_compiles(how: str, groups: int) -> None:
+    _, layer, images = pair({"kernel_size": 3, "padding": 1, "stride": 2, "groups": groups}, (4, 8, 8))
+    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
+        changed = {
+            "trace": lambda: torch.jit.trace(layer, images),
+            "script": lambda: torch.jit.script(layer),
+            "export": lambda: torch.export.export(layer, (images,)).module(),
+            "compile": lambda: torch.compile(layer, backend="aot_eager", fullgraph=True),
+        }[how]()
+    torch.testing.assert_close(changed(images), layer(images))
+
+
+@pytest.mark.parametrize("name", ["cnn", "timm/mobilenetv2_100"])
+def test_any_model_can_use_it_with_the_same_weights(name: str) -> None:
+    models = []
+    for conv in ("native", "byhand"):
+        torch.manual_seed(0)
+        models.append(create_model(name, input_shape=(3, 32, 32), num_classes=10, conv=conv).eval())
+    native, by_hand = models
+    assert sum(isinstance(module, Conv2d) for module in by_hand.modules()) > 4
+    assert not any(type(module) is nn.Conv2d for module in by_hand.modules())
+    other = copy.deepcopy(native)
+    other.load_state_dict(by_hand.state_dict())
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(by_hand(images), native(images), rtol=1e-4, atol=1e-4)
+
+
+def test_train_and_infer_with_it(tmp_path: Path) -> None:
+    options = "--conv byhand --cpu --track none --limit-train 128 --batch-size 32 --epochs 1 --model-arg width=8"
+    place = ["--output-dir", str(tmp_path), "--run-name", "run"]
+    codes, printed = train([*options.split(), *place], deed=Deed(report=True))
+    assert codes == [0], printed
+    content = weights.load(tmp_path / "run" / "best.pth")
+    assert any(isinstance(module, Conv2d) for module in weights.build_model(content, "").modules())
+    infer.infer(infer.parse_infer(["--weights", str(tmp_path / "run" / "best.pth"), "--cpu"]))
+    tests = [json.loads((tmp_path / "run" / name / "test.json").read_text()) for name in (".", "best-test")]
+    assert tests[0]["accuracy"] == tests[1]["accuracy"]
