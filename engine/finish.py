@@ -14,10 +14,32 @@ def report_run(run: Run) -> None:
     test, _ = report.test_report(run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size)
     if accelerator.is_main_process:
         report.plot_history(run.folder, run.history, run.folder.name)
-        tracking.log(run.trackers, {"test/accuracy": test["accuracy"], "test/loss": test["loss"]}, run.step)
-        tracking.log_pictures(run.trackers, run.folder, list(report.PICTURES), run.step)
-        tracking.finish(run.trackers)
+        _track_end(run, test)
         _say_what_next(run, test)
+
+
+def _track_end(run: Run, test: dict) -> None:
+    """Show the test, the pictures and the model in the trackers, with what it takes to compare runs, and close them."""
+    best = run.history[run.best_epoch() - 1]
+    seconds = sum(record["seconds"] for record in run.history)
+    figures = {
+        "test/accuracy": test["accuracy"],
+        "test/loss": test["loss"],
+        # Once more under names before all others, as TensorBoard's HPARAMS shows the first five unless told otherwise.
+        "end/test_accuracy": test["accuracy"],
+        "end/test_loss": test["loss"],
+        "end/test_macro_f1": test["f1"]["macro"],
+        "end/best_val_accuracy": best["val_accuracy"],
+        "end/trained_seconds": seconds,
+        "end/images_per_second": sum(r["seconds"] * r["images_per_second"] for r in run.history) / seconds,
+        "end/parameters": sum(parameter.numel() for parameter in run.plain_model.parameters()),
+    }
+    options = {**vars(run.args), "mixed_precision": run.accelerator.mixed_precision}  # not "auto"
+    tracking.log_end(run.trackers, options, figures, run.step)
+    tracking.log_pictures(run.trackers, run.folder, list(report.PICTURES), run.step)
+    if not run.accelerator.is_fsdp2:  # whose parts only all processes together can run
+        tracking.log_graph(run.trackers, run.plain_model, run.task.input_shape)
+    tracking.finish(run.trackers)
 
 
 def _say_what_next(run: Run, test: dict) -> None:
