@@ -34,8 +34,7 @@ class Conv2d(nn.Conv2d):
             y = torch.bmm(own, kernels).transpose(0, 1).flatten(1)
             y = y if bias is None else y + bias.to(y.dtype)
         else:
-            kernels = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
-            y = patches @ kernels if bias is None else torch.addmm(bias, patches, kernels)
+            y = F.linear(patches, self.weight.permute(0, 2, 3, 1).flatten(1), bias)
         return y.view(batch, height, width, outputs).permute(0, 3, 1, 2)
 
     def _patches(self, images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY, write_images
 # What is refused before torch is imported: (arguments, what the line says).
 EARLY = [
     ("--epoch 3", "unrecognized arguments: --epoch"),
-    ("--model cnm", "unknown model 'cnm': did you mean cnn"),
+    ("--model cnnn", "unknown model 'cnnn': did you mean cnn"),
     ("--model timm/resnet18x", "did you mean timm/resnet18"),
     ("--model timm/nothing_like_it", "unknown model 'timm/nothing_like_it'.*--list-models"),
     ("--dataset cifar1O", "unknown data set 'cifar1O': did you mean cifar10"),

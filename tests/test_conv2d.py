@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
 import infer
@@ -126,6 +127,7 @@ def test_train_and_infer_with_it(tmp_path: Path) -> None:
     assert codes == [0], printed
     content = weights.load(tmp_path / "run" / "best.pth")
     assert any(isinstance(module, Conv2d) for module in weights.build_model(content, "").modules())
+    AcceleratorState._reset_state(reset_partial_state=True)  # Accelerate refuses a second precision in one process
     infer.infer(infer.parse_infer(["--weights", str(tmp_path / "run" / "best.pth"), "--cpu"]))
     tests = [json.loads((tmp_path / "run" / name / "test.json").read_text()) for name in (".", "best-test")]
     assert tests[0]["accuracy"] == tests[1]["accuracy"]

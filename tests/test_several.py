@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from sklearn.metrics import confusion_matrix
 
 import compare
@@ -87,6 +88,7 @@ def test_the_ensemble_is_the_mean_of_what_infer_finds_for_each_fold(folds: Path,
     for number in range(3):
         place = shutil.copytree(folds / f"fold-{number}", tmp_path / str(number))
         command = ["--weights", str(place / "best.pth"), "--cpu", "--output", str(tmp_path / "p.json"), "--topk", "10"]
+        AcceleratorState._reset_state(reset_partial_state=True)  # Accelerate refuses a second precision in one process
         infer.infer(infer.parse_infer(command))
         rows = json.loads((tmp_path / "p.json").read_text())
         total = total + np.array(

@@ -55,7 +55,7 @@ def test_files_that_are_no_weights_are_refused(capsys, best, tmp_path):
         ({"model": "mlp"}, "of another model or class count: "),
         ({"model_args": {"width": 8}}, "of another model or class count: stem.0.weight is (64, "),
         ({"model_args": {"size": 8}}, "names a model that cannot be built: "),
-        ({"model": "cnm"}, "unknown model 'cnm': did you mean cnn?"),
+        ({"model": "cnnn"}, "unknown model 'cnnn': did you mean cnn?"),
         ({"shape": [4, 4, 1]}, "at least 8x8 pixels"),
     ),
 )
