@@ -100,6 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with user_errors_end_the_program():
         args = parse_train(argv)
         run_all(args, argv, train) if asked_for(args) else train(args)
+        from engine import runtime
+
+        runtime.end()
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ import yaml
 
 from engine.errors import UserError
 from engine.files import write_atomically, write_json
+from engine.folder import NOT_COMPARED
 from engine.progress import say
-from engine.state import FREE_OPTIONS
 
 REPEATS = ("seed", "fold")  # runs that differ in these alone are repetitions of one another
 # Options that change no figure, or none that is compared.
-UNTOLD = (FREE_OPTIONS - {"epochs", "patience", "cpu", "compile"}) | {"skip_bad_images", "eval_every", "folds"}
+UNTOLD = NOT_COMPARED | {"skip_bad_images", "eval_every", "folds"}
 # result -> its column's title and format
 RESULTS = {
     "accuracy": ("test accuracy", "{:.2%}"),
@@ -102,7 +102,7 @@ def read_all(folders: Sequence[Path], root: Path) -> list[Finished]:
 
     They are ranked by validation accuracy where every run has one, so that nobody chooses by the test set.
     """
-    runs = [read_run(folder, str(folder.absolute().relative_to(root.absolute()))) for folder in folders]
+    runs = [read_run(folder, str(folder.relative_to(root))) for folder in folders]
     key = "val_accuracy" if all(run.results["val_accuracy"] is not None for run in runs) else "accuracy"
     return sorted(runs, key=lambda run: -math.inf if run.results[key] is None else run.results[key], reverse=True)
 

@@ -29,6 +29,8 @@ NOT_OF_A_RUN = (
     *("recipe", "resume", "list_models", "list_datasets", "run_name", "max_time"),
     *("seeds", "sweep", "ensemble", "member_of"),
 )
+# Options that say where a run is written and how often, beside those that are no part of a run: nothing to compare.
+NOT_COMPARED = {*NOT_OF_A_RUN, "data_dir", "output_dir", "track", "log_every", "checkpoint_every", "keep", "workers"}
 
 
 def choose_folder(args: argparse.Namespace, dataset: str) -> Path:

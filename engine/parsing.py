@@ -125,7 +125,7 @@ def _as_argv(action: argparse.Action, value: object, recipe: str) -> list[str]:
     if isinstance(action, argparse.BooleanOptionalAction):
         if not isinstance(value, bool):
             raise UserError(f"--recipe {recipe}: {name.removeprefix('--')} is true or false, not '{value}'")
-        return [name if value else f"--no-{name.removeprefix('--')}"]
+        return _switch(name, value)
     if value is None or value == {}:
         return []
     if isinstance(value, bool):  # YAML reads an unquoted no, as in "mixed-precision: no", as false
@@ -149,4 +149,8 @@ def setting_argv(parser: Parser, key: str, value: str) -> list[str]:
         return [f"{name}={value}"]
     if value not in ("true", "false"):
         raise UserError(f"--sweep {key}: the values are true and false, not '{value}'")
-    return [name if value == "true" else f"--no-{name.removeprefix('--')}"]
+    return _switch(name, value == "true")
+
+
+def _switch(name: str, on: bool) -> list[str]:
+    return [name if on else f"--no-{name.removeprefix('--')}"]

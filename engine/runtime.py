@@ -7,7 +7,7 @@ import platform
 
 import psutil
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, get_int_from_env
 from torch import nn
 
@@ -43,6 +43,11 @@ def start(args: argparse.Namespace) -> Accelerator:
     if cpu:
         torch.set_num_threads(threads_per_process())
     return accelerator
+
+
+def end() -> None:
+    """Part from the other processes, after the last run: what NCCL holds must be given back before the process ends."""
+    PartialState().destroy_process_group()
 
 
 def check_processes(found: int) -> None:

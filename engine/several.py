@@ -84,7 +84,7 @@ def run_all(args: argparse.Namespace, argv: Sequence[str] | None, train: Callabl
     from engine import comparison, ensemble, progress, runtime
 
     accelerator = runtime.start(args)
-    group = _choose_group(args, runs)
+    group = _choose_group(args)
     failed = []
     for number, (name, member) in enumerate(runs.items(), 1):
         member.output_dir, member.run_name, member.member_of = str(group), name, group.name
@@ -111,11 +111,11 @@ def run_all(args: argparse.Namespace, argv: Sequence[str] | None, train: Callabl
         sys.exit(1)
 
 
-def _choose_group(args: argparse.Namespace, runs: dict[str, argparse.Namespace]) -> Path:
+def _choose_group(args: argparse.Namespace) -> Path:
     """The folder of the group, the same on all processes.
 
     Raises:
-        UserError: it holds runs and is not to be resumed, or one of them was done with other options.
+        UserError: it exists and is not to be resumed.
     """
     from accelerate.utils import broadcast_object_list
 

@@ -17,13 +17,11 @@ from torch import nn
 
 from engine.errors import UserError
 from engine.files import write_atomically
-from engine.folder import NOT_OF_A_RUN
+from engine.folder import NOT_COMPARED
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event
 
-# Options that say where a run is written and how often, beside those that are no part of a run: nothing to compare.
-NOT_COMPARED = {*NOT_OF_A_RUN, "data_dir", "output_dir", "track", "log_every", "checkpoint_every", "keep", "workers"}
 OF_THE_END = ("_hparams_/", "test/", "end/")  # how the names begin of what the end of a run adds to TensorBoard
 
 

@@ -190,6 +190,7 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         sys.argv = ["train.py", *argv]
         try:
             train.main(argv)
+            assert not torch.distributed.is_initialized()
         except Exception:
             traceback.print_exc()  # into the log, as Python itself would do it too late
             sys.exit(1)

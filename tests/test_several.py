@@ -162,6 +162,12 @@ def test_compare_shows_what_differs_and_ranks_by_validation(folds: Path, capsys:
     assert len((folds.parent / "comparison.csv").read_text().splitlines()) == 5
 
 
+def test_compare_takes_one_run_by_a_relative_path(folds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folds)
+    compare.main(["fold-1"])
+    assert "\n| fold-1 |" in (folds / "comparison.md").read_text()
+
+
 def test_compare_refuses_what_is_no_run_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as end:
         compare.main([str(tmp_path)])
