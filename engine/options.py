@@ -98,6 +98,7 @@ def bench_parser() -> Parser:
     add("--what", nargs="+", choices=BENCHES, metavar="BENCH", help=f"some of {', '.join(BENCHES)} (default: all)")
     add("--check", action="store_true", help="run loop alone; exit code 1 under 0.9 of the bare model's speed")
     add("--rounds", type=POSITIVE, default=5, metavar="N", help="times that each is measured (default: %(default)s)")
+    add("--recipe", metavar="NAME|FILE", help="model, batch size, optimizer and the rest from a recipe of train.py")
     add_model(add)
     add("--batch-sizes", type=POSITIVE, nargs="+", default=[128], metavar="N", help="(default: 128)")
     add("--image-size", type=number(int, 4, 2048), default=32, metavar="PIXELS", help="(default: %(default)s)")
@@ -115,18 +116,33 @@ def bench_parser() -> Parser:
 
 
 def parse_bench(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse bench.py's options; what it has no option for is as train.py has it by default.
+    """Parse bench.py's options; what it has no option for is as train.py has it, from the recipe or by default.
 
     Raises:
         UserError: an unknown option, a value out of range, or --check with another bench than loop.
     """
-    args = bench_parser().parse_args(argv)
+    parser = bench_parser()
+    args = parser.parse_args(argv)
+    trained = parse_train([f"--recipe={args.recipe}"] if args.recipe else [])
+    if args.recipe:
+        parser.set_defaults(**_from_recipe(trained, args))
+        args = parser.parse_args(argv)
     if args.check and args.what not in (None, ["loop"]):
         raise UserError("--check measures loop alone: leave --what out")
     args.what = ["loop"] if args.check else list(dict.fromkeys(args.what or BENCHES))
     args.batch_sizes = list(dict.fromkeys(args.batch_sizes))
     args.model_arg = dict(args.model_arg)
-    return argparse.Namespace(**(vars(parse_train([])) | vars(args)))
+    return argparse.Namespace(**(vars(trained) | vars(args)))
+
+
+def _from_recipe(trained: argparse.Namespace, args: argparse.Namespace) -> dict:
+    """What a recipe says of the options that bench.py has too; the others it takes from there as they are."""
+    trained.train_sizes = None  # one size is timed: the images' own
+    found = {name: value for name, value in vars(trained).items() if name in args and name != "output_dir"}
+    found["model_arg"] = list(trained.model_arg.items())
+    if trained.batch_size:
+        found["batch_sizes"] = [trained.batch_size]
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def parse_compare(argv: Sequence[str] | None = None) -> argparse.Namespace:

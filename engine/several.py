@@ -43,6 +43,8 @@ def members(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, argparse
         if key in NOT_SWEPT or key in axes:
             raise UserError(f"--sweep {key}: cannot be swept, or is named twice")
         axes[key] = values
+    if args.seeds and "seed" in axes:
+        raise UserError("--sweep seed and --seeds say the same: leave one out")
     if args.seeds:
         axes["seed"] = args.seeds
     if args.folds and args.fold is None:

@@ -50,6 +50,7 @@ EARLY = [
     ("--sweep optimizer=sgd,lion", "invalid choice: 'lion'"),
     ("--sweep compile=maybe", "the values are true and false, not 'maybe'"),
     ("--sweep run-name=a,b", "run_name: cannot be swept"),
+    ("--sweep seed=3,4 --seeds 0,1", "--sweep seed and --seeds say the same"),
     ("--ensemble", "--ensemble needs several runs"),
     ("--seeds 0,1 --resume runs/x", "resumed together"),
     ("--checkpoint-every never", "'never' is not a whole number"),

@@ -15,6 +15,7 @@ import models
 import train
 from benches import forward, variants
 from benches.timing import WARM_UP_CALLS, calls_for, interleave, warm_up
+from engine.options import parse_bench
 
 CPU = torch.device("cpu")
 TINY = "--cpu --mixed-precision no --model mlp --image-size 8 --channels 1 --batch-sizes 4 --rounds 2".split()
@@ -157,6 +158,15 @@ def test_the_loop_that_is_timed_is_the_one_of_train_py(run, monkeypatch, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "the run's folder is gone"
 
 
+def test_a_recipe_is_timed_with_its_own_options_unless_others_are_typed():
+    recipe = parse_bench(["--recipe", "mnist_99"])
+    assert (recipe.model, recipe.model_arg, recipe.batch_sizes) == ("whitened_cnn", {"width": 32}, [500])
+    assert (recipe.optimizer, recipe.lr, recipe.augment, recipe.train_sizes) == ("muon", 0.12, "crop=2", None)
+    typed = parse_bench(["--recipe", "mnist_99", "--model-arg", "width=8", "--batch-sizes", "4", "--augment", "flip"])
+    assert (typed.model, typed.model_arg, typed.batch_sizes) == ("whitened_cnn", {"width": 8}, [4])
+    assert (typed.optimizer, typed.augment) == ("muon", "flip")
+
+
 def test_data_gives_what_torchvision_gives(run):
     code, _, _, content = run("--what", "data", "--channels", "3")
     assert code == 0
@@ -193,6 +203,7 @@ def test_check_passes_where_the_model_takes_the_time(run, monkeypatch):
     ("options", "says"),
     [
         ("--what cone", "invalid choice: 'cone'"),
+        ("--recipe none", "the recipes are: "),
         ("--rounds 0", "0 is out of range"),
         ("--batch-sizes 8 -1", "-1 is out of range"),
         ("--model nmlp", "unknown model 'nmlp'"),
