@@ -34,7 +34,8 @@ class Muon(torch.optim.Optimizer):
 
     A weight of R rows (output channels) is kept at the norm sqrt(R), as in KellerJordan/cifar10-airbench
     (`airbench94_muon.py`): before batch norm its length changes nothing but the learning rate. So one step turns it by
-    about `lr` of itself.
+    about `lr` of itself. Like PyTorch's fused optimizers it leaves the weights alone while its attribute `found_inf`, a
+    float tensor on their device, is not 0, and nothing waits for that number.
 
     Args:
         groups: parameter groups with `lr`, and `orthogonal` or `weight_decay` (decoupled, for Adam's).
@@ -55,6 +56,7 @@ class Muon(torch.optim.Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps}
         super().__init__(groups, {**defaults, "orthogonal": False, "weight_decay": 0.0})
         self.precision = precision
+        self.found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:
@@ -63,8 +65,12 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             update = self._turn if group["orthogonal"] else self._adam
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    update(parameter, parameter.grad, self.state[parameter], group)
+                if parameter.grad is None:
+                    continue
+                before = parameter.clone() if self.found_inf is not None else None
+                update(parameter, parameter.grad, self.state[parameter], group)
+                if before is not None:
+                    parameter.copy_(torch.where(self.found_inf == 0, parameter, before))
 
     def _turn(self, weight: Tensor, grad: Tensor, state: dict, group: dict) -> None:
         if not state:

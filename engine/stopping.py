@@ -13,10 +13,12 @@ import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from engine.muon import Muon
 from engine.sharding import whole
 
 
@@ -102,20 +104,21 @@ class FiniteGuard:
 
     Args:
         accelerator: of the run.
-        optimizer: a fused one can skip an update on the device; with another one every step is looked at.
+        optimizer: a fused one, or Muon, can skip an update on the device; with another one every step is looked at.
         ids_at: step -> this process's sample ids, to name them.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
-        optimizer: torch.optim.Optimizer,
+        optimizer: AcceleratedOptimizer,
         ids_at: Callable[[int], np.ndarray],
     ) -> None:
         self.accelerator, self.optimizer, self.ids_at = accelerator, optimizer, ids_at
         waits_anyway = accelerator.device.type == "cpu" or accelerator.scaler is not None
         self.look_every = 1 if waits_anyway else 10
-        self.defers = self.look_every > 1 and bool(optimizer.param_groups[0].get("fused"))
+        skips = optimizer.param_groups[0].get("fused") or isinstance(optimizer.optimizer, Muon)
+        self.defers = self.look_every > 1 and bool(skips)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=accelerator.device)
         self.loss_is_finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
 
