@@ -82,7 +82,7 @@ def keep_freed_memory() -> None:
     m_trim_threshold, m_mmap_max = -1, -4  # from glibc's malloc.h
     libc = ctypes.CDLL(None)
     libc.mallopt(m_mmap_max, 0)
-    libc.mallopt(m_trim_threshold, 2**31 - 1)
+    libc.mallopt(m_trim_threshold, -1)  # never
 
 
 def threads_per_process() -> int:
