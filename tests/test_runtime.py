@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,24 @@ def test_randomness_is_a_function_of_seed_step_and_rank():
     assert torch.equal(draw(1, 2, 3), draw(1, 2, 3))
     places = list(itertools.product((0, 1, 2, 2**31 - 1), (0, 1, 2, 1000), (0, 1, 7)))
     assert len({tuple(draw(*place).tolist()) for place in places}) == len(places)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator than glibc's")
+def test_memory_that_a_step_frees_costs_the_next_one_no_page_faults():
+    program = """if True:
+        import resource
+        import torch
+        from engine import runtime
+
+        runtime.keep_freed_memory()
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            tensors = [torch.ones(mib * 2**18) for mib in (1, 40, 300)]
+            del tensors
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(ended.stdout) < 100, "of 87,000 pages"
 
 
 def test_processes_that_would_each_train_alone_are_refused(monkeypatch):
