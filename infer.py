@@ -21,11 +21,12 @@ def infer(args: argparse.Namespace) -> int:
     """Predict what `args` asks for; returns the exit code."""
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
     from data.folders import find_images
-    from engine import predictions, runtime, weights
+    from engine import predicted_images, predictions, runtime, weights
 
     content = weights.load(Path(args.weights))
     paths = find_images(args.images)
-    predictions.check_output(args.output)
+    answers = predicted_images if content["options"].get("task") == "transform" else predictions
+    answers.check_options(args)
     args.mixed_precision = args.mixed_precision or runtime.usable_precision(content["mixed_precision"], args.cpu)
     accelerator = runtime.start(args)
     model = weights.build_model(content, args.weights).to(accelerator.device)
@@ -33,7 +34,7 @@ def infer(args: argparse.Namespace) -> int:
     batch_size = args.batch_size or content["options"]["batch_size"]
     if not paths:
         return predictions.report_on_test_split(args, content, model, task, accelerator, batch_size)
-    return predictions.predict_files(args, model, task, paths, accelerator, batch_size)
+    return answers.predict_files(args, model, task, paths, accelerator, batch_size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

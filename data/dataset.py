@@ -39,6 +39,7 @@ class ImageData:
         shape: (height, width, channels) of every image, in pixels.
         mean, std: per channel, of the train part's pixels in 0..1.
         notes: facts that belong in the report and on the screen: duplicates, images left out.
+        targets: uint8 (N, H, W, C), of pairs of images, which the labels then number; else None.
     """
 
     name: str
@@ -50,18 +51,21 @@ class ImageData:
     mean: list[float]
     std: list[float]
     notes: dict[str, int] = field(default_factory=dict)
+    targets: np.ndarray | None = None
 
     def fingerprint(self) -> str:
         """A hash of the training images' pixels, labels and order, to know them again when a run goes on."""
         arrays, ids = self.train.arrays, self.train.ids
-        parts = ids, arrays.labels[ids], arrays.hashes[ids]
+        labels = arrays.labels[ids]
+        parts = [ids, labels, arrays.hashes[ids], *([] if self.targets is None else [self.targets[labels]])]
         return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
     def in_words(self) -> str:
         """What there is, in one line."""
         height, width, channels = self.shape
         counts = f"{len(self.train):,} train, {len(self.val):,} validation, {len(self.test):,} test"
-        return f"{self.name}: {counts} images of {height}x{width}x{channels}, {len(self.class_names)} classes"
+        kinds = f"{len(self.class_names)} classes" if self.targets is None else "each with its target"
+        return f"{self.name}: {counts} images of {height}x{width}x{channels}, {kinds}"
 
 
 def load_images(
@@ -98,15 +102,29 @@ def load_images(
     splits, class_names = _decoded(source, coarse, image_size, skip_bad_images)
     if len(class_names) < 2:
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
-    train, val, test = _parts(splits, val_fraction, None if fold is None else (folds, fold), seed)
+    train, val, test = split_parts(splits, val_fraction, None if fold is None else (folds, fold), seed)
     _check_counts(dataset, train, val, test, class_names, val_fraction)
     if limit_train is not None and limit_train > len(train):
         raise UserError(f"--limit-train {limit_train}: only {len(train)} training images are there")
     if limit_train is not None:
         train = Part(train.arrays, stratified_subset(train.arrays.labels, train.ids, limit_train, seed))
+    name = f"{source.name}-coarse" if coarse else source.name
+    return describe_train(name, train, val, test, class_names, splits)
+
+
+def describe_train(
+    name: str,
+    train: Part,
+    val: Part,
+    test: Part,
+    class_names: list[str],
+    splits: dict[str, Arrays],
+    targets: np.ndarray | None = None,
+) -> ImageData:
+    """What a run needs to know of its parts, with the mean and spread of what is trained on."""
     moments = train.arrays.moments[train.ids].mean(0)
     return ImageData(
-        name=f"{source.name}-coarse" if coarse else source.name,
+        name=name,
         train=train,
         val=val,
         test=test,
@@ -115,6 +133,7 @@ def load_images(
         mean=moments[:, 0].tolist(),
         std=np.sqrt(np.maximum(moments[:, 1] - moments[:, 0] ** 2, 1e-8)).tolist(),
         notes=_notes(train, val, test, splits),
+        targets=targets,
     )
 
 
@@ -151,9 +170,10 @@ def _digits(image_size: int | None) -> tuple[dict[str, Arrays], list[str]]:
     return {"train": Arrays(images, labels, *cache.describe(images))}, [str(name) for name in digits.target_names]
 
 
-def _parts(
+def split_parts(
     splits: dict[str, Arrays], val_fraction: float | None, fold: tuple[int, int] | None, seed: int
 ) -> tuple[Part, Part, Part]:
+    """(train, validation, test) of the splits that there are; `fold` is (of how many, number) or None."""
     train = Part(splits["train"], np.arange(len(splits["train"].labels)))
     own = {name: Part(splits[name], np.arange(len(splits[name].labels))) for name in splits}
     if "test" not in own and "validation" not in own:

@@ -87,14 +87,14 @@ def read_run(folder: Path, name: str) -> Finished:
         "accuracy": test and test["accuracy"],
         "val_accuracy": best["val_accuracy"],
         "loss": test and test["loss"],
-        "f1": test and test["f1"]["macro"],
-        "auc": test and test["auc"],
+        "f1": test and test.get("f1", {}).get("macro"),
+        "auc": test and test.get("auc"),
         "epochs": len(epochs),
         "parameters": parameters,
         "seconds": sum(epoch["seconds"] for epoch in epochs),
         "images_per_second": statistics.median(epoch["images_per_second"] for epoch in epochs),
     }
-    return Finished(name, options, results, epochs, test["per_class"] if test else {})
+    return Finished(name, options, results, epochs, test.get("per_class", {}) if test else {})
 
 
 def read_all(folders: Sequence[Path], root: Path) -> list[Finished]:

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from data.dataset import Part
 from data.loader import Batch, eval_loader
-from engine.tasks import Classification
+from engine.tasks import Classification, Task
 
 
-def _outputs(
+def outputs_of(
     model: nn.Module,
     predict: Callable[[nn.Module, Tensor], Tensor],
     part: Part,
@@ -37,7 +37,7 @@ def _outputs(
 
 def evaluate(
     model: nn.Module,
-    task: Classification,
+    task: Task,
     part: Part,
     accelerator: Accelerator,
     batch_size: int,
@@ -49,28 +49,50 @@ def evaluate(
         batch_size: of one process.
         between_batches: called after each batch, on all processes equally often; it may end the run.
     """
-    share = -(-len(part) // accelerator.num_processes)
-    left = len(part) - accelerator.process_index * share  # what follows this process's own samples are repeats
-    sums = task.no_totals()
 
     def plain(model: nn.Module, images: Tensor) -> Tensor:
         return model(task.inputs(images))
 
-    for batch, outputs in _outputs(model, plain, part, accelerator, batch_size):
+    loss, correct, count = sum_over(
+        model, plain, task, task.score, task.no_totals(), part, accelerator, batch_size, between_batches
+    )
+    return loss / count, correct / count
+
+
+def sum_over(
+    model: nn.Module,
+    predict: Callable[[nn.Module, Tensor], Tensor],
+    task: Task,
+    score: Callable[[Tensor, Tensor], Tensor],
+    sums: Tensor,
+    part: Part,
+    accelerator: Accelerator,
+    batch_size: int,
+    between_batches: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """`score`'s sums of (outputs, targets) over a part, added to `sums`, each sample once; the same on every process.
+
+    Args:
+        predict: outputs of the model for uint8 images.
+        batch_size: of one process.
+        between_batches: called after each batch, on all processes equally often; it may end the run.
+    """
+    share = -(-len(part) // accelerator.num_processes)
+    left = len(part) - accelerator.process_index * share  # what follows this process's own samples are repeats
+    for batch, outputs in outputs_of(model, predict, part, accelerator, batch_size):
         rows = min(max(left, 0), len(batch.labels))
         left -= rows
         if rows:
-            sums = sums + task.score(outputs[:rows], batch.labels[:rows])
+            sums = sums + score(outputs[:rows], task.targets(batch)[:rows])
         between_batches()
-    loss, correct, count = accelerator.reduce(sums, "sum").tolist()
-    return loss / count, correct / count
+    return accelerator.reduce(sums, "sum").tolist()
 
 
 def predict(
     model: nn.Module, task: Classification, part: Part, accelerator: Accelerator, batch_size: int
 ) -> tuple[Tensor, Tensor]:
     """(outputs float32 (N, K), labels int64 (N,)) of a part in its order, on every process, on the CPU."""
-    batches = list(_outputs(model, task.predict, part, accelerator, batch_size))
+    batches = list(outputs_of(model, task.predict, part, accelerator, batch_size))
     outputs = accelerator.gather(torch.cat([outputs for _, outputs in batches]))
     labels = accelerator.gather(torch.cat([batch.labels for batch, _ in batches]))
     return outputs[: len(part)].cpu(), labels[: len(part)].cpu()

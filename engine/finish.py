@@ -1,13 +1,14 @@
 """After the last step: the best weights meet the test set, and the person is told where to look."""
 
-from engine import report, tracking, weights
+from engine import tracking, weights
 from engine.checkpoint import load_weights
+from engine.reports import REPORTS
 from engine.run import Run
 
 
 def report_run(run: Run) -> None:
     """Test the kept weights, draw the pictures, close the trackers and print what to open next."""
-    accelerator, data = run.accelerator, run.data
+    accelerator, data, report = run.accelerator, run.data, REPORTS[run.args.task]
     run.stop.patient = False  # all is saved: from here a signal ends the process at once
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
     load_weights(run.plain_model, weights.load(run.folder / "best.pth")["weights"], str(run.folder / "best.pth"))
@@ -23,12 +24,7 @@ def _track_end(run: Run, test: dict) -> None:
     best = run.history[run.best_epoch() - 1]
     seconds = sum(record["seconds"] for record in run.history)
     figures = {
-        "test/accuracy": test["accuracy"],
-        "test/loss": test["loss"],
-        # Once more under names before all others, as TensorBoard's HPARAMS shows the first five unless told otherwise.
-        "end/test_accuracy": test["accuracy"],
-        "end/test_loss": test["loss"],
-        "end/test_macro_f1": test["f1"]["macro"],
+        **REPORTS[run.args.task].end_figures(test),
         "end/best_val_accuracy": best["val_accuracy"],
         "end/trained_seconds": seconds,
         "end/images_per_second": sum(r["seconds"] * r["images_per_second"] for r in run.history) / seconds,
@@ -36,14 +32,14 @@ def _track_end(run: Run, test: dict) -> None:
     }
     options = {**vars(run.args), "mixed_precision": run.accelerator.mixed_precision}  # not "auto"
     tracking.log_end(run.trackers, options, figures, run.step)
-    tracking.log_pictures(run.trackers, run.folder, list(report.PICTURES), run.step)
+    tracking.log_pictures(run.trackers, run.folder, list(REPORTS[run.args.task].PICTURES), run.step)
     if not run.accelerator.is_fsdp2:  # whose parts only all processes together can run
         tracking.log_graph(run.trackers, run.plain_model, run.task.input_shape)
     tracking.finish(run.trackers)
 
 
 def _say_what_next(run: Run, test: dict) -> None:
-    say, folder = run.progress.say, run.folder
+    say, folder, report = run.progress.say, run.folder, REPORTS[run.args.task]
     seconds = sum(record["seconds"] for record in run.history)
     notes = run.data.notes
     say(f"\n{report.headline(test)} (weights of epoch {run.best_epoch()}; trained {seconds:.1f} s)")
@@ -51,7 +47,7 @@ def _say_what_next(run: Run, test: dict) -> None:
         say(f"note: {notes['test_images_also_in_train']} test images are also in train, pixel for pixel")
     if notes["bad_images_left_out"]:
         say(f"note: {notes['bad_images_left_out']} images could not be read and were left out")
-    say(f"open     {folder / 'examples.png'}, confusion_matrix.png, accuracy.png, loss.png, test.json")
+    say(f"open     {folder / 'examples.png'}, {', '.join(sorted(set(report.PICTURES) - {'examples.png'}))}, test.json")
     if "tensorboard" in run.args.track:
         say(f"curves   tensorboard --logdir {run.args.output_dir}")
     say(f"predict  python infer.py --weights {folder / 'best.pth'} IMAGE_OR_FOLDER ...")

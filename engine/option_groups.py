@@ -7,6 +7,8 @@ from collections.abc import Callable
 import models
 from data.augment_spec import parse as parse_augment
 from data.augment_spec import parse_sizes
+from data.transform_spec import known as known_transforms
+from data.transform_spec import parse as parse_transform
 from engine.parsing import axis, duration, epoch_or_steps, in_words, key_value, number, seed_list
 
 OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop", "muon")
@@ -29,6 +31,23 @@ def _check_trackers(text: str) -> None:
     for name in text.split(","):
         if name not in TRACKERS:
             raise ValueError(f"unknown tracker '{name}': give some of {', '.join(TRACKERS)}, separated by commas")
+
+
+def _add_task(add: Callable) -> None:
+    add(
+        "--task",
+        choices=("classify", "transform"),
+        default="classify",
+        help="name an image's class, or learn to make one image from another (default: %(default)s)",
+    )
+    add(
+        "--transform",
+        type=in_words(parse_transform),
+        metavar="LIST",
+        help="of --task transform: what makes the targets, in this order, separated by commas, of "
+        + known_transforms()
+        + "; none where --dataset is a folder of pairs, input/ and target/ with equal names",
+    )
 
 
 def _add_data(add: Callable) -> None:
@@ -246,6 +265,7 @@ def _add_several(add: Callable) -> None:
 
 
 GROUPS = {
+    "task": _add_task,
     "data": _add_data,
     "model": add_model,
     "training": _add_training,

@@ -34,7 +34,12 @@ def infer_parser() -> Parser:
     add("images", nargs="*", metavar="IMAGE|FOLDER", help="nothing: the test split that the weights were tested on")
     add("--weights", required=True, metavar="FILE", help="best.pth of a run")
     add("--topk", type=POSITIVE, default=5, metavar="K", help="classes named for an image (default: %(default)s)")
-    add("--output", metavar="FILE", help="write the predictions to this .csv or .json (default: print them)")
+    add(
+        "--output",
+        metavar="FILE|FOLDER",
+        help="a .csv or .json to write the predictions to (default: print them); of a model that makes images a folder "
+        "for them (default: beside the weights)",
+    )
     add("--batch-size", type=POSITIVE, metavar="N", help="(default: as in training)")
     add("--tta", choices=TTA, help="views averaged: the image, mirrored too, shifted too (default: as in training)")
     add("--cpu", action="store_true", help="use the CPU even where there is an accelerator (default: no)")
@@ -72,6 +77,7 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
         args.warmup = 0.3 if args.schedule == "onecycle" else 0.05
     find_source(args.dataset, args.data_dir)
     _check_folds(args)
+    _check_task(args)
     return args
 
 
@@ -80,6 +86,18 @@ def _check_folds(args: argparse.Namespace) -> None:
         raise UserError("--folds says what is validated on: leave --val-fraction out")
     if args.fold is not None and (args.folds is None or args.fold >= args.folds):
         raise UserError(f"--fold {args.fold} needs --folds with more than that")
+
+
+def _check_task(args: argparse.Namespace) -> None:
+    """Refuse options that mean nothing for the task."""
+    if args.task == "classify" and args.transform:
+        raise UserError("--transform needs --task transform")
+    if args.task == "classify":
+        return
+    for_classes = {"label_smoothing": 0.0, "train_sizes": None, "tta": "none", "coarse": False, "ensemble": False}
+    odd = [f"--{name.replace('_', '-')}" for name, default in for_classes.items() if getattr(args, name) != default]
+    if odd:
+        raise UserError(f"{', '.join(odd)}: of no use for --task transform; leave it out")
 
 
 def parse_infer(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -159,7 +177,8 @@ def parse_compare(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _models_listed() -> str:
-    lines = [f"{name:<12}{description}" for name, (_, _, description) in models.MODELS.items()]
+    known = models.MODELS | models.IMAGE_MODELS
+    lines = [f"{name:<16}{description}" for name, (_, _, description) in known.items()]
     timm_names = [models.TIMM + name for name in models.timm_names()]
     return "\n".join([*lines, *timm_names])
 

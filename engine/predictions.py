@@ -18,13 +18,14 @@ from data.dataset import ImageData
 from data.images import UNREADABLE, read_image
 from engine.errors import UserError
 from engine.files import write_atomically
-from engine.report import headline, test_report
+from engine.reports import REPORTS
 from engine.setup import load_data
-from engine.tasks import Classification
+from engine.tasks import Classification, Task
 
 
-def check_output(output: str | None) -> None:
-    """Raise UserError unless the predictions can be written to `output` (None: they are printed)."""
+def check_options(args: argparse.Namespace) -> None:
+    """Raise UserError unless the predictions can be written to --output (None: they are printed)."""
+    output = args.output
     if output is None:
         return
     if Path(output).suffix not in (".csv", ".json"):
@@ -50,7 +51,7 @@ def predict_files(
     names, probabilities, unreadable = [], [], []
     model.eval()
     for start in range(0, len(paths), batch_size):
-        readable, images = _read(paths[start : start + batch_size], shape, unreadable)
+        readable, images = read_images(paths[start : start + batch_size], shape, unreadable)
         if not readable:
             continue
         with torch.no_grad(), accelerator.autocast():
@@ -67,7 +68,7 @@ def predict_files(
     return 1 if unreadable else 0
 
 
-def _read(paths: list[Path], shape: tuple[int, int, int], unreadable: list[str]) -> tuple[list[Path], np.ndarray]:
+def read_images(paths: list[Path], shape: tuple[int, int, int], unreadable: list[str]) -> tuple[list[Path], np.ndarray]:
     """The paths that can be read with their images, uint8 (B, *shape); the others go to `unreadable`, with reasons."""
 
     def read(path: Path) -> np.ndarray | str:
@@ -88,16 +89,19 @@ def report_on_test_split(
     args: argparse.Namespace,
     content: dict,
     model: nn.Module,
-    task: Classification,
+    task: Task,
     accelerator: Accelerator,
     batch_size: int,
 ) -> int:
     """Test on the split that the run held out, with the run's own report, written beside the weights. Returns 0."""
     data = _held_out_data(args, content, accelerator)
+    report = REPORTS[content["options"].get("task", "classify")]
+    if data.targets is not None:
+        task.pairs = torch.from_numpy(data.targets)
     folder = Path(args.weights).parent / f"{Path(args.weights).stem}-test"
     try:
         folder.mkdir(exist_ok=True)
-        test, probabilities = test_report(folder, model, task, data, accelerator, batch_size)
+        test, probabilities = report.test_report(folder, model, task, data, accelerator, batch_size)
     except OSError as error:
         raise UserError(
             f"cannot write the report in {folder}: {error.strerror or error}; copy the weights to a folder with room "
@@ -107,8 +111,9 @@ def report_on_test_split(
         names = [f"test[{number}]" for number in data.test.ids]
         if args.output is not None:
             _put_out(_rows(names, probabilities, task.class_names, args.topk), args.output)
-        print(headline(test))
-        print(f"open     {folder / 'examples.png'}, confusion_matrix.png, test.json")
+        print(report.headline(test))
+        others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
+        print(f"open     {folder / 'examples.png'}, {', '.join(others)}")
     return 0
 
 

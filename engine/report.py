@@ -1,4 +1,4 @@
-"""The end of a run: the test set, looked at once, in figures and pictures."""
+"""The end of a classifier's run: the test set, looked at once, in figures and pictures."""
 
 import time
 from pathlib import Path
@@ -68,6 +68,18 @@ def plot_history(folder: Path, history: list[dict], name: str) -> None:
     """Draw loss.png and accuracy.png of a run."""
     for key in ("loss", "accuracy"):
         plots.plot_curve(history, key, folder / f"{key}.png", f"{name}: {key}")
+
+
+def end_figures(test: dict) -> dict[str, float | None]:
+    """The test as trackers show it."""
+    return {
+        "test/accuracy": test["accuracy"],
+        "test/loss": test["loss"],
+        # Once more under names before all others, as TensorBoard's HPARAMS shows the first five unless told otherwise.
+        "end/test_accuracy": test["accuracy"],
+        "end/test_loss": test["loss"],
+        "end/test_macro_f1": test["f1"]["macro"],
+    }
 
 
 def headline(test: dict) -> str:

@@ -20,7 +20,7 @@ from engine.optim import EMA, lr_at
 from engine.progress import Progress
 from engine.setup import Plan, build_sampler
 from engine.stopping import FiniteGuard, StopRequest
-from engine.tasks import Classification
+from engine.tasks import Task
 
 
 class Run:
@@ -30,7 +30,7 @@ class Run:
         model, ema, optimizer: prepared by Accelerate; `ema` is None where none was asked for.
         folder: where everything is written.
         step: optimizer steps done.
-        totals: sums of the epoch under way, see `Classification.totals`.
+        totals: sums of the epoch under way, see `totals` of the task.
         history: an entry for each epoch done, as in train.json.
         best_from: the first epoch whose weights may be called the best: 1 but where earlier ones were lost.
     """
@@ -40,7 +40,7 @@ class Run:
         args: argparse.Namespace,
         accelerator: Accelerator,
         data: ImageData,
-        task: Classification,
+        task: Task,
         plan: Plan,
         model: nn.Module,
         ema: EMA | None,
@@ -222,11 +222,11 @@ class Run:
             weights.save(self.folder / "best.pth", kept, self._description())
 
     def best_epoch(self) -> int:
-        """The epoch whose weights are kept: the best validation accuracy, then loss; without validation the last."""
+        """The epoch whose weights are kept: the best on validation, as the task judges; without validation the last."""
         judged = [r for r in self.history if r["val_accuracy"] is not None and r["epoch"] >= self.best_from]
         if not judged:
             return self.history[-1]["epoch"] if self.history else 0
-        return max(judged, key=lambda record: (record["val_accuracy"], -record["val_loss"]))["epoch"]
+        return max(judged, key=self.task.merit)["epoch"]
 
     def _description(self) -> dict:
         """What best.pth holds beside the weights."""
@@ -239,5 +239,6 @@ class Run:
             "std": self.data.std,
             "options": dict(vars(self.args)),
             "mixed_precision": self.accelerator.mixed_precision,
+            "output_shape": self.task.answer.get("output_shape"),
             "step": self.step,
         }

@@ -12,8 +12,11 @@ import models
 from data.augment_spec import parse_sizes
 from data.dataset import ImageData, load_images
 from data.loader import TrainSampler
+from data.pairs import load_pairs
+from data.transform_spec import parse as parse_transform
 from engine.errors import UserError
-from engine.tasks import Classification
+from engine.tasks import Classification, Task
+from engine.transformation import Transformation
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,15 @@ def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -
 def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
     """The data set of --dataset; one process of each machine decodes it where it is not cached yet."""
     with accelerator.local_main_process_first():
+        if args.task == "transform" and args.transform is None:
+            return load_pairs(
+                args.dataset,
+                data_dir=args.data_dir,
+                image_size=args.image_size,
+                val_fraction=args.val_fraction,
+                limit_train=args.limit_train,
+                seed=args.seed,
+            )
         return load_images(
             args.dataset,
             data_dir=args.data_dir,
@@ -68,29 +80,39 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
         )
 
 
-def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) -> Classification:
+def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) -> Task:
     """The task of a run.
 
     Raises:
-        UserError: an augmentation does not fit the images.
+        UserError: an augmentation or a transform does not fit the images.
     """
+    of_every_task = {
+        "shape": data.shape,
+        "class_names": data.class_names,
+        "mean": data.mean,
+        "std": data.std,
+        "device": device,
+        "channels_last": args.channels_last,
+        "augment": args.augment,
+        "seed": args.seed,
+        "num_samples": len(data.train),
+    }
     try:
+        if args.task == "transform":
+            if data.targets is not None:
+                pairs = torch.from_numpy(data.targets)
+                height, width, channels = data.targets.shape[1:]
+                return Transformation(pairs=pairs, output_shape=(channels, height, width), **of_every_task)
+            return Transformation(transforms=parse_transform(args.transform), **of_every_task)
         return Classification(
-            shape=data.shape,
-            class_names=data.class_names,
-            mean=data.mean,
-            std=data.std,
-            device=device,
-            channels_last=args.channels_last,
-            augment=args.augment,
             label_smoothing=args.label_smoothing,
-            seed=args.seed,
-            num_samples=len(data.train),
             train_sizes=sizes_by_epoch(args.train_sizes, args.epochs),
             tta=args.tta,
+            **of_every_task,
         )
-    except ValueError as error:
-        raise UserError(f"--augment {args.augment}: {error}") from error
+    except (ValueError, RuntimeError) as error:
+        asked = f"--augment {args.augment}" if args.task == "classify" else f"--transform {args.transform}"
+        raise UserError(f"{asked}: {error}") from error
 
 
 def sizes_by_epoch(spec: str | None, epochs: int) -> list[int] | None:
@@ -105,7 +127,7 @@ def sizes_by_epoch(spec: str | None, epochs: int) -> list[int] | None:
     ]
 
 
-def build_model(args: argparse.Namespace, task: Classification, data: ImageData, sharded: bool) -> nn.Module:
+def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: bool) -> nn.Module:
     """The model of a run, from the same first weights for the same seed on any number of processes.
 
     Weights that are to be sharded stay contiguous, as FSDP2 demands; the images may still be channels_last.
@@ -118,7 +140,7 @@ def build_model(args: argparse.Namespace, task: Classification, data: ImageData,
         model = models.create_model(
             args.model,
             input_shape=task.input_shape,
-            num_classes=len(task.class_names),
+            **task.answer,
             conv=args.conv,
             **args.model_arg,
         )
@@ -136,7 +158,7 @@ def build_model(args: argparse.Namespace, task: Classification, data: ImageData,
     return model.to(memory_format=torch.channels_last) if args.channels_last and not sharded else model
 
 
-def _some_inputs(task: Classification, data: ImageData, count: int = 5000) -> torch.Tensor:
+def _some_inputs(task: Task, data: ImageData, count: int = 5000) -> torch.Tensor:
     """Normalised training images from all over the training part, float32 (N <= count, C, H, W), on the CPU."""
     ids = data.train.ids[:: max(1, len(data.train) // count)][:count]
     images = torch.from_numpy(data.train.arrays.images[ids])
@@ -144,7 +166,7 @@ def _some_inputs(task: Classification, data: ImageData, count: int = 5000) -> to
 
 
 def build_sampler(
-    args: argparse.Namespace, data: ImageData, task: Classification, plan: Plan, accelerator: Accelerator, step: int
+    args: argparse.Namespace, data: ImageData, task: Task, plan: Plan, accelerator: Accelerator, step: int
 ) -> TrainSampler:
     """Which samples this process sees from optimizer step `step` to the end of the run."""
     return TrainSampler(

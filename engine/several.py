@@ -140,9 +140,11 @@ def _is_done(place: Path, member: argparse.Namespace) -> bool:
     import yaml
     from accelerate.utils import broadcast_object_list
 
-    from engine import folder, report, state
+    from engine import folder, state
+    from engine.reports import REPORTS
 
-    if not broadcast_object_list([all((place / name).exists() for name in ("test.json", *report.PICTURES))])[0]:
+    wanted = ("test.json", *REPORTS[member.task].PICTURES)
+    if not broadcast_object_list([all((place / name).exists() for name in wanted)])[0]:
         return False
     before = yaml.safe_load((place / "args.yaml").read_text(encoding="utf-8"))
     now = folder.options_of_a_run(member)

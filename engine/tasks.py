@@ -10,25 +10,24 @@ from data.augment_spec import parse as parse_augment
 from data.loader import Batch
 
 
-class Classification:
-    """One class for each image.
+class Task:
+    """What every task has: images that are augmented and become a model's inputs on their device.
 
     Args:
         shape: (height, width, channels) of the images, in pixels.
-        class_names: the name of each label.
+        class_names: the name of each label; where labels are of no interest they are names all the same.
         mean, std: per channel, of pixels in 0..1.
         device: where batches are prepared.
         channels_last: memory format of the inputs.
         augment: the text of --augment.
-        label_smoothing: share of the target spread over all classes, in training.
         seed: of the augmentation.
         num_samples: size of the training part, which mixing draws partners from.
-        train_sizes: side in pixels of the training images in each epoch; None: as they are.
-        tta: views that predictions are averaged over: "none", "flip" (mirrored too) or "shift" (shifted too).
 
     Raises:
         ValueError: an augmentation does not fit the images.
     """
+
+    train_sizes: list[int] | None = None
 
     def __init__(
         self,
@@ -40,16 +39,12 @@ class Classification:
         device: torch.device,
         channels_last: bool = True,
         augment: str = "none",
-        label_smoothing: float = 0.0,
         seed: int = 0,
         num_samples: int = 1,
-        train_sizes: list[int] | None = None,
-        tta: str = "none",
     ) -> None:
         self.class_names = class_names
         self.input_shape = (shape[2], shape[0], shape[1])
         self.mean, self.std = mean, std
-        self.label_smoothing, self.train_sizes, self.tta = label_smoothing, train_sizes, tta
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._scale = torch.tensor([1 / (255 * s) for s in std], device=device)
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
@@ -67,6 +62,42 @@ class Classification:
             shift, scale = (shift + jitter[0]) * jitter[1], scale * jitter[1]
         normalised = torch.addcmul(shift, images.float(), scale)
         return normalised.permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format)
+
+    def no_totals(self) -> Tensor:
+        """Sums over nothing, for `totals` to be added to: float64 where the device has it."""
+        device = self.device
+        return torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+
+
+class Classification(Task):
+    """One class for each image.
+
+    Args:
+        label_smoothing: share of the target spread over all classes, in training.
+        train_sizes: side in pixels of the training images in each epoch; None: as they are.
+        tta: views that predictions are averaged over: "none", "flip" (mirrored too) or "shift" (shifted too).
+        of_every_task: see `Task`.
+    """
+
+    def __init__(
+        self,
+        *,
+        label_smoothing: float = 0.0,
+        train_sizes: list[int] | None = None,
+        tta: str = "none",
+        **of_every_task,
+    ) -> None:
+        super().__init__(**of_every_task)
+        self.label_smoothing, self.train_sizes, self.tta = label_smoothing, train_sizes, tta
+
+    @property
+    def answer(self) -> dict[str, int]:
+        """What a model's constructor is told of its answer."""
+        return {"num_classes": len(self.class_names)}
+
+    def targets(self, batch: Batch) -> Tensor:
+        """What the outputs for a batch are scored against: labels, int64 (B,)."""
+        return batch.labels
 
     def training_batch(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented inputs, float32 (B, C, H, W), and targets: labels int64 (B,), or float (B, K) where mixed."""
@@ -97,11 +128,6 @@ class Classification:
         shifted = [padded[..., i : i + height, i : i + width] for i in (0, 2)]
         return _both_sides(model, inputs) / 2 + sum(_both_sides(model, view) for view in shifted) / 4
 
-    def no_totals(self) -> Tensor:
-        """Sums over nothing, for `totals` to be added to: float64 where the device has it."""
-        device = self.device
-        return torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-
     def totals(self, loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
         """Sums to add up over batches: (3,) on the device, of losses, right answers, samples.
 
@@ -118,6 +144,10 @@ class Classification:
     def score(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The same sums for evaluation: plain cross-entropy, whatever the training loss is smoothed by."""
         return self.totals(F.cross_entropy(logits.float(), labels), logits, labels)
+
+    def merit(self, record: dict) -> tuple[float, ...]:
+        """What the best epoch has most of, from its entry in train.json: accuracy, then a small loss."""
+        return record["val_accuracy"], -record["val_loss"]
 
     def test_metrics(self, logits: Tensor, labels: Tensor) -> tuple[dict, np.ndarray]:
         """The figures of the test report, and the probabilities (float32 (N, K)) that they were computed from."""

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import models
+from data.transform_spec import parse as parse_transform
 from engine.checkpoint import load_weights
 from engine.errors import UserError
 from engine.files import write_atomically
-from engine.tasks import Classification
+from engine.tasks import Classification, Task
+from engine.transformation import Transformation
 
 NEEDED = ("weights", "model", "model_args", "shape", "class_names", "mean", "std", "options", "mixed_precision")
 # Arguments of timm's constructors that say where a model's first weights come from: ours come from best.pth alone.
@@ -66,11 +68,13 @@ def build_model(content: dict, where: str) -> nn.Module:
     """
     height, width, channels = content["shape"]
     arguments = {name: value for name, value in content["model_args"].items() if name not in FIRST_WEIGHTS}
+    makes_images = content["options"].get("task") == "transform"
+    answer = {"output_shape": content["output_shape"]} if makes_images else {"num_classes": len(content["class_names"])}
     try:
         model = models.create_model(
             content["model"],
             input_shape=(channels, height, width),
-            num_classes=len(content["class_names"]),
+            **answer,
             conv=content["options"].get("conv", "native"),
             **arguments,
         )
@@ -80,14 +84,18 @@ def build_model(content: dict, where: str) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if content["options"]["channels_last"] else model
 
 
-def build_task(content: dict, device: torch.device, tta: str | None) -> Classification:
+def build_task(content: dict, device: torch.device, tta: str | None) -> Task:
     """The task that `content` (from `load`) was trained for, without augmentation; `tta` None: as in training."""
-    return Classification(
-        shape=tuple(content["shape"]),
-        class_names=content["class_names"],
-        mean=content["mean"],
-        std=content["std"],
-        device=device,
-        channels_last=content["options"]["channels_last"],
-        tta=tta or content["options"].get("tta", "none"),
-    )
+    options = content["options"]
+    of_every_task = {
+        "shape": tuple(content["shape"]),
+        "class_names": content["class_names"],
+        "mean": content["mean"],
+        "std": content["std"],
+        "device": device,
+        "channels_last": options["channels_last"],
+    }
+    if options.get("task", "classify") == "transform":
+        transforms = parse_transform(options["transform"]) if options["transform"] else None
+        return Transformation(transforms=transforms, output_shape=content["output_shape"], **of_every_task)
+    return Classification(tta=tta or options.get("tta", "none"), **of_every_task)

@@ -1,7 +1,8 @@
 """The models by name. A model file stands alone: it knows nothing of data sets or of the training loop.
 
 `MODELS` maps a name to its file and class, not to the class itself, so that listing the models does not import torch.
-Every constructor is called as `Model(input_shape=(channels, height, width), num_classes=K, **model_args)`. A model that
+A classifier's constructor is called as `Model(input_shape=(channels, height, width), num_classes=K, **model_args)`,
+that of a model which makes images with `output_shape=(channels, height, width)` instead of the classes. A model that
 starts from the data has a method `init_from(images)`, called once before training with some normalised training images.
 """
 
@@ -35,6 +36,15 @@ MODELS = {
     "byhand_cnn": ("models.byhand_cnn", "ByHandCNN", "three convolutions written by hand, three linear layers"),
     "fashion_cnn": ("models.fashion_cnn", "FashionCNN", "three convolutions, three linear layers, batch norm"),
 }
+# The same for models that make images from images.
+IMAGE_MODELS = {
+    "separable_map": (
+        "models.separable_map",
+        "SeparableMap",
+        "a map along columns, one along rows; small and exact",
+    ),
+    "conv_translator": ("models.conv_translator", "ConvTranslator", "two convolutions, max-pool, two linear layers"),
+}
 CONVOLUTIONS = ("native", "byhand")
 TIMM = "timm/"
 
@@ -52,7 +62,7 @@ def timm_names() -> list[str]:
 
 def check_name(name: str) -> None:
     """Raise ValueError, with the nearest names, unless there is a model of this name. Imports nothing heavy."""
-    known = timm_names() if name.startswith(TIMM) else list(MODELS)
+    known = timm_names() if name.startswith(TIMM) else [*MODELS, *IMAGE_MODELS]
     wanted = name.removeprefix(TIMM).split(".")[0]
     if wanted in known:
         return
@@ -63,14 +73,21 @@ def check_name(name: str) -> None:
 
 
 def create_model(
-    name: str, *, input_shape: tuple[int, int, int], num_classes: int, conv: str = "native", **model_args
+    name: str,
+    *,
+    input_shape: tuple[int, int, int],
+    num_classes: int | None = None,
+    output_shape: tuple[int, int, int] | None = None,
+    conv: str = "native",
+    **model_args,
 ) -> "nn.Module":
     """Build a model by name.
 
     Args:
-        name: a key of MODELS, or "timm/<name>" for any of timm's.
+        name: a key of MODELS or IMAGE_MODELS, or "timm/<name>" for any of timm's.
         input_shape: (channels, height, width) of the images.
-        num_classes: size of the last layer.
+        num_classes: size of the last layer; or
+        output_shape: (channels, height, width) of the images to make.
         conv: "byhand" puts `models/conv2d.py` in the place of every nn.Conv2d, with its weights.
         model_args: passed to the constructor.
 
@@ -78,12 +95,16 @@ def create_model(
         ValueError, TypeError: no such model, or its constructor refuses the arguments.
     """
     check_name(name)
+    if output_shape is not None and name not in IMAGE_MODELS:
+        raise ValueError(f"it makes no images: give one of {', '.join(IMAGE_MODELS)}")
+    if output_shape is None and name in IMAGE_MODELS:
+        raise ValueError(f"it makes images, not classes: give one of {', '.join(MODELS)}, or --task transform")
     if name.startswith(TIMM):
         model = _create_timm(name.removeprefix(TIMM), input_shape, num_classes, model_args)
     else:
-        module, class_name, _ = MODELS[name]
-        model_class = getattr(importlib.import_module(module), class_name)
-        model = model_class(input_shape=input_shape, num_classes=num_classes, **model_args)
+        module, class_name, _ = (MODELS | IMAGE_MODELS)[name]
+        wanted = {"output_shape": output_shape} if name in IMAGE_MODELS else {"num_classes": num_classes}
+        model = getattr(importlib.import_module(module), class_name)(input_shape=input_shape, **wanted, **model_args)
     if conv == "byhand":
         from models.conv2d import convolve_by_hand
 

@@ -1,0 +1,79 @@
+"""What infer.py writes for a model that makes images: a PNG file for each image that it is given."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import nn
+
+from engine.errors import UserError
+from engine.files import write_atomically
+from engine.predictions import read_images
+from engine.transformation import Transformation
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise UserError for options that say nothing to a model that makes images, or a place that is no folder."""
+    if args.tta is not None:
+        raise UserError("--tta: these weights make images, of which there is one view; leave it out")
+    if args.output is not None and not args.images:
+        raise UserError("--output is where predicted images go: name images, or leave it out")
+    if args.output is not None and Path(args.output).exists() and not Path(args.output).is_dir():
+        raise UserError(f"--output {args.output}: is a file; give the name of a folder, which may be new")
+
+
+def predict_files(
+    args: argparse.Namespace,
+    model: nn.Module,
+    task: Transformation,
+    paths: list[Path],
+    accelerator: Accelerator,
+    batch_size: int,
+) -> int:
+    """Write a PNG for each image into --output (default: a folder beside the weights).
+
+    Each is named by its path below the folder that holds all of them. Returns the exit code: 1 when some could not be
+    read.
+
+    Raises:
+        UserError: no room or no right to write.
+    """
+    channels, height, width = task.input_shape
+    folder = Path(args.output or Path(args.weights).parent / f"{Path(args.weights).stem}-images")
+    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    unreadable: list[str] = []
+    written = 0
+    model.eval()
+    for start in range(0, len(paths), batch_size):
+        readable, images = read_images(paths[start : start + batch_size], (height, width, channels), unreadable)
+        if not readable:
+            continue
+        with torch.no_grad(), accelerator.autocast():
+            outputs = task.predict(model, torch.from_numpy(images).to(accelerator.device))
+        pixels = (255 * outputs.float()).round().byte().permute(0, 2, 3, 1).cpu()
+        if accelerator.is_main_process:
+            for path, image in zip(readable, pixels, strict=True):
+                _write(folder / path.absolute().relative_to(root), image)
+        written += len(readable)
+    if accelerator.is_main_process:
+        for line in unreadable:
+            print(f"cannot read {line}", file=sys.stderr)
+        if unreadable:
+            print(f"{len(unreadable)} of {len(paths)} images could not be read", file=sys.stderr)
+        print(f"{written} images written to {folder}")
+    return 1 if unreadable else 0
+
+
+def _write(path: Path, pixels: torch.Tensor) -> None:
+    """One PNG, from uint8 (H, W, C); `photo.jpg` becomes `photo.jpg.png`, so that no two names become one."""
+    path = path if path.suffix == ".png" else path.with_name(f"{path.name}.png")
+    picture = Image.fromarray(pixels.squeeze(2).numpy() if pixels.shape[2] == 1 else pixels.numpy())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda place: picture.save(place, format="PNG"))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; give --output a folder with room") from error

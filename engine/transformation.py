@@ -1,0 +1,91 @@
+"""What is learned: an image from an image, where pairs alone say how one becomes the other."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data import pixel_transforms
+from data.loader import Batch
+from engine.tasks import Task
+
+WITHIN = (0.05, 0.01)  # a pixel is right that is this near to its target, of 0..1; the first counts as accuracy
+
+
+class Transformation(Task):
+    """Images made from images; the model sees pairs and is never told the transformation.
+
+    Args:
+        transforms: what torchvision makes the targets by, as `data/transform_spec.py` reads it; or
+        pairs: the targets themselves, uint8 (N, H, W, C), numbered by the labels of a batch.
+        output_shape: (channels, height, width) of the targets; None: as `transforms` make them.
+        of_every_task: see `Task`.
+
+    Raises:
+        ValueError: a transform or an augmentation does not fit the images.
+    """
+
+    def __init__(
+        self,
+        *,
+        transforms: Sequence[tuple[str, float | None]] | None = None,
+        pairs: Tensor | None = None,
+        output_shape: tuple[int, int, int] | None = None,
+        **of_every_task,
+    ) -> None:
+        super().__init__(**of_every_task)
+        self.transforms, self.pairs = transforms, pairs
+        if self.augment.mixes or "jitter" in self.augment.spec:
+            raise ValueError("mixup, cutmix and jitter change what a target would have to be: leave them out")
+        if transforms is None and self.augment.spec:
+            raise ValueError("targets that are given do not follow an augmentation of their inputs: give none")
+        if output_shape is None:
+            example = torch.zeros(1, *self.input_shape, dtype=torch.uint8)
+            output_shape = tuple(pixel_transforms.apply(transforms, example).shape[1:])
+        self.output_shape = output_shape
+
+    @property
+    def answer(self) -> dict[str, tuple[int, ...]]:
+        """What a model's constructor is told of its answer."""
+        return {"output_shape": self.output_shape}
+
+    def targets(self, batch: Batch) -> Tensor:
+        """What the outputs for a batch are scored against: float32 (B, C, H, W) in 0..1."""
+        if self.transforms is None:
+            found = self.pairs[batch.labels.cpu()].to(self.device).permute(0, 3, 1, 2)
+        else:
+            found = pixel_transforms.apply(self.transforms, batch.images.permute(0, 3, 1, 2))
+        return found.float() / 255
+
+    def training_batch(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """Augmented inputs, float32 (B, C, H, W), and the targets of these very images, float32 (B, C', H', W')."""
+        batch = Batch(self.augment(batch.images, batch.ids, epoch), batch.labels, batch.ids)
+        return self.inputs(batch.images), self.targets(batch)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean absolute error.
+
+        It pulls as hard at a small error as at a large one, so that pixels end near enough to count as right; the
+        squared error loses interest long before, and pays for few large errors with blur everywhere.
+        """
+        return F.l1_loss(outputs.float(), targets)
+
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Predicted pixels in 0..1, (B, C', H', W'), of uint8 (B, H, W, C)."""
+        return model(self.inputs(images)).clamp(0, 1)
+
+    def totals(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Sums to add up over batches: (3,) on the device, of losses, images' shares of right pixels, images."""
+        count = torch.full_like(self.no_totals()[0], len(targets))
+        right = ((outputs.detach() - targets).abs() < WITHIN[0]).to(count.dtype).mean()
+        return torch.stack([loss.detach().to(count) * count, right * count, count])
+
+    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The same sums for evaluation."""
+        outputs = outputs.clamp(0, 1)
+        return self.totals(self.loss(outputs, targets), outputs, targets)
+
+    def merit(self, record: dict) -> tuple[float, ...]:
+        """What the best epoch has most of, from its entry in train.json: a small loss, which gets better to the end."""
+        return (-record["val_loss"],)
