@@ -22,8 +22,10 @@ def test_a_recipe_parses_and_says_what_was_measured(recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", NAMES)
 def test_a_recipe_takes_two_steps(recipe: str, tmp_path: Path, real_data: str) -> None:
-    batch_size = parse_train(["--recipe", recipe]).batch_size or 64
-    short = f"--epochs 1 --val-fraction 0 --batch-size {batch_size} --limit-train {2 * batch_size} --track none".split()
+    options = parse_train(["--recipe", recipe])
+    batch_size = options.batch_size or 64
+    short = f"--epochs 1 --batch-size {batch_size} --limit-train {2 * batch_size} --track none".split()
+    short += ["--fold", "0"] if options.folds else ["--val-fraction", "0"]
     output = ["--data-dir", real_data, "--output-dir", str(tmp_path), "--run-name", "run"]
     codes, printed = train(["--recipe", recipe, *short, *output])
     assert codes == [0], printed
