@@ -125,7 +125,7 @@ def test_memory_that_a_step_frees_costs_the_next_one_no_page_faults():
         from engine import runtime
 
         runtime.keep_freed_memory()
-        for _ in range(3):
+        for _ in range(8):  # the heap may grow once more until all finds its place
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             tensors = [torch.ones(mib * 2**18) for mib in (1, 40, 300)]
             del tensors
