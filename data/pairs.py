@@ -118,12 +118,17 @@ def _decode(paths: list[Path], what: str, side: int | None) -> np.ndarray:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         looked = list(pool.map(look, paths))
-        cache.refuse_bad([found for found in looked if isinstance(found, str)])
+        _refuse_bad([found for found in looked if isinstance(found, str)])
         sizes = {size for _, size in looked}
         if side is None and len(sizes) > 1:
             remedy = "give --image-size" if what == "inputs" else "bring them to one"
             raise UserError(f"the {what} have {len(sizes)} sizes, from {min(sizes)} to {max(sizes)} pixels: {remedy}")
         channels = 1 if all(grey for grey, _ in looked) else 3
         arrays = list(pool.map(read, paths))
-    cache.refuse_bad([found for found in arrays if isinstance(found, str)])
+    _refuse_bad([found for found in arrays if isinstance(found, str)])
     return np.stack(arrays)
+
+
+def _refuse_bad(bad_images: list[str]) -> None:
+    if bad_images:
+        raise UserError(f"{len(bad_images)} images cannot be read; mend or remove their pairs: {'; '.join(bad_images)}")

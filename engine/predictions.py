@@ -123,7 +123,7 @@ def _held_out_data(args: argparse.Namespace, content: dict, accelerator: Acceler
     Raises:
         UserError: it is not on this machine, or no longer the same.
     """
-    options = argparse.Namespace(**content["options"])
+    options = argparse.Namespace(**{"task": "classify", **content["options"]})  # weights may be older than the option
     trained_with = options.data_dir if options.data_dir and Path(options.data_dir).expanduser().is_dir() else None
     options.data_dir = args.data_dir or trained_with
     try:

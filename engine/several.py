@@ -149,7 +149,7 @@ def _is_done(place: Path, member: argparse.Namespace) -> bool:
     before = yaml.safe_load((place / "args.yaml").read_text(encoding="utf-8"))
     now = folder.options_of_a_run(member)
     now["batch_size"] = now["batch_size"] or before["batch_size"]  # the run had filled it in
-    differing = [key for key in now if key not in state.FREE_OPTIONS and before.get(key) != now[key]]
+    differing = [key for key in now if key not in state.FREE_OPTIONS and before.get(key, now[key]) != now[key]]
     if differing:
         raise UserError(f"{place} was done with other options ({', '.join(differing)}): give another --run-name")
     return before["epochs"] == member.epochs

@@ -158,7 +158,7 @@ def _check_same_run(run: "Run", place: Path, state: dict) -> None:
     differing = [
         f"--{name.replace('_', '-')} was {before.get(name)} and is {value}"
         for name, value in vars(run.args).items()
-        if name not in FREE_OPTIONS and before.get(name) != value
+        if name not in FREE_OPTIONS and before.get(name, value) != value  # an option may be younger than the run
     ]
     if differing:
         raise UserError(f"{place} cannot go on with other options: {'; '.join(differing)}; give them as they were")

@@ -159,7 +159,7 @@ def test_pairs_that_do_not_match_are_refused_by_name(tmp_path: Path, capsys) -> 
     (folder / "target" / "77.bmp").unlink()
     (folder / "input" / "3.png").write_bytes(b"no image")
     shutil.copy(folder / "target" / "4.bmp", folder / "target" / "3.bmp")
-    assert "1 of the images cannot be read" in refused(capsys, tmp_path, "--dataset", folder)
+    assert "1 images cannot be read; mend or remove their pairs" in refused(capsys, tmp_path, "--dataset", folder)
     Image.new("RGB", (9, 8)).save(folder / "input" / "3.png")
     assert "2 sizes" in refused(capsys, tmp_path, "--dataset", folder)
 
@@ -178,6 +178,7 @@ def test_pairs_that_do_not_match_are_refused_by_name(tmp_path: Path, capsys) -> 
         ("--transform vflip --tta flip --label-smoothing 0.1", "--label-smoothing, --tta: of no use"),
         ("--task classify --transform vflip", "--transform needs --task transform"),
         ("--task classify", "it makes images, not classes"),
+        ("--folds 3", "do nothing for pairs"),
         ("--dataset digits", "needs a folder of pairs, input/ and target/"),
     ],
 )
