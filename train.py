@@ -54,6 +54,7 @@ def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "ImageData
         weight_decay=args.weight_decay,
         head_lr=args.head_lr,
         bias_lr=args.bias_lr,
+        layer_decay=args.layer_decay,
         sharded=sharded,
     )
     ema = EMA(model, args.ema) if args.ema else None

@@ -2,11 +2,11 @@
 
 import copy
 import math
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from engine import layers
 from engine.muon import Muon
 from engine.sharding import whole
 
@@ -20,31 +20,26 @@ def build_optimizer(
     weight_decay: float,
     head_lr: float = 1.0,
     bias_lr: float = 1.0,
+    layer_decay: float = 1.0,
     sharded: bool = False,
 ) -> torch.optim.Optimizer:
     """Make an optimizer; weight decay goes to matrices and kernels only, not to biases and norms (1-d parameters).
 
     Args:
         head_lr, bias_lr: what `lr` is multiplied by for the last layer's weight, and for biases and norms.
+        layer_decay: what it is multiplied by, once more, for each group of layers further from the head.
         sharded: whether the parameters will be DTensors, which know no fused SGD.
 
     Raises:
         ValueError: Muon for sharded parameters.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    head = head_weight(model)
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1 and p is not head], "lr_scale": 1.0},
-        {"params": [p for p in parameters if p is head], "lr_scale": head_lr},
-        {"params": [p for p in parameters if p.ndim <= 1], "lr_scale": bias_lr},
-    ]
-    for group, decay in zip(groups, (weight_decay, weight_decay, 0.0), strict=True):
-        group["weight_decay"] = decay
-    groups = [group for group in groups if group["params"]]
+    layer_types = (nn.Linear, nn.Conv1d, nn.Conv2d) if name == "muon" else ()
+    inner = {module.weight for module in model.modules() if isinstance(module, layer_types)}
+    groups = _groups(model, inner, weight_decay, head_lr, bias_lr, layer_decay)
     if name == "muon":
         if sharded:
             raise ValueError("--optimizer muon needs whole weights: give another one, or train without FSDP")
-        return Muon(_orthogonal_apart(model, groups), lr=lr, momentum=momentum)
+        return Muon(groups, lr=lr, momentum=momentum)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=not sharded)
     if name == "rmsprop":
@@ -55,20 +50,32 @@ def build_optimizer(
     return decoupled(groups, lr=lr, decoupled_weight_decay=True)
 
 
-def head_weight(model: nn.Module) -> nn.Parameter | None:
-    """The weight of the last layer: the classifier that timm names, else the last linear one."""
-    find: Callable | None = getattr(model, "get_classifier", None)
-    layers = [m for m in (find() if find else model).modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    return layers[-1].weight if layers else None
-
-
-def _orthogonal_apart(model: nn.Module, groups: list[dict]) -> list[dict]:
-    """Split off the weights of inner linear and convolutional layers, which Muon orthogonalises."""
-    inner, *others = groups
-    layers = {m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)}
-    rest = {**inner, "params": [p for p in inner["params"] if p not in layers]}
-    inner = {**inner, "params": [p for p in inner["params"] if p in layers], "orthogonal": True}
-    return [group for group in (inner, rest, *others) if group["params"]]
+def _groups(
+    model: nn.Module, inner: set[nn.Parameter], weight_decay: float, head_lr: float, bias_lr: float, layer_decay: float
+) -> list[dict]:
+    """Parameters with one learning rate and decay together; those of `inner`, which Muon orthogonalises, apart."""
+    kinds = {"inner": (weight_decay, 1.0), "other": (weight_decay, 1.0), "head": (weight_decay, head_lr)}
+    kinds["bias"] = (0.0, bias_lr)
+    scales = layers.lr_scales(model, layer_decay)
+    of_heads = layers.head_names(model)
+    sorted_in: dict[tuple[str, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        kind = "inner" if parameter in inner else "other"
+        kind = "bias" if parameter.ndim <= 1 else "head" if name in of_heads else kind
+        sorted_in.setdefault((kind, scales[name]), []).append(parameter)
+    return [
+        {
+            "params": sorted_in[kind, scale],
+            "lr_scale": factor * scale,
+            "weight_decay": decay,
+            "orthogonal": kind == "inner",
+        }
+        for kind, (decay, factor) in kinds.items()
+        for of_kind, scale in sorted(sorted_in)
+        if of_kind == kind
+    ]
 
 
 def lr_at(step: int, total_steps: int, *, peak: float, schedule: str, warmup: float) -> float:

@@ -9,7 +9,17 @@ from data.augment_spec import parse as parse_augment
 from data.augment_spec import parse_sizes
 from data.transform_spec import known as known_transforms
 from data.transform_spec import parse as parse_transform
-from engine.parsing import axis, duration, epoch_or_steps, in_words, key_value, number, seed_list
+from engine.parsing import (
+    axis,
+    duration,
+    epoch_or_steps,
+    in_words,
+    key_value,
+    number,
+    number_list,
+    parse_freeze,
+    seed_list,
+)
 
 OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop", "muon")
 SCHEDULES = ("cosine", "linear", "onecycle", "constant")
@@ -185,6 +195,50 @@ def _add_training(add: Callable) -> None:
     )
 
 
+def _add_fine_tuning(add: Callable) -> None:
+    add(
+        "--pretrained",
+        nargs="?",
+        const="hub",
+        metavar="FILE",
+        help="start from weights: a .safetensors or .pth file, a run's best.pth, or without FILE the Hub's of a timm "
+        "model; a head of other classes stays new (default: start from random weights)",
+    )
+    add(
+        "--input-size",
+        type=number(int, 4, 2048),
+        metavar="PIXELS",
+        help="side that images are brought to for the model (default: that of --pretrained, else as they are)",
+    )
+    add(
+        "--interpolation",
+        choices=("bilinear", "bicubic"),
+        help="of --input-size and --train-sizes (default: that of --pretrained, else bilinear)",
+    )
+    for name in ("--mean", "--std"):
+        add(
+            name,
+            type=number_list(float, 0, 1, open_low=name == "--std"),
+            metavar="LIST",
+            help="of pixels in 0..1, for all channels or each (default: that of --pretrained, else of train)",
+        )
+    add(
+        "--freeze",
+        type=in_words(parse_freeze),
+        default="none",
+        metavar="none|head|N",
+        help="head: train the head alone; N: leave the first N groups of layers as they are; with shares of the epochs "
+        "one after another, as in head=0.2,none=0.8 (default: %(default)s)",
+    )
+    add(
+        "--layer-decay",
+        type=number(float, 0, 1, open_low=True),
+        default=1.0,
+        metavar="FACTOR",
+        help="what --lr is multiplied by for each group of layers further from the head (default: 1)",
+    )
+
+
 def _add_augmentation(add: Callable) -> None:
     add(
         "--train-sizes",
@@ -269,6 +323,7 @@ GROUPS = {
     "data": _add_data,
     "model": add_model,
     "training": _add_training,
+    "fine-tuning": _add_fine_tuning,
     "augmentation": _add_augmentation,
     "speed": add_speed,
     "output": _add_output,

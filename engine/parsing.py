@@ -4,7 +4,7 @@ import argparse
 import ast
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -74,6 +74,39 @@ def duration(text: str) -> float:
     if unit is None:
         raise argparse.ArgumentTypeError(f"'{text}' is not a time: give a number with s, m or h behind it, as in 90m")
     return number(float, 0, open_low=True)(text[:-1]) * unit
+
+
+def parse_freeze(text: str) -> list[tuple[str, float]]:
+    """Read `--freeze`, such as "head" or "head=0.2,none=0.8": (what, share of the epochs), in order.
+
+    Raises ValueError, with one line, for an unknown word, or shares that do not add up to 1.
+    """
+    parts = []
+    for item in text.split(","):
+        what, has_share, share = item.partition("=")
+        try:
+            parts.append((what, float(share) if has_share else 1.0))
+        except ValueError:
+            raise ValueError(f"--freeze: '{item}' is not WHAT=SHARE, as in head=0.2") from None
+        if what not in ("none", "head") and not what.isdigit():
+            raise ValueError(f"--freeze: '{what}' is not none, head, or how many groups of layers are frozen")
+    if min(share for _, share in parts) <= 0 or abs(sum(share for _, share in parts) - 1) > 1e-6:
+        raise ValueError(f"--freeze: '{text}' needs shares of the epochs that add up to 1, as in head=0.2,none=0.8")
+    return parts
+
+
+def by_epoch(parts: Sequence[tuple], epochs: int) -> list:
+    """What is in force in each epoch, from (what, share of the epochs) in order; an epoch is cut at its middle."""
+    ends = [sum(share for _, share in parts[: place + 1]) for place in range(len(parts))]
+    return [
+        next(what for (what, _), end in zip(parts, ends, strict=True) if epoch + 0.5 < end * epochs or end == ends[-1])
+        for epoch in range(epochs)
+    ]
+
+
+def number_list(kind: type, low: float, high: float, *, open_low: bool = False) -> Callable:
+    """An argparse type: numbers of `kind` between bounds, separated by commas."""
+    return lambda text: [number(kind, low, high, open_low=open_low)(part) for part in text.split(",")]
 
 
 def seed_list(text: str) -> list[int]:

@@ -42,14 +42,13 @@ def predict_files(
     Raises:
         UserError: no room or no right to write.
     """
-    channels, height, width = task.input_shape
     folder = Path(args.output or Path(args.weights).parent / f"{Path(args.weights).stem}-images")
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     unreadable: list[str] = []
     written = 0
     model.eval()
     for start in range(0, len(paths), batch_size):
-        readable, images = read_images(paths[start : start + batch_size], (height, width, channels), unreadable)
+        readable, images = read_images(paths[start : start + batch_size], task.image_shape, unreadable)
         if not readable:
             continue
         with torch.no_grad(), accelerator.autocast():

@@ -46,12 +46,10 @@ def predict_files(
     batch_size: int,
 ) -> int:
     """Predict image files and put out what was found. Returns the exit code: 1 when some could not be read."""
-    channels, height, width = task.input_shape
-    shape = (height, width, channels)
     names, probabilities, unreadable = [], [], []
     model.eval()
     for start in range(0, len(paths), batch_size):
-        readable, images = read_images(paths[start : start + batch_size], shape, unreadable)
+        readable, images = read_images(paths[start : start + batch_size], task.image_shape, unreadable)
         if not readable:
             continue
         with torch.no_grad(), accelerator.autocast():

@@ -13,10 +13,11 @@ from torch import nn
 
 from data.dataset import ImageData
 from data.loader import train_loader
-from engine import folder, runtime, sharding, state, summary, tracking, weights
+from engine import folder, layers, runtime, sharding, state, summary, tracking, weights
 from engine.evaluate import evaluate
 from engine.files import write_json
 from engine.optim import EMA, lr_at
+from engine.parsing import by_epoch, parse_freeze
 from engine.progress import Progress
 from engine.setup import Plan, build_sampler
 from engine.stopping import FiniteGuard, StopRequest
@@ -85,6 +86,7 @@ class Run:
         self.sampler = build_sampler(args, self.data, self.task, self.plan, self.accelerator, self.step)
         self.guard = FiniteGuard(self.accelerator, self.optimizer, self.sampler.ids_at)
         self.stop = stop
+        self._freeze()
         self.accelerator.wait_for_everyone()
         self.progress.say(summary.as_text(facts, args.model))
         self.progress.say(f"{self.data.in_words()}\n{runtime.describe(self.accelerator)}\n{self.folder}/\n")
@@ -163,6 +165,11 @@ class Run:
             self.progress.figures(loss / count, correct / count, lr)
             tracking.log(self.trackers, {"train/running_loss": loss / count, "lr": lr}, self.step)
 
+    def _freeze(self) -> None:
+        """Leave out of training what --freeze names for the coming epoch."""
+        if self.args.freeze != "none" and self.step < self.plan.total_steps:
+            layers.freeze(self.plain_model, by_epoch(parse_freeze(self.args.freeze), self.args.epochs)[self.epoch])
+
     def _end_epoch(self) -> None:
         self.guard.look()
         seconds = self.seconds + time.perf_counter() - self.clock
@@ -184,6 +191,7 @@ class Run:
         self.totals = self.task.no_totals()
         self.seconds, self.clock = 0.0, time.perf_counter()
         self._publish(record)
+        self._freeze()
 
     def _validate(self, epoch: int) -> tuple[float | None, float | None]:
         """(loss, accuracy) on the validation part where this epoch is to be evaluated."""
@@ -235,8 +243,8 @@ class Run:
             "model_args": self.args.model_arg,
             "shape": list(self.data.shape),
             "class_names": self.data.class_names,
-            "mean": self.data.mean,
-            "std": self.data.std,
+            "mean": self.task.mean,
+            "std": self.task.std,
             "options": dict(vars(self.args)),
             "mixed_precision": self.accelerator.mixed_precision,
             "output_shape": self.task.answer.get("output_shape"),

@@ -8,7 +8,7 @@ import platform
 import psutil
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, get_int_from_env
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, get_int_from_env
 from torch import nn
 
 from engine import sharding
@@ -34,7 +34,9 @@ def start(args: argparse.Namespace) -> Accelerator:
     else:
         torch.backends.cudnn.benchmark = True
     dynamo = "inductor" if getattr(args, "compile", False) else None
-    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, dynamo_backend=dynamo)
+    frozen = getattr(args, "freeze", "none") != "none"
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if frozen else []
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, dynamo_backend=dynamo, kwargs_handlers=handlers)
     # Whoever refuses below must not be gone before the others have found it: they would fail in other words.
     accelerator.wait_for_everyone()
     check_processes(accelerator.num_processes)

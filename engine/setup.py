@@ -14,7 +14,9 @@ from data.dataset import ImageData, load_images
 from data.loader import TrainSampler
 from data.pairs import load_pairs
 from data.transform_spec import parse as parse_transform
+from engine import layers, pretrained
 from engine.errors import UserError
+from engine.parsing import by_epoch, parse_freeze
 from engine.tasks import Classification, Task
 from engine.transformation import Transformation
 
@@ -84,18 +86,22 @@ def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) 
     """The task of a run.
 
     Raises:
-        UserError: an augmentation or a transform does not fit the images.
+        UserError: an augmentation or a transform does not fit the images, or --pretrained names no weights.
     """
+    pretrained.complete(args)
+    channels = data.shape[2]
     of_every_task = {
         "shape": data.shape,
         "class_names": data.class_names,
-        "mean": data.mean,
-        "std": data.std,
+        "mean": _per_channel(args.mean, channels, "--mean") or data.mean,
+        "std": _per_channel(args.std, channels, "--std") or data.std,
         "device": device,
         "channels_last": args.channels_last,
         "augment": args.augment,
         "seed": args.seed,
         "num_samples": len(data.train),
+        "input_size": args.input_size,
+        "interpolation": args.interpolation,
     }
     try:
         if args.task == "transform":
@@ -106,7 +112,7 @@ def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) 
             return Transformation(transforms=parse_transform(args.transform), **of_every_task)
         return Classification(
             label_smoothing=args.label_smoothing,
-            train_sizes=sizes_by_epoch(args.train_sizes, args.epochs),
+            train_sizes=by_epoch(parse_sizes(args.train_sizes), args.epochs) if args.train_sizes else None,
             tta=args.tta,
             **of_every_task,
         )
@@ -115,16 +121,13 @@ def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) 
         raise UserError(f"{asked}: {error}") from error
 
 
-def sizes_by_epoch(spec: str | None, epochs: int) -> list[int] | None:
-    """The side in pixels of the training images in each epoch, from the text of --train-sizes."""
-    if spec is None:
-        return None
-    sizes = parse_sizes(spec)
-    ends = [sum(share for _, share in sizes[: place + 1]) for place in range(len(sizes))]
-    return [
-        next(side for (side, _), end in zip(sizes, ends, strict=True) if epoch + 0.5 < end * epochs or end == ends[-1])
-        for epoch in range(epochs)
-    ]
+def _per_channel(values: list[float] | None, channels: int, option: str) -> list[float] | None:
+    """`values` for as many channels: one stands for all, and three become their mean for grey images."""
+    if values is None or len(values) == channels:
+        return values
+    if len(values) not in (1, 3) or channels not in (1, 3):
+        raise UserError(f"{option}: {len(values)} values for images of {channels} channels: give {channels}, or one")
+    return [sum(values) / len(values)] * channels
 
 
 def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: bool) -> nn.Module:
@@ -133,7 +136,7 @@ def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: 
     Weights that are to be sharded stay contiguous, as FSDP2 demands; the images may still be channels_last.
 
     Raises:
-        UserError: the constructor refuses --model-arg or the images' size.
+        UserError: the constructor refuses --model-arg or the images' size, or --pretrained is of another model.
     """
     torch.manual_seed(args.seed)
     try:
@@ -148,12 +151,18 @@ def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: 
             for side in {task.input_shape[1], *(task.train_sizes or [])}:
                 shape = task.input_shape if side == task.input_shape[1] else (task.input_shape[0], side, side)
                 model.eval()(torch.zeros(2, *shape))
-        if hasattr(model, "init_from"):
+        if hasattr(model, "init_from") and args.pretrained is None:
             model.init_from(_some_inputs(task, data))
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         _, height, width = task.input_shape
         reason = str(error).split("\n")[0] or type(error).__name__
         raise UserError(f"--model {args.model} does not work on {height}x{width} images: {reason}") from error
+    if args.pretrained is not None:
+        pretrained.load(model, args)
+    if args.freeze != "none":
+        if sharded:
+            raise UserError("--freeze needs whole weights: leave it out, or train without FSDP")
+        layers.check_frozen(model, [part for part, _ in parse_freeze(args.freeze)])
     model.train()
     return model.to(memory_format=torch.channels_last) if args.channels_last and not sharded else model
 

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 
 # Options that may differ between a run and its resumption, as they do not change what is computed.
 FREE_OPTIONS = frozenset(
-    {"data_dir", "epochs", "patience", "workers", "cpu", "compile", "recipe", "list_models", "list_datasets"}
+    {
+        "data_dir",
+        "epochs",
+        "patience",
+        "workers",
+        "cpu",
+        "compile",
+        "recipe",
+        "list_models",
+        "list_datasets",
+        "pretrained",
+    }
     | {"output_dir", "run_name", "track", "log_every", "resume", "checkpoint_every", "keep", "max_time"}
     | {"seeds", "sweep", "ensemble", "member_of"}
 )

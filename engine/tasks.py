@@ -22,6 +22,11 @@ class Task:
         augment: the text of --augment.
         seed: of the augmentation.
         num_samples: size of the training part, which mixing draws partners from.
+        input_size: side in pixels that images are brought to before the model sees them; None: as they are.
+        interpolation: how they are, "bilinear" or "bicubic".
+
+    Attributes:
+        image_shape: (height, width, channels) of the images; `input_shape`: (channels, height, width) of the inputs.
 
     Raises:
         ValueError: an augmentation does not fit the images.
@@ -41,9 +46,13 @@ class Task:
         augment: str = "none",
         seed: int = 0,
         num_samples: int = 1,
+        input_size: int | None = None,
+        interpolation: str | None = None,
     ) -> None:
         self.class_names = class_names
-        self.input_shape = (shape[2], shape[0], shape[1])
+        self.image_shape = shape
+        self.input_shape = (shape[2], input_size or shape[0], input_size or shape[1])
+        self.interpolation = interpolation or "bilinear"
         self.mean, self.std = mean, std
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._scale = torch.tensor([1 / (255 * s) for s in std], device=device)
@@ -55,7 +64,11 @@ class Task:
         # Refuses what does not fit these images, such as a crop wider than they are, before a run has begun.
         self.augment(torch.zeros(1, *shape, dtype=torch.uint8, device=device), first, 0)
 
-    def inputs(self, images: Tensor, jitter: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def inputs(self, images: Tensor) -> Tensor:
+        """uint8 (B, H, W, C) -> normalised float32 (B, C, h, w) of the size that the model takes."""
+        return self.normalise(resize(images, self.input_shape[1:], self.interpolation))
+
+    def normalise(self, images: Tensor, jitter: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W), jittered where `Augment.jitter` says how."""
         shift, scale = self._shift, self._scale
         if jitter is not None:
@@ -102,9 +115,9 @@ class Classification(Task):
     def training_batch(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented inputs, float32 (B, C, H, W), and targets: labels int64 (B,), or float (B, K) where mixed."""
         images = self.augment(batch.images, batch.ids, epoch)
-        if self.train_sizes is not None:
-            images = resize(images, self.train_sizes[epoch])
-        inputs = self.inputs(images, self.augment.jitter(batch.ids, epoch))
+        size = self.input_shape[1:] if self.train_sizes is None else (self.train_sizes[epoch],) * 2
+        images = resize(images, size, self.interpolation)
+        inputs = self.normalise(images, self.augment.jitter(batch.ids, epoch))
         if not self.augment.mixes:
             return inputs, batch.labels
         one_hot = F.one_hot(batch.labels, len(self.class_names)).float()
@@ -161,12 +174,12 @@ def _both_sides(model: nn.Module, inputs: Tensor) -> Tensor:
     return (model(inputs) + model(inputs.flip(-1))) / 2
 
 
-def resize(images: Tensor, side: int) -> Tensor:
-    """uint8 (B, H, W, C) -> uint8 (B, side, side, C), bilinear with antialiasing."""
-    if images.shape[1:3] == (side, side):
+def resize(images: Tensor, size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
+    """uint8 (B, H, W, C) -> uint8 (B, *size, C), with antialiasing."""
+    if images.shape[1:3] == size:
         return images
     planes = images.permute(0, 3, 1, 2)
     if images.device.type != "cpu":  # which alone resizes uint8
         planes = planes.float()
-    resized = F.interpolate(planes, (side, side), mode="bilinear", antialias=True, align_corners=False)
+    resized = F.interpolate(planes, size, mode=interpolation, antialias=True, align_corners=False)
     return resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1)

@@ -45,14 +45,14 @@ def load(path: Path) -> dict:
     except OSError as error:
         raise UserError(f"--weights {path}: {error.strerror or error}; give a run's best.pth") from error
     except Exception as error:  # a damaged pickle can fail in any way
-        raise UserError(f"--weights {path}: {_why_refused(error)}") from error
+        raise UserError(f"--weights {path}: {why_refused(error)}") from error
     missing = [name for name in NEEDED if not isinstance(content, dict) or name not in content]
     if missing:
         raise UserError(f"--weights {path}: not a best.pth of train.py: it lacks {', '.join(missing)}")
     return content
 
 
-def _why_refused(error: Exception) -> str:
+def why_refused(error: Exception) -> str:
     """What torch.load refused, without its advice to load the file unsafely."""
     refused = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if refused:
@@ -67,13 +67,14 @@ def build_model(content: dict, where: str) -> nn.Module:
         UserError: the weights do not fit the model that the file names.
     """
     height, width, channels = content["shape"]
+    side = content["options"].get("input_size")
     arguments = {name: value for name, value in content["model_args"].items() if name not in FIRST_WEIGHTS}
     makes_images = content["options"].get("task") == "transform"
     answer = {"output_shape": content["output_shape"]} if makes_images else {"num_classes": len(content["class_names"])}
     try:
         model = models.create_model(
             content["model"],
-            input_shape=(channels, height, width),
+            input_shape=(channels, side or height, side or width),
             **answer,
             conv=content["options"].get("conv", "native"),
             **arguments,
@@ -94,6 +95,8 @@ def build_task(content: dict, device: torch.device, tta: str | None) -> Task:
         "std": content["std"],
         "device": device,
         "channels_last": options["channels_last"],
+        "input_size": options.get("input_size"),
+        "interpolation": options.get("interpolation"),
     }
     if options.get("task", "classify") == "transform":
         transforms = parse_transform(options["transform"]) if options["transform"] else None

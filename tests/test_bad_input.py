@@ -53,6 +53,12 @@ EARLY = [
     ("--sweep seed=3,4 --seeds 0,1", "--sweep seed and --seeds say the same"),
     ("--ensemble", "--ensemble needs several runs"),
     ("--seeds 0,1 --resume runs/x", "resumed together"),
+    ("--freeze body", "'body' is not none, head, or how many groups"),
+    ("--freeze head=0.2,none=0.5", "needs shares of the epochs that add up to 1"),
+    ("--mean 0.5,2", "2 is out of range"),
+    ("--std 0", "0 is out of range"),
+    ("--interpolation nearest", "invalid choice: 'nearest'"),
+    ("--task transform --transform vflip --freeze head", "--freeze: of no use for --task transform"),
     ("--checkpoint-every never", "'never' is not a whole number"),
 ]
 RECIPES = {

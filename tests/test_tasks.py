@@ -7,7 +7,7 @@ from torch import nn
 
 from data.augment_spec import parse_sizes
 from data.loader import Batch
-from engine.setup import sizes_by_epoch
+from engine.parsing import by_epoch
 from engine.tasks import Classification, resize
 
 
@@ -34,16 +34,15 @@ def test_resizing_is_pillows_to_a_grey_level() -> None:
     from PIL import Image
 
     smaller = [Image.fromarray(image.numpy()).resize((6, 6), Image.BILINEAR) for image in images()]
-    found = resize(images(), 6)
+    found = resize(images(), (6, 6))
     assert found.dtype == torch.uint8
     assert (found.int() - torch.tensor(np.stack(smaller)).int()).abs().max() <= 1
 
 
 def test_shares_of_the_epochs_are_cut_where_they_fall() -> None:
-    assert sizes_by_epoch("20=0.5,32=0.5", 5) == [20, 20, 32, 32, 32]
-    assert sizes_by_epoch("8=0.25,16=0.25,32=0.5", 8) == [8, 8, 16, 16, 32, 32, 32, 32]
-    assert sizes_by_epoch("8=0.1,16=0.9", 1) == [16]
-    assert sizes_by_epoch(None, 3) is None
+    assert by_epoch(parse_sizes("20=0.5,32=0.5"), 5) == [20, 20, 32, 32, 32]
+    assert by_epoch(parse_sizes("8=0.25,16=0.25,32=0.5"), 8) == [8, 8, 16, 16, 32, 32, 32, 32]
+    assert by_epoch(parse_sizes("8=0.1,16=0.9"), 1) == [16]
 
 
 @pytest.mark.parametrize("text", ["", "20", "20=x", "20=0.5", "20=0.5,32=0.6", "2=1", "20=1.5,32=-0.5"])

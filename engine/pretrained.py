@@ -1,0 +1,151 @@
+"""Weights to start from, and how images are prepared for them: the Hub's, a file's, or a best.pth's."""
+
+import argparse
+import sys
+
+import torch
+from accelerate import PartialState
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import models
+from engine import layers, weights
+from engine.errors import UserError
+
+HUB = "hub"
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "weights")  # under which files keep their weights
+PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataParallel put before names
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+def complete(args: argparse.Namespace) -> None:
+    """Fill in mean, std, input size and interpolation, where none is given, with those that the weights know.
+
+    Raises:
+        UserError: --pretrained names no weights, or weights that cannot be had.
+    """
+    if args.pretrained is None:
+        return
+    known = _preparation(args)
+    for name, value in known.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
+def _preparation(args: argparse.Namespace) -> dict:
+    content = {} if args.pretrained == HUB else _read(args.pretrained)
+    if "options" in content:  # our own best.pth
+        options, side = content["options"], content["shape"][0]
+        size = options.get("input_size") or side
+        return {name: content[name] for name in ("mean", "std")} | {
+            "input_size": size,
+            "interpolation": options.get("interpolation"),
+        }
+    if not args.model.startswith(models.TIMM):
+        return {}
+    import timm
+
+    config = timm.get_pretrained_cfg(args.model.removeprefix(models.TIMM))
+    if config is None:
+        return {}
+    return {
+        "mean": list(config.mean),
+        "std": list(config.std),
+        "input_size": config.input_size[-1],
+        "interpolation": config.interpolation if config.interpolation in INTERPOLATIONS else "bicubic",
+    }
+
+
+def load(model: nn.Module, args: argparse.Namespace) -> None:
+    """Load the weights that --pretrained names into a new model, all but those of a head of other classes; say which.
+
+    Raises:
+        UserError: they cannot be had, or are of another model.
+    """
+    where = f"the Hub's weights of {args.model}" if args.pretrained == HUB else f"--pretrained {args.pretrained}"
+    content = _from_hub(args) if args.pretrained == HUB else _read(args.pretrained)
+    found = _fitted(model, _plain(content))
+    own = model.state_dict()
+    heads = layers.head_names(model)
+    left = [name for name in own if name in heads and (name not in found or found[name].shape != own[name].shape)]
+    missing = [name for name in own if name not in found and name not in left and "num_batches_tracked" not in name]
+    unknown = [name for name in found if name not in own and name not in heads]
+    misfits = [n for n in own if n in found and n not in left and found[n].shape != own[n].shape]
+    wrong = (
+        [f"{name} is missing" for name in missing]
+        + [f"{name} is unknown" for name in unknown]
+        + [f"{name} is {tuple(found[name].shape)}, the model's is {tuple(own[name].shape)}" for name in misfits]
+    )
+    if wrong:
+        ours = "options" in content
+        trained = f" (it holds {content['model']} with {content['model_args'] or 'no model-arg'})" if ours else ""
+        raise UserError(
+            f"{where}{trained} does not fit --model {args.model}: {wrong[0]} ({len(wrong)} differences); give the "
+            "model that it was trained with"
+        )
+    fitting = {name: value for name, value in found.items() if name not in left}
+    model.load_state_dict(fitting, strict=False)
+    for name in left:  # a head of zeros does not upset the layers before it (Dosovitskiy et al. 2021, arXiv:2010.11929)
+        nn.init.zeros_(model.get_parameter(name))
+    not_loaded = f"not loaded, so new: {', '.join(left)}" if left else "all of them"
+    PartialState().print(f"{len(fitting)} weights and statistics from {where}; {not_loaded}")
+
+
+def _read(path: str) -> dict:
+    """What a .safetensors file, or a file of torch.save that holds no code, contains."""
+    try:
+        if path.endswith(".safetensors"):
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"--pretrained {path}: {error.strerror or error}; give a file of weights") from error
+    except SafetensorError as error:
+        raise UserError(f"--pretrained {path}: not a file of weights, or a damaged one ({error})") from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise UserError(f"--pretrained {path}: {weights.why_refused(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--pretrained {path}: holds no weights by name")
+    return content
+
+
+def _from_hub(args: argparse.Namespace) -> dict[str, Tensor]:
+    if not args.model.startswith(models.TIMM):
+        raise UserError(f"--pretrained: {args.model} has no weights on the Hub: give a file, or a model of timm's")
+    import timm
+
+    name = args.model.removeprefix(models.TIMM)
+    try:
+        return timm.create_model(name, pretrained=True, **args.model_arg).state_dict()
+    except Exception as error:  # the network and the Hub fail in many ways
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise UserError(f"--pretrained: no weights of {args.model} from the Hub ({reason}); give a file") from error
+
+
+def _plain(content: dict) -> dict[str, Tensor]:
+    """The weights in a file, by the names that they have in a model that nothing is wrapped around."""
+    inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), content)
+    plain = {}
+    for name, value in inner.items():
+        for prefix in PREFIXES:
+            name = name.removeprefix(prefix)
+        if isinstance(value, Tensor):
+            plain[name] = value
+    return plain
+
+
+def _fitted(model: nn.Module, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """timm's own changes to weights: names of older files, position embeddings of other sizes, other channels."""
+    if not hasattr(model, "pretrained_cfg"):
+        return found
+    from timm.models import adapt_input_conv
+
+    clean = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    found = clean(found, model) if clean else found
+    first = model.pretrained_cfg.get("first_conv")
+    for name in [first] if isinstance(first, str) else first or ():
+        weight = found.get(f"{name}.weight")
+        channels = model.state_dict()[f"{name}.weight"].shape[1]
+        if weight is not None and weight.shape[1] == 3 and channels != 3:
+            found = {**found, f"{name}.weight": adapt_input_conv(channels, weight)}
+    return found
