@@ -56,6 +56,7 @@ def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "ImageData
         bias_lr=args.bias_lr,
         layer_decay=args.layer_decay,
         sharded=sharded,
+        frozen=args.freeze != "none",
     )
     ema = EMA(model, args.ema) if args.ema else None
     model, optimizer = accelerator.prepare(model, optimizer)

@@ -22,6 +22,7 @@ def build_optimizer(
     bias_lr: float = 1.0,
     layer_decay: float = 1.0,
     sharded: bool = False,
+    frozen: bool = False,
 ) -> torch.optim.Optimizer:
     """Make an optimizer; weight decay goes to matrices and kernels only, not to biases and norms (1-d parameters).
 
@@ -29,6 +30,7 @@ def build_optimizer(
         head_lr, bias_lr: what `lr` is multiplied by for the last layer's weight, and for biases and norms.
         layer_decay: what it is multiplied by, once more, for each group of layers further from the head.
         sharded: whether the parameters will be DTensors, which know no fused SGD.
+        frozen: whether some learn only later, whose momentum fused SGD would miss (torch 2.15).
 
     Raises:
         ValueError: Muon for sharded parameters.
@@ -41,7 +43,7 @@ def build_optimizer(
             raise ValueError("--optimizer muon needs whole weights: give another one, or train without FSDP")
         return Muon(groups, lr=lr, momentum=momentum)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=not sharded)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=not (sharded or frozen))
     if name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
     if name in ("adam", "adamw"):
