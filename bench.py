@@ -62,19 +62,26 @@ def bench(args: argparse.Namespace) -> int:
 
 def _refuse_early(args: argparse.Namespace, accelerator: "Accelerator") -> None:
     """Raise UserError for a model or an augmentation that the images do not suit, before minutes are spent."""
+    from benches import transform
     from benches.images import make_images
     from engine.setup import build_model, build_task
 
+    if args.what == ["transform"]:
+        transform.refuse_early(args)
+        return
     images = make_images(args.image_size, args.channels, epoch_length=1)
     build_model(args, build_task(args, images, accelerator.device), images, sharded=False)
 
 
 def _measure(args: argparse.Namespace, accelerator: "Accelerator") -> Iterator["Section"]:
     """One bench after another, for each batch size."""
-    from benches import conv, data, forward, loop
+    from benches import conv, data, forward, loop, transform
 
     device, precision = accelerator.device, accelerator.mixed_precision
     for what in args.what:
+        if what == "transform":
+            yield transform.measure(args, accelerator)
+            continue
         for batch_size in args.batch_sizes:
             if what == "loop":
                 yield loop.measure(args, accelerator, batch_size, train.begin, train.steps)

@@ -12,8 +12,7 @@ from benches.images import make_images
 from benches.report import Row, Section
 from benches.step import autocast, training_step
 from benches.timing import calls_for, interleave, warm_up
-from benches.variants import EAGER, MODES, Refused, why_not
-from engine import runtime
+from benches.variants import EAGER, MODES, check_pays, why_not
 from engine.setup import build_model, build_task
 
 WORDS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
@@ -47,7 +46,7 @@ def measure(what: str, args: argparse.Namespace, device: torch.device, precision
     for variant in _variants(args, precision):
         name = variant.in_words()
         try:
-            _check_pays(variant, precision, device)
+            check_pays(variant.precision, precision, device)
             call, outputs = _prepare(what, variant, args, device, batch_size)
             calls[name] = call, calls_for(warm_up(call, device))
         except Exception as error:  # a compiler, a model or a device may refuse in any way: its line says why
@@ -72,11 +71,6 @@ def _variants(args: argparse.Namespace, precision: str) -> list[Variant]:
         for channels_last in (args.channels_last, not args.channels_last)
     ]
     return list(dict.fromkeys(modes + eager))
-
-
-def _check_pays(variant: Variant, asked: str, device: torch.device) -> None:
-    if variant.precision == "bf16" != asked and runtime.choose_precision("auto", device.type == "cpu") != "bf16":
-        raise Refused("this hardware only emulates bf16; --mixed-precision bf16 measures it all the same")
 
 
 def _prepare(

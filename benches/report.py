@@ -16,6 +16,7 @@ class Row:
         timing: None where it could not run.
         difference: largest difference of its outputs (gradients) from the reference's, as a share of the largest of
             those; None where there is nothing to compare.
+        accuracy: of what makes images, the share of pixels within 0.05 of the target and within 0.01.
         reason: why it could not run, one line.
     """
 
@@ -23,6 +24,7 @@ class Row:
     images: int
     timing: Timing | None = None
     difference: float | None = None
+    accuracy: tuple[float, float] | None = None
     reason: str | None = None
 
     @property
@@ -50,12 +52,12 @@ class Section:
     notes: list[str] = field(default_factory=list)
     facts: dict = field(default_factory=dict)
 
-    def share(self, row: Row) -> float | None:
-        """How many times as fast as the first row a row is: the median over the rounds' ratios."""
-        first = self.rows[0]
-        if first.timing is None or row.timing is None:
+    def share(self, row: Row, of: Row | None = None) -> float | None:
+        """How many times as fast a row is as another (None: the first): the median over the rounds' ratios."""
+        other = of or self.rows[0]
+        if other.timing is None or row.timing is None:
             return None
-        return row.images / first.images * statistics.median(round_ratios(first.timing, row.timing))
+        return row.images / other.images * statistics.median(round_ratios(other.timing, row.timing))
 
 
 def round_ratios(reference: Timing, timing: Timing) -> list[float]:
@@ -67,8 +69,10 @@ def as_text(section: Section) -> str:
     """The section as a table."""
     width = max(len(row.variant) for row in section.rows)
     differences = any(row.difference is not None for row in section.rows)
+    accuracies = any(row.accuracy is not None for row in section.rows)
     memory = any(row.timing and row.timing.peak_memory is not None for row in section.rows)
     head = f"  {'':<{width}}  {'images/s':>9}  {'lowest .. highest':>20}  {'speed':>6}"
+    head += f"  {'within 0.05':>11}  {'within 0.01':>11}" * accuracies
     head += f"  {'difference':>10}" * differences + f"  {'peak memory':>11}" * memory
     lines = [section.title, head]
     for row in section.rows:
@@ -78,6 +82,8 @@ def as_text(section: Section) -> str:
         median, low, high = row.speed
         line = f"  {row.variant:<{width}}  {median:>9,.0f}  {f'{low:,.0f} .. {high:,.0f}':>20}"
         line += f"  {section.share(row):>6.3f}" if section.share(row) is not None else f"  {'-':>6}"
+        if accuracies:
+            line += "".join(f"  {share:>11.3%}" for share in row.accuracy)
         if differences:
             line += f"  {'-' if row.difference is None else format(row.difference, '.1e'):>10}"
         if memory:
@@ -95,6 +101,8 @@ def as_dict(section: Section) -> dict:
             entry["images_per_second"] = dict(zip(("median", "lowest", "highest"), row.speed, strict=True))
             entry["speed_over_first"] = section.share(row)
             entry["difference"] = row.difference
+            if row.accuracy is not None:
+                entry["accuracy"] = dict(zip(("within_0.05", "within_0.01"), row.accuracy, strict=True))
             entry["seconds"] = row.timing.seconds
             entry["calls_per_round"] = row.timing.calls
             entry["peak_accelerator_memory_bytes"] = row.timing.peak_memory

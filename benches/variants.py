@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from engine import runtime
+
 EAGER = "eager"
 
 
@@ -46,6 +48,12 @@ MODES: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
     "jit.trace (deprecated)": _trace,
     "jit.script (deprecated)": _script,
 }
+
+
+def check_pays(precision: str, asked: str, device: torch.device) -> None:
+    """Raise Refused for bf16 ("no", "bf16", "fp16") that nobody asked for and that the hardware only emulates."""
+    if precision == "bf16" != asked and runtime.choose_precision("auto", device.type == "cpu") != "bf16":
+        raise Refused("this hardware only emulates bf16; --mixed-precision bf16 measures it all the same")
 
 
 def _without_deprecation() -> warnings.catch_warnings:

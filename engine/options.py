@@ -12,7 +12,7 @@ from engine.errors import UserError
 from engine.option_groups import DEFAULTS, DEFAULTS_OF, GROUPS, POSITIVE, TTA, add_model, add_speed
 from engine.parsing import Parser, in_words, number, recipe_argv
 
-BENCHES = ("forward", "train", "loop", "data", "conv")
+BENCHES = ("forward", "train", "loop", "data", "conv", "transform")
 
 
 def train_parser() -> Parser:
@@ -120,6 +120,13 @@ def bench_parser() -> Parser:
     add("--check", action="store_true", help="run loop alone; exit code 1 under 0.9 of the bare model's speed")
     add("--rounds", type=POSITIVE, default=5, metavar="N", help="times that each is measured (default: %(default)s)")
     add("--recipe", metavar="NAME|FILE", help="model, batch size, optimizer and the rest from a recipe of train.py")
+    add(
+        "--weights",
+        nargs="+",
+        metavar="FILE",
+        help="run transform alone, on the test images of the run that these best.pth are from; several are compared "
+        "(default: models that learn for seconds, on made-up images)",
+    )
     add_model(add)
     add("--batch-sizes", type=POSITIVE, nargs="+", default=[128], metavar="N", help="(default: 128)")
     add("--image-size", type=number(int, 4, 2048), default=32, metavar="PIXELS", help="(default: %(default)s)")
@@ -140,7 +147,8 @@ def parse_bench(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse bench.py's options; what it has no option for is as train.py has it, from the recipe or by default.
 
     Raises:
-        UserError: an unknown option, a value out of range, or --check with another bench than loop.
+        UserError: an unknown option, a value out of range, --check with another bench than loop, or --weights
+            with another than transform.
     """
     parser = bench_parser()
     args = parser.parse_args(argv)
@@ -150,7 +158,10 @@ def parse_bench(argv: Sequence[str] | None = None) -> argparse.Namespace:
         args = parser.parse_args(argv)
     if args.check and args.what not in (None, ["loop"]):
         raise UserError("--check measures loop alone: leave --what out")
-    args.what = ["loop"] if args.check else list(dict.fromkeys(args.what or BENCHES))
+    if args.weights and (args.check or args.what not in (None, ["transform"])):
+        raise UserError("--weights is for transform alone: leave --what and --check out")
+    alone = ["loop"] if args.check else ["transform"] if args.weights else None
+    args.what = alone or list(dict.fromkeys(args.what or BENCHES))
     args.batch_sizes = list(dict.fromkeys(args.batch_sizes))
     args.model_arg = dict(args.model_arg)
     return argparse.Namespace(**(vars(trained) | vars(args)))

@@ -46,14 +46,13 @@ def predict_files(
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     unreadable: list[str] = []
     written = 0
-    model.eval()
+    make = task.maker(model.eval())
     for start in range(0, len(paths), batch_size):
         readable, images = read_images(paths[start : start + batch_size], task.image_shape, unreadable)
         if not readable:
             continue
         with torch.no_grad(), accelerator.autocast():
-            outputs = task.predict(model, torch.from_numpy(images).to(accelerator.device))
-        pixels = (255 * outputs.float()).round().byte().permute(0, 2, 3, 1).cpu()
+            pixels = make(torch.from_numpy(images).to(accelerator.device)).cpu()
         if accelerator.is_main_process:
             for path, image in zip(readable, pixels, strict=True):
                 _write(folder / path.absolute().relative_to(root), image)

@@ -92,7 +92,7 @@ def report_on_test_split(
     batch_size: int,
 ) -> int:
     """Test on the split that the run held out, with the run's own report, written beside the weights. Returns 0."""
-    data = _held_out_data(args, content, accelerator)
+    data = held_out_data(args, content, accelerator)
     report = REPORTS[content["options"].get("task", "classify")]
     if data.targets is not None:
         task.pairs = torch.from_numpy(data.targets)
@@ -115,8 +115,13 @@ def report_on_test_split(
     return 0
 
 
-def _held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelerator) -> ImageData:
+def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelerator) -> ImageData:
     """The data set that the weights were trained on, split as it was then.
+
+    Args:
+        args: `weights`, the file that `content` is from, and `data_dir`, where to look first.
+        content: as `engine/weights.py` loads it.
+        accelerator: of this process.
 
     Raises:
         UserError: it is not on this machine, or no longer the same.

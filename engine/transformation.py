@@ -75,6 +75,10 @@ class Transformation(Task):
         """Predicted pixels in 0..1, (B, C', H', W'), of uint8 (B, H, W, C)."""
         return model(self.inputs(images)).clamp(0, 1)
 
+    def maker(self, model: nn.Module) -> nn.Module:
+        """What makes images with a trained model fastest: uint8 (B, H, W, C) -> uint8 (B, H', W', C')."""
+        return model.for_pixels(self._scale, self._shift) if hasattr(model, "for_pixels") else Maker(self, model)
+
     def totals(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
         """Sums to add up over batches: (3,) on the device, of losses, images' shares of right pixels, images."""
         count = torch.full_like(self.no_totals()[0], len(targets))
@@ -89,3 +93,17 @@ class Transformation(Task):
     def merit(self, record: dict) -> tuple[float, ...]:
         """What the best epoch has most of, from its entry in train.json: a small loss, which gets better to the end."""
         return (-record["val_loss"],)
+
+
+class Maker(nn.Module):
+    """A model with its normalisation before it and the rounding of its outputs behind it.
+
+    Shapes: uint8 (B, H, W, C) -> uint8 (B, H', W', C').
+    """
+
+    def __init__(self, task: Transformation, model: nn.Module) -> None:
+        super().__init__()
+        self.task, self.model = task, model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (255 * self.task.predict(self.model, images).float()).round().byte().permute(0, 2, 3, 1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import bench
 import models
 import train
-from benches import forward, variants
+from benches import forward, learn, transform, variants
 from benches.timing import WARM_UP_CALLS, calls_for, interleave, warm_up
 from engine.options import parse_bench
 
@@ -185,6 +185,48 @@ def test_the_convolution_by_hand_gives_what_the_native_gives(run):
         assert f"by hand takes {section['seconds_over_native']:.2f} times as long" in out
 
 
+def test_every_line_of_transform_says_how_many_pixels_are_right(run, monkeypatch):
+    def refuse(model, inputs):
+        raise variants.Refused("no compiler here")
+
+    monkeypatch.setattr(transform, "MODES", transform.MODES | {"torch.compile": refuse})
+    monkeypatch.setattr(learn, "MODELS", (("separable_map", {}, 0.03, 1500), ("conv_translator", {}, 0.002, 5)))
+    code, out, _, content = run("--what", "transform", "--channels", "3", "--batch-sizes", "300")
+    assert code == 0
+    rows = rows_of(content)
+    assert out.count("not run: no compiler here") == 2
+    timed = {name: row for name, row in rows.items() if row["reason_not_run"] is None}
+    assert all(f"{row['accuracy'][f'within_{near}']:.3%}" in out for row in timed.values() for near in (0.05, 0.01))
+    for name, row in timed.items():
+        wrong = "conv_translator" in name
+        assert (row["accuracy"]["within_0.05"] < 0.9) if wrong else (row["accuracy"]["within_0.05"] > 0.9999), name
+        assert wrong or row["accuracy"]["within_0.01"] > 0.99, name
+        assert row["images_per_call"] == (1000 if "one by one" in name or "by 1000" in name else 900)
+    assert {name.split(",")[0] for name in rows if "torchvision" in name} == {
+        "torchvision one by one",
+        "torchvision by 300",
+        "torchvision by 1000",
+    }
+    first, second = content["benches"][0]["rows"][:2]
+    assert "one by one" in first["variant"] and second["speed_over_first"] <= 1
+
+
+def test_a_model_that_makes_wrong_pixels_is_never_called_fast(run, monkeypatch):
+    monkeypatch.setattr(transform, "MODES", {"eager": variants.MODES["eager"]})
+    monkeypatch.setattr(learn, "MODELS", (("separable_map", {}, 0.03, 1),))
+    code, out, _, content = run("--what", "transform")
+    assert code == 0
+    assert all(f"no model in {precision} has 99.99% of pixels within 0.05" in out for precision in ("fp32", "bf16"))
+    assert "seconds_over_whole_batches" not in content["benches"][0]
+
+
+def test_weights_that_name_classes_are_refused(run, tmp_path, best):
+    code, out, err, _ = run("--weights", str(best))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"error: --weights {best}: they name classes" in err
+    assert not list(tmp_path.iterdir())
+
+
 def test_check_fails_for_a_loop_that_augments_more_than_it_trains(run):
     code, out, _, content = run("--check", "--augment", "randaugment=14:9", "--batch-sizes", "16")
     assert code == 1
@@ -212,6 +254,8 @@ def test_check_passes_where_the_model_takes_the_time(run, monkeypatch):
         ("--augment crop=8", "reflects 8 pixels"),
         ("--model cnn --image-size 4 --augment none", "cnn does not work on 4x4 images"),
         ("--check --what data", "--check measures loop alone"),
+        ("--weights a.pth --what loop", "--weights is for transform alone"),
+        ("--weights none.pth", "give a run's best.pth"),
         ("--mixed-precision fp16", "fp16 does nothing on a CPU"),
         ("--output-dir /dev/null/out", "cannot write in"),
     ],

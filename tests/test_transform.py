@@ -10,11 +10,15 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import bench
 import train
+from benches import transform
 from data import pixel_transforms
 from data.transform_spec import TRANSFORMS, parse
 from engine.report_images import test_figures as figures_of
 from engine.report_images import test_sums as sums_of
+from engine.transformation import Maker, Transformation
+from models.separable_map import SeparableMap
 from tests.conftest import fresh_process, predict, refusal, write_images
 
 LEARN = "--task transform --model separable_map --cpu --mixed-precision no --track none --weight-decay 0".split()
@@ -126,6 +130,49 @@ def test_infer_repeats_the_test_and_writes_the_images_of_any_folder(learnt: Path
     wanted = pixel_transforms.apply(parse("resize=6,vflip,hflip"), torch.from_numpy(scan)[None, None])[0, 0]
     found = np.asarray(Image.open(alone.parent / "best-images" / "7.png"))
     assert np.abs(found.astype(int) - wanted.numpy()).mean() < 1  # of 255
+
+
+@pytest.mark.parametrize(
+    ("channels", "out_channels", "hidden"), [(3, 1, 0), (3, 3, 0), (1, 1, 0), (3, 1, 8), (1, 3, 8)]
+)
+def test_the_map_of_bytes_makes_the_pixels_of_the_map(channels: int, out_channels: int, hidden: int) -> None:
+    """With all folded into two products, a number that lies between two bytes may round to the other one."""
+    output_shape, values = (out_channels, 5, 7), [0.2, 0.5, 0.7][:channels]
+    task = Transformation(
+        transforms=[],
+        output_shape=output_shape,
+        shape=(9, 8, channels),
+        class_names=[],
+        mean=values,
+        std=values,
+        device=torch.device("cpu"),
+    )
+    torch.manual_seed(0)
+    model = SeparableMap(input_shape=(channels, 9, 8), output_shape=output_shape, hidden=hidden).eval()
+    pixels = torch.randint(0, 256, (50, 9, 8, channels), dtype=torch.uint8)
+    with torch.no_grad():
+        for parameter in model.parameters():  # the pointwise nets begin as nothing
+            parameter.copy_(0.3 * torch.randn_like(parameter))
+        expected, found = Maker(task, model)(pixels), task.maker(model)(pixels)
+    assert found.dtype == torch.uint8 and found.shape == expected.shape == (50, 5, 7, out_channels)
+    assert (found.int() - expected.int()).abs().max() <= 1 and (found == expected).float().mean() > 0.999
+    assert ((expected > 0) & (expected < 255)).float().mean() > 0.1
+
+
+def test_bench_times_weights_on_the_test_images_of_their_run(learnt: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(transform, "MODES", {"eager": transform.MODES["eager"]})
+    fresh_process()
+    weights = str(learnt / "best.pth")
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["--cpu", "--rounds", "1", "--weights", weights, weights, "--output-dir", str(tmp_path / "out")])
+    out, test = capsys.readouterr().out, json.loads((learnt / "test.json").read_text())
+    assert not ended.value.code
+    assert f"transform: resize=6,vflip,hflip, {test['samples']} test images of digits; weights: {weights}" in out
+    (section,) = json.loads((tmp_path / "out" / "bench.json").read_text())["benches"]
+    (row,) = [row for row in section["rows"] if row["variant"].endswith(f"folded, eager, fp32, by {test['samples']}")]
+    # The test's figures are of numbers that are not rounded to pixels yet.
+    assert row["accuracy"]["within_0.05"] == pytest.approx(test["accuracy"], abs=0.003)
+    assert row["accuracy"]["within_0.01"] == pytest.approx(test["within_0.01"], abs=0.01)
 
 
 def paired(place: Path, count: int = 60, size: tuple[int, int] = (8, 8)) -> Path:

@@ -1,0 +1,75 @@
+"""Models that learn a transform in seconds from made-up images, so that what is timed makes the right pixels."""
+
+import argparse
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benches.images import make_images
+from data.dataset import ImageData
+from data.loader import ArrayDataset
+from engine.optim import build_optimizer, set_lr
+from engine.setup import build_model, build_task
+from engine.transformation import Transformation
+
+# (model, its arguments, peak learning rate, steps: so many as two cores take in seconds); the first has all variants
+MODELS = (
+    ("separable_map", {}, 0.03, 1500),
+    ("separable_map", {"hidden": 8}, 0.03, 1500),
+    ("conv_translator", {}, 0.002, 100),
+)
+BATCH_SIZE = 16  # small, as a map is learnt in so many steps rather than from so many images
+TRAIN, TEST = 4000, 1000  # images
+
+
+class Learnt(NamedTuple):
+    """A trained model in evaluation mode, with what prepares its inputs."""
+
+    name: str
+    model: nn.Module
+    task: Transformation
+
+
+def learn(args: argparse.Namespace, transform: str, device: torch.device) -> tuple[Tensor, list[Learnt]]:
+    """Other images than were learnt from, uint8 (N, H, W, C) on the CPU, and MODELS, trained.
+
+    The pixels are white noise, which tells a map all that it can know of each of them.
+
+    Args:
+        args: the options of bench.py and, for the rest, of train.py.
+        transform: as `data/transform_spec.py` reads it.
+        device: where the models learn and stay.
+
+    Raises:
+        UserError: the transform does not fit the images.
+    """
+    data = make_images(args.image_size, args.channels, TRAIN + TEST)
+    learnt = []
+    for name, model_args, lr, steps in MODELS:
+        own = {"task": "transform", "transform": transform, "model": name, "model_arg": model_args, "augment": "none"}
+        options = argparse.Namespace(**(vars(args) | own | {"conv": "native"}))
+        task = build_task(options, data, device)
+        model = build_model(options, task, data, sharded=False).to(device)
+        _train(model, task, data, lr, steps)
+        learnt.append(Learnt(in_words(name, model_args), model.eval(), task))
+    return torch.from_numpy(data.train.arrays.images[data.train.ids[TRAIN:]]), learnt
+
+
+def in_words(model: str, model_args: dict) -> str:
+    """A model's name with its arguments."""
+    return " ".join([model, *(f"{key}={value}" for key, value in model_args.items())])
+
+
+def _train(model: nn.Module, task: Transformation, data: ImageData, lr: float, steps: int) -> None:
+    """Take so many steps, the learning rate falling to 0."""
+    optimizer = build_optimizer(model, "adamw", lr=lr, momentum=0.9, weight_decay=0.0)
+    dataset, generator = ArrayDataset(data.train.arrays), np.random.default_rng(0)
+    for step in range(steps):
+        ids = generator.choice(data.train.ids[:TRAIN], BATCH_SIZE)
+        inputs, targets = task.training_batch(dataset.__getitems__(ids).to(task.device), 0)
+        set_lr(optimizer, lr * (1 - step / steps))
+        task.loss(model(inputs), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
