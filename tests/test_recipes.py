@@ -1,9 +1,12 @@
 """Every recipe is one that train.py takes, says what was measured, and gives way to what is typed."""
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
+import timm
+from safetensors.torch import save_file
 
 from engine.options import parse_train
 from engine.parsing import RECIPES
@@ -23,13 +26,23 @@ def test_a_recipe_parses_and_says_what_was_measured(recipe: str) -> None:
 @pytest.mark.parametrize("recipe", NAMES)
 def test_a_recipe_takes_two_steps(recipe: str, tmp_path: Path, real_data: str) -> None:
     options = parse_train(["--recipe", recipe])
-    batch_size = options.batch_size or 64
+    batch_size = 4 if options.pretrained else options.batch_size or 64
     short = f"--epochs 1 --batch-size {batch_size} --limit-train {2 * batch_size} --track none".split()
     short += ["--fold", "0"] if options.folds else ["--val-fraction", "0"]
+    short += first_weights(options, tmp_path)
     output = ["--data-dir", real_data, "--output-dir", str(tmp_path), "--run-name", "run"]
     codes, printed = train(["--recipe", recipe, *short, *output])
     assert codes == [0], printed
     assert json.loads((tmp_path / "run" / "train.json").read_text())["epochs"][0]["step"] == 2
+
+
+def first_weights(options: argparse.Namespace, folder: Path) -> list[str]:
+    """For a recipe that starts from weights of the Hub a file of random ones, as a test has no network."""
+    if options.pretrained is None:
+        return []
+    model = timm.create_model(options.model.removeprefix("timm/"), num_classes=7, **options.model_arg)
+    save_file(model.state_dict(), folder / "random.safetensors")
+    return ["--pretrained", str(folder / "random.safetensors")]
 
 
 def test_there_are_recipes() -> None:
