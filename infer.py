@@ -2,6 +2,7 @@
 
     python infer.py --weights runs/<run>/best.pth photo.png holiday/
     python infer.py --weights runs/<run>/best.pth
+    python infer.py --weights runs/<run>/best.pth --explain gradcam,occlusion photo.png
 
 Needs nothing but the weights file and the images. Exit code 1 when some of the images could not be read.
 """
@@ -25,6 +26,8 @@ def infer(args: argparse.Namespace) -> int:
 
     content = weights.load(Path(args.weights))
     paths = find_images(args.images)
+    if args.explain:
+        return explained(args, content, paths)
     answers = predicted_images if content["options"].get("task") == "transform" else predictions
     answers.check_options(args)
     args.mixed_precision = args.mixed_precision or runtime.usable_precision(content["mixed_precision"], args.cpu)
@@ -35,6 +38,20 @@ def infer(args: argparse.Namespace) -> int:
     if not paths:
         return predictions.report_on_test_split(args, content, model, task, accelerator, batch_size)
     return answers.predict_files(args, model, task, paths, accelerator, batch_size)
+
+
+def explained(args: argparse.Namespace, content: dict, paths: list[Path]) -> int:
+    """Show what speaks for the classes of `paths`, or of the test split, as `args` asks for; returns the exit code."""
+    from engine import runtime, weights
+    from explain import explanations
+
+    explanations.check_options(args, content)
+    args.mixed_precision = "no"
+    accelerator = runtime.start(args)
+    model = weights.build_model(content, args.weights).to(accelerator.device)
+    task = weights.build_task(content, accelerator.device, "none")
+    batch_size = args.batch_size or content["options"]["batch_size"]
+    return explanations.explain(args, content, model, task, paths, accelerator, batch_size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

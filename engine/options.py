@@ -3,8 +3,9 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import explain
 import models
 from data.augment_spec import parse as parse_augment
 from data.sources import NAMED, find_source
@@ -12,6 +13,7 @@ from engine.errors import UserError
 from engine.option_groups import DEFAULTS, DEFAULTS_OF, GROUPS, POSITIVE, TTA, add_model, add_speed
 from engine.parsing import Parser, in_words, number, recipe_argv
 
+EXPLAINS = ("explain_class", "explain_layer", "explain_count")
 BENCHES = ("forward", "train", "loop", "data", "conv", "transform")
 
 
@@ -29,7 +31,10 @@ def train_parser() -> Parser:
 
 def infer_parser() -> Parser:
     """The options of infer.py."""
-    parser = Parser(prog="infer.py", description="Predict images, or report on the test split, with trained weights.")
+    parser = Parser(
+        prog="infer.py",
+        description="Predict or explain images, or a whole test split, with trained weights.",
+    )
     add = parser.add_argument
     add("images", nargs="*", metavar="IMAGE|FOLDER", help="nothing: the test split that the weights were tested on")
     add("--weights", required=True, metavar="FILE", help="best.pth of a run")
@@ -50,7 +55,35 @@ def infer_parser() -> Parser:
         metavar="DIR",
         help="where the test split's data set is (default: $SAMELOOP_DATA, else as in training)",
     )
+    _add_explain(parser.add_argument_group("explanations").add_argument)
     return parser
+
+
+def _add_explain(add: Callable) -> None:
+    add(
+        "--explain",
+        type=in_words(explain.parse),
+        metavar="LIST",
+        help="show what speaks for a class, by some of " + ", ".join(explain.METHODS) + ", separated by commas; the "
+        "pictures go into the folder --output (default: beside the weights)",
+    )
+    add(
+        "--explain-class",
+        metavar="LIST",
+        help="classes to explain beside the predicted one; of the test split, to look at alone (default: none; all)",
+    )
+    add(
+        "--explain-layer",
+        metavar="NAME",
+        help=f"module whose maps {', '.join(explain.CAMS)} use (default: the last that suits the model's family)",
+    )
+    add(
+        "--explain-count",
+        type=POSITIVE,
+        metavar="N",
+        help="images that the faithfulness, and of the test split the mean maps, are taken from; of the test split of "
+        f"each class (default: {explain.COUNT})",
+    )
 
 
 def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -107,9 +140,15 @@ def parse_infer(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse infer.py's options.
 
     Raises:
-        UserError: an unknown option, or a value out of range.
+        UserError: an unknown option, a value out of range, or an option of --explain without it.
     """
-    return infer_parser().parse_args(argv)
+    args = infer_parser().parse_args(argv)
+    odd = [f"--{name.replace('_', '-')}" for name in EXPLAINS if getattr(args, name) is not None]
+    if odd and args.explain is None:
+        raise UserError(f"{', '.join(odd)}: of use with --explain alone; name its methods, or leave it out")
+    args.explain = explain.parse(args.explain) if args.explain is not None else []
+    args.explain_count = args.explain_count or explain.COUNT
+    return args
 
 
 def bench_parser() -> Parser:

@@ -1,0 +1,90 @@
+"""What infer.py --explain does: maps of images or of the test split, in pictures, figures and TensorBoard."""
+
+import argparse
+import difflib
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from engine import evaluate
+from engine.errors import UserError
+from engine.predictions import held_out_data
+from engine.tasks import Classification
+from explain import CAMS
+from explain.explained import Explained
+from explain.layers import Layer, find_layer
+from explain.methods import check_installed
+from explain.of_files import explain_files
+from explain.of_test_split import explain_test_split
+
+
+def check_options(args: argparse.Namespace, content: dict) -> None:
+    """Raise UserError where --explain cannot be done: no classes, options of no use, a missing package, no folder."""
+    if content["options"].get("task", "classify") != "classify":
+        raise UserError("--explain: these weights make images, not classes; leave it out")
+    for name, why in (("tta", "one view is explained"), ("mixed_precision", "maps are computed in fp32")):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} says nothing to --explain, as {why}: leave it out")
+    if args.explain_layer is not None and not set(args.explain) & set(CAMS):
+        raise UserError(f"--explain-layer is of use to {', '.join(CAMS)} alone: leave it out")
+    if args.output is not None and Path(args.output).exists() and not Path(args.output).is_dir():
+        raise UserError(f"--output {args.output}: is a file; give the name of a folder, which may be new")
+    check_installed(args.explain)
+
+
+def explain(
+    args: argparse.Namespace,
+    content: dict,
+    model: nn.Module,
+    task: Classification,
+    paths: list[Path],
+    accelerator: Accelerator,
+    batch_size: int,
+) -> int:
+    """Explain the images, or where there are none the test split; pictures go into --output, or beside the weights.
+
+    Returns the exit code: 1 when some images could not be read.
+
+    Raises:
+        UserError: an unknown class or layer, a model without maps for a method that needs them, no test split on this
+            machine, no room or no right to write.
+    """
+    model = model.float().eval()
+    named = class_numbers(args.explain_class, task.class_names)
+    explained = Explained(
+        "/".join(Path(args.weights).absolute().parts[-2:]), model, task, args.explain, _layer(args, model, task)
+    )
+    folder = Path(args.output or Path(args.weights).parent / f"{Path(args.weights).stem}-explain")
+    if paths:
+        return explain_files(explained, args, paths, named, folder) if accelerator.is_main_process else 0
+    data = held_out_data(args, content, accelerator)
+    logits, _ = evaluate.predict(model, task, data.test, accelerator, batch_size)
+    if accelerator.is_main_process:
+        explain_test_split(explained, args, data, logits.softmax(1).numpy(), named, folder)
+    return 0
+
+
+def _layer(args: argparse.Namespace, model: nn.Module, task: Classification) -> Layer | None:
+    if not set(args.explain) & set(CAMS):
+        return None
+    noise = torch.randint(256, (1, *task.image_shape), generator=torch.Generator().manual_seed(0))
+    return find_layer(model, task.inputs(noise.byte().to(task.device)), args.explain_layer)
+
+
+def class_numbers(names: str | None, class_names: list[str]) -> list[int]:
+    """The numbers of the classes in `names`: one, or some separated by commas.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    if names is None:
+        return []
+    wanted = [names] if names in class_names else [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in class_names:
+            near = difflib.get_close_matches(name, class_names, n=3)
+            words = f"did you mean {' or '.join(near)}?" if near else f"they are {', '.join(class_names[:20])}"
+            raise UserError(f"--explain-class {name}: these weights know no such class; {words}")
+    return [class_names.index(name) for name in dict.fromkeys(wanted)]

@@ -1,0 +1,58 @@
+"""The folder that an explanation leaves: pictures, explain.json and TensorBoard's event file."""
+
+from pathlib import Path
+
+from accelerate.tracking import TensorBoardTracker
+
+from engine import tracking
+from engine.errors import UserError
+from engine.files import write_json
+from explain.explained import Explained
+
+EVENTS = ".explain"  # how the names of our event files end: a second explanation replaces them and no run's
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder where it is not there yet, and take the event file of an earlier explanation away.
+
+    Raises:
+        UserError: no right to write.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(f"events.out.tfevents.*{EVENTS}"):
+            path.unlink()
+    except OSError as error:
+        raise _no_room(folder, error) from error
+
+
+def finish(explained: Explained, folder: Path, pictures: list[str], figures: dict[str, dict], more: dict) -> None:
+    """Write explain.json, show the pictures and figures in TensorBoard, and say what to open.
+
+    Args:
+        explained: what was explained.
+        folder: with the pictures in it.
+        pictures: their names, the first of which is to be opened first.
+        figures: of each method, from `Explained.measure`.
+        more: what else belongs in explain.json.
+
+    Raises:
+        UserError: no room or no right to write.
+    """
+    layer = None if explained.layer is None else explained.layer.name
+    try:
+        write_json(folder / "explain.json", {"layer": layer, "methods": figures, **more})
+        tracker = TensorBoardTracker(folder.name, str(folder.parent), filename_suffix=EVENTS)
+        tracker.start()
+        tracking.log([tracker], {f"faithfulness/{name}": figure["faithfulness"] for name, figure in figures.items()}, 0)
+        tracking.log_pictures([tracker], folder, pictures, 0)
+        tracking.finish([tracker])
+    except OSError as error:
+        raise _no_room(folder, error) from error
+    first, *others = pictures
+    print(f"open     {folder / first}, {', '.join([*others, 'explain.json'])}")
+    print(f"curves   tensorboard --logdir {folder}")
+
+
+def _no_room(folder: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write in {folder}: {error.strerror or error}; give --output a folder with room")
