@@ -31,27 +31,30 @@ def infer(args: argparse.Namespace) -> int:
     answers = predicted_images if content["options"].get("task") == "transform" else predictions
     answers.check_options(args)
     args.mixed_precision = args.mixed_precision or runtime.usable_precision(content["mixed_precision"], args.cpu)
-    accelerator = runtime.start(args)
-    model = weights.build_model(content, args.weights).to(accelerator.device)
-    task = weights.build_task(content, accelerator.device, args.tta)
-    batch_size = args.batch_size or content["options"]["batch_size"]
+    model, task, *machine = prepare(args, content, args.tta)
     if not paths:
-        return predictions.report_on_test_split(args, content, model, task, accelerator, batch_size)
-    return answers.predict_files(args, model, task, paths, accelerator, batch_size)
+        return predictions.report_on_test_split(args, content, model, task, *machine)
+    return answers.predict_files(args, model, task, paths, *machine)
 
 
 def explained(args: argparse.Namespace, content: dict, paths: list[Path]) -> int:
     """Show what speaks for the classes of `paths`, or of the test split, as `args` asks for; returns the exit code."""
-    from engine import runtime, weights
     from explain import explanations
 
     explanations.check_options(args, content)
     args.mixed_precision = "no"
+    model, task, *machine = prepare(args, content, "none")
+    return explanations.explain(args, content, model, task, paths, *machine)
+
+
+def prepare(args: argparse.Namespace, content: dict, tta: str | None) -> tuple:
+    """Start the machine and build what `content` describes: (model, task, accelerator, images of a batch)."""
+    from engine import runtime, weights
+
     accelerator = runtime.start(args)
     model = weights.build_model(content, args.weights).to(accelerator.device)
-    task = weights.build_task(content, accelerator.device, "none")
-    batch_size = args.batch_size or content["options"]["batch_size"]
-    return explanations.explain(args, content, model, task, paths, accelerator, batch_size)
+    task = weights.build_task(content, accelerator.device, tta)
+    return model, task, accelerator, args.batch_size or content["options"]["batch_size"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
+from benches.forward import WORDS
 from benches.learn import Learnt, in_words, learn
 from benches.report import Row, Section
 from benches.step import DTYPES, autocast
@@ -27,7 +28,6 @@ from engine.errors import UserError
 from engine.predictions import held_out_data
 from engine.transformation import WITHIN, Maker
 
-WORDS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 ROUND_SECONDS = 0.1  # of so many lines
 RIGHT = (0.9999, 0.99)  # shares within 0.05 and 0.01 from which on a model counts as one that makes the right pixels
 
@@ -97,18 +97,17 @@ def measure(args: argparse.Namespace, accelerator: Accelerator) -> Section:
 def _from_weights(args: argparse.Namespace, accelerator: Accelerator) -> Subject:
     """The test images of the run that the first weights are from, and all the weights' models."""
     learnt = []
-    for path in args.weights:
-        content = weights.load(Path(path))
+    contents = [weights.load(Path(path)) for path in args.weights]
+    for path, content in zip(args.weights, contents, strict=True):
         model = weights.build_model(content, path).to(accelerator.device).eval()
         name = in_words(content["model"], content["model_args"])
         if any(name == other.name for other in learnt):
             name = f"{name} ({Path(path).parent.name})"
         learnt.append(Learnt(name, model, weights.build_task(content, accelerator.device, None)))
     first = argparse.Namespace(weights=args.weights[0], data_dir=args.data_dir)
-    content = weights.load(Path(first.weights))
-    data = held_out_data(first, content, accelerator)
+    data = held_out_data(first, contents[0], accelerator)
     images = torch.from_numpy(data.test.arrays.images[data.test.ids])
-    spec = content["options"]["transform"]
+    spec = contents[0]["options"]["transform"]
     title = f"{spec}, {len(images)} test images of {data.name}; weights: {', '.join(args.weights)}"
     return Subject(images, parse_transform(spec), learnt, title)
 

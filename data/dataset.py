@@ -104,12 +104,22 @@ def load_images(
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
     train, val, test = split_parts(splits, val_fraction, None if fold is None else (folds, fold), seed)
     _check_counts(dataset, train, val, test, class_names, val_fraction)
-    if limit_train is not None and limit_train > len(train):
-        raise UserError(f"--limit-train {limit_train}: only {len(train)} training images are there")
-    if limit_train is not None:
-        train = Part(train.arrays, stratified_subset(train.arrays.labels, train.ids, limit_train, seed))
+    train = limited(train, limit_train, seed)
     name = f"{source.name}-coarse" if coarse else source.name
     return describe_train(name, train, val, test, class_names, splits)
+
+
+def limited(train: Part, count: int | None, seed: int) -> Part:
+    """`count` images of a training part, classes in proportion; None: all of them.
+
+    Raises:
+        UserError: there are not as many.
+    """
+    if count is None:
+        return train
+    if count > len(train):
+        raise UserError(f"--limit-train {count}: only {len(train)} training images are there")
+    return Part(train.arrays, stratified_subset(train.arrays.labels, train.ids, count, seed))
 
 
 def describe_train(

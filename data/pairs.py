@@ -9,12 +9,11 @@ import numpy as np
 
 from data import cache
 from data.cache import Arrays
-from data.dataset import ImageData, Part, describe_train, split_parts
+from data.dataset import ImageData, describe_train, limited, split_parts
 from data.folders import images_in, subfolders
 from data.images import UNREADABLE, is_grey, open_image, to_array, upright_size
 from data.raw import SPLITS
 from data.sources import find_source
-from data.split import stratified_subset
 from engine.errors import UserError
 
 INPUTS, TARGETS = ("input", "inputs"), ("target", "targets")
@@ -54,10 +53,7 @@ def load_pairs(
         images = inputs[rows[split]]
         splits[split] = Arrays(images, np.zeros(len(images), dtype=np.int64), *cache.describe(images))
     train, val, test = split_parts(splits, val_fraction, None, seed)
-    if limit_train is not None and limit_train > len(train):
-        raise UserError(f"--limit-train {limit_train}: only {len(train)} training images are there")
-    if limit_train is not None:
-        train = Part(train.arrays, stratified_subset(train.arrays.labels, train.ids, limit_train, seed))
+    train = limited(train, limit_train, seed)
     if not len(train) or not len(test) or (not len(val) and val_fraction != 0):
         raise UserError(f"{dataset} has {len(pairs)} pairs, too few to hold some out: add pairs")
     for split, arrays in splits.items():

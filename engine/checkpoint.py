@@ -165,6 +165,16 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
         UserError: names or shapes differ; names the first of them.
     """
     own = model.state_dict()
+    wrong = differences(own, weights)
+    if wrong:
+        raise UserError(
+            f"the weights in {where} are of another model or class count: {wrong[0]} ({len(wrong)} differences)"
+        )
+    model.load_state_dict({name: divide(value, own[name]) for name, value in weights.items()})
+
+
+def differences(own: dict[str, Tensor], weights: dict[str, Tensor]) -> list[str]:
+    """How weights differ in names and shapes from those that a model has, `own`: a few words for each difference."""
     wrong = [f"{name} is missing" for name in own if name not in weights]
     wrong += [f"{name} is unknown" for name in weights if name not in own]
     wrong += [
@@ -172,11 +182,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
         for name in own
         if name in weights and own[name].shape != weights[name].shape
     ]
-    if wrong:
-        raise UserError(
-            f"the weights in {where} are of another model or class count: {wrong[0]} ({len(wrong)} differences)"
-        )
-    model.load_state_dict({name: divide(value, own[name]) for name, value in weights.items()})
+    return wrong
 
 
 def _sha256(path: Path) -> str:

@@ -24,6 +24,11 @@ def _track_end(run: Run, test: dict) -> None:
     best = run.history[run.best_epoch() - 1]
     seconds = sum(record["seconds"] for record in run.history)
     figures = {
+        "test/accuracy": test["accuracy"],
+        "test/loss": test["loss"],
+        # Once more under names before all others, as TensorBoard's HPARAMS shows the first five unless told otherwise.
+        "end/test_accuracy": test["accuracy"],
+        "end/test_loss": test["loss"],
         **REPORTS[run.args.task].end_figures(test),
         "end/best_val_accuracy": best["val_accuracy"],
         "end/trained_seconds": seconds,

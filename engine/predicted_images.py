@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 
 from engine.errors import UserError
 from engine.files import write_atomically
-from engine.predictions import read_images
+from engine.predictions import read_images, tell_unreadable
 from engine.transformation import Transformation
 
 
@@ -58,10 +57,7 @@ def predict_files(
                 _write(folder / path.absolute().relative_to(root), image)
         written += len(readable)
     if accelerator.is_main_process:
-        for line in unreadable:
-            print(f"cannot read {line}", file=sys.stderr)
-        if unreadable:
-            print(f"{len(unreadable)} of {len(paths)} images could not be read", file=sys.stderr)
+        tell_unreadable(unreadable, len(paths))
         print(f"{written} images written to {folder}")
     return 1 if unreadable else 0
 

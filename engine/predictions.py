@@ -59,10 +59,7 @@ def predict_files(
     if accelerator.is_main_process:
         found = np.concatenate(probabilities) if probabilities else np.zeros((0, len(task.class_names)))
         _put_out(_rows(names, found, task.class_names, args.topk), args.output)
-        for line in unreadable:
-            print(f"cannot read {line}", file=sys.stderr)
-        if unreadable:
-            print(f"{len(unreadable)} of {len(paths)} images could not be read", file=sys.stderr)
+        tell_unreadable(unreadable, len(paths))
     return 1 if unreadable else 0
 
 
@@ -81,6 +78,14 @@ def read_images(paths: list[Path], shape: tuple[int, int, int], unreadable: list
     readable = [path for path, result in zip(paths, results, strict=True) if not isinstance(result, str)]
     images = [result for result in results if not isinstance(result, str)]
     return readable, np.stack(images) if images else np.zeros((0, *shape), dtype=np.uint8)
+
+
+def tell_unreadable(unreadable: list[str], total: int) -> None:
+    """Name the images, of `total`, that could not be read, with the reasons that `read_images` gave."""
+    for line in unreadable:
+        print(f"cannot read {line}", file=sys.stderr)
+    if unreadable:
+        print(f"{len(unreadable)} of {total} images could not be read", file=sys.stderr)
 
 
 def report_on_test_split(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import models
 from engine import layers, weights
+from engine.checkpoint import differences
 from engine.errors import UserError
 
 HUB = "hub"
@@ -69,14 +70,13 @@ def load(model: nn.Module, args: argparse.Namespace) -> None:
     own = model.state_dict()
     heads = layers.head_names(model)
     left = [name for name in own if name in heads and (name not in found or found[name].shape != own[name].shape)]
-    missing = [name for name in own if name not in found and name not in left and "num_batches_tracked" not in name]
-    unknown = [name for name in found if name not in own and name not in heads]
-    misfits = [n for n in own if n in found and n not in left and found[n].shape != own[n].shape]
-    wrong = (
-        [f"{name} is missing" for name in missing]
-        + [f"{name} is unknown" for name in unknown]
-        + [f"{name} is {tuple(found[name].shape)}, the model's is {tuple(own[name].shape)}" for name in misfits]
-    )
+    fitting = {name: value for name, value in found.items() if name not in left}
+    needed = {
+        name: value
+        for name, value in own.items()
+        if name in fitting or (name not in left and "num_batches_tracked" not in name)
+    }
+    wrong = differences(needed, fitting)
     if wrong:
         ours = "options" in content
         trained = f" (it holds {content['model']} with {content['model_args'] or 'no model-arg'})" if ours else ""
@@ -84,7 +84,6 @@ def load(model: nn.Module, args: argparse.Namespace) -> None:
             f"{where}{trained} does not fit --model {args.model}: {wrong[0]} ({len(wrong)} differences); give the "
             "model that it was trained with"
         )
-    fitting = {name: value for name, value in found.items() if name not in left}
     model.load_state_dict(fitting, strict=False)
     for name in left:  # a head of zeros does not upset the layers before it (Dosovitskiy et al. 2021, arXiv:2010.11929)
         nn.init.zeros_(model.get_parameter(name))

@@ -71,15 +71,8 @@ def plot_history(folder: Path, history: list[dict], name: str) -> None:
 
 
 def end_figures(test: dict) -> dict[str, float | None]:
-    """The test as trackers show it."""
-    return {
-        "test/accuracy": test["accuracy"],
-        "test/loss": test["loss"],
-        # Once more under names before all others, as TensorBoard's HPARAMS shows the first five unless told otherwise.
-        "end/test_accuracy": test["accuracy"],
-        "end/test_loss": test["loss"],
-        "end/test_macro_f1": test["f1"]["macro"],
-    }
+    """What trackers show of the test beside accuracy and loss."""
+    return {"end/test_macro_f1": test["f1"]["macro"]}
 
 
 def headline(test: dict) -> str:

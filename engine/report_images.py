@@ -104,14 +104,8 @@ def plot_history(folder: Path, history: list[dict], name: str) -> None:
 
 
 def end_figures(test: dict) -> dict[str, float | None]:
-    """The test as trackers show it."""
-    return {
-        "test/accuracy": test["accuracy"],
-        "test/loss": test["loss"],
-        "end/test_accuracy": test["accuracy"],
-        "end/test_loss": test["loss"],
-        "end/test_ssim": test["ssim"],
-    }
+    """What trackers show of the test beside accuracy and loss."""
+    return {"end/test_ssim": test["ssim"]}
 
 
 def headline(test: dict) -> str:

@@ -1,12 +1,11 @@
 """Explaining image files: what speaks for the class that each was given, and for any that is named."""
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from engine.predictions import read_images
+from engine.predictions import read_images, tell_unreadable
 from explain.explained import Explained, in_words
 from explain.output import finish, make_folder
 from explain.pictures import ROWS, Row, plot_maps
@@ -29,10 +28,7 @@ def explain_files(
     if readable:
         make_folder(folder)
         _explain(explained, args.explain_count, readable, images, named, folder)
-    for line in unreadable:
-        print(f"cannot read {line}", file=sys.stderr)
-    if unreadable:
-        print(f"{len(unreadable)} of {len(paths)} images could not be read", file=sys.stderr)
+    tell_unreadable(unreadable, len(paths))
     return 1 if unreadable else 0
 
 

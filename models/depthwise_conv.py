@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.training_on_cpus import trains_in_bf16
+
 
 class _Strided(torch.autograd.Function):
     @staticmethod
@@ -43,10 +45,7 @@ class DepthwiseConv2d(nn.Conv2d):
     @torch.jit.unused
     def _pays(self, images: Tensor) -> bool:
         """In training on CPUs in bf16, where autocast chooses it."""
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return False
-        bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        return images.device.type == "cpu" and bf16 and self.padding_mode == "zeros"
+        return trains_in_bf16(images) and self.padding_mode == "zeros"
 
     @torch.jit.unused
     def _strided(self, images: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.training_on_cpus import trains_in_bf16
+
 PACKED = 4  # images side by side
 
 
@@ -57,11 +59,8 @@ class PackedConv2d(nn.Conv2d):
     @torch.jit.unused
     def _pays(self, images: Tensor) -> bool:
         """On CPUs in bf16 with at least 128 channels on maps of at most 8x8 pixels, as measured; and in training."""
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return False
-        bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
         small = max(images.shape[-2:]) <= 8 and min(self.weight.shape[:2]) >= 128
-        return images.device.type == "cpu" and bf16 and small and len(images) % PACKED == 0
+        return trains_in_bf16(images) and small and len(images) % PACKED == 0
 
     @torch.jit.unused
     def _packed(self, images: Tensor) -> Tensor:
