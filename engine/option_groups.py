@@ -1,40 +1,15 @@
-"""Every option of train.py in one place: its name, default and meaning. Nothing heavy is imported."""
+"""Every option of train.py in groups, how it learns apart: name, default and meaning. Nothing heavy is imported."""
 
-import argparse
 import os
 from collections.abc import Callable
 
 import models
-from data.augment_spec import parse as parse_augment
-from data.augment_spec import parse_sizes
 from data.transform_spec import known as known_transforms
 from data.transform_spec import parse as parse_transform
-from engine.parsing import (
-    axis,
-    duration,
-    epoch_or_steps,
-    in_words,
-    key_value,
-    number,
-    number_list,
-    parse_freeze,
-    seed_list,
-)
+from engine.parsing import FLAG, POSITIVE, axis, duration, epoch_or_steps, in_words, key_value, number, seed_list
+from engine.training_options import add_augmentation, add_fine_tuning, add_training
 
-OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop", "muon")
-SCHEDULES = ("cosine", "linear", "onecycle", "constant")
-TTA = ("none", "flip", "shift")
 TRACKERS = ("tensorboard", "wandb", "none")
-# Where nothing is given; found on validation parts of digits and CIFAR.
-DEFAULTS = {"lr": 2e-3, "weight_decay": 0.05, "momentum": 0.9, "head_lr": 1.0, "bias_lr": 1.0}
-DEFAULTS_OF = {
-    "sgd": {"lr": 0.1, "weight_decay": 5e-4},
-    "rmsprop": {"lr": 1e-3, "weight_decay": 0.0},
-    "muon": {"lr": 0.24, "weight_decay": 0.0, "momentum": 0.6, "head_lr": 0.005, "bias_lr": 0.2},
-}
-
-FLAG = argparse.BooleanOptionalAction
-POSITIVE = number(int, 1)
 
 
 def _check_trackers(text: str) -> None:
@@ -116,154 +91,6 @@ def add_model(add: Callable) -> None:
     )
 
 
-def _add_training(add: Callable) -> None:
-    add("--epochs", type=POSITIVE, default=20, metavar="N", help="(default: %(default)s)")
-    add(
-        "--batch-size",
-        type=POSITIVE,
-        metavar="N",
-        help="images of one optimizer step, over all processes (default: 128, less for under 2,560 images)",
-    )
-    add(
-        "--lr",
-        type=number(float, 0, open_low=True),
-        help="peak learning rate (default: sgd 0.1, rmsprop 0.001, muon 0.24, else 0.002)",
-    )
-    add(
-        "--head-lr",
-        type=number(float, 0),
-        metavar="FACTOR",
-        help="what --lr is multiplied by for the last layer (default: 1; muon 0.005)",
-    )
-    add(
-        "--bias-lr",
-        type=number(float, 0),
-        metavar="FACTOR",
-        help="what --lr is multiplied by for biases and norms (default: 1; muon 0.2)",
-    )
-    add("--optimizer", choices=OPTIMIZERS, default="adamw", help=f"{', '.join(OPTIMIZERS)} (default: %(default)s)")
-    add(
-        "--momentum",
-        type=number(float, 0, 0.9999),
-        help="of sgd and muon (Nesterov), and rmsprop (default: 0.9; muon 0.6)",
-    )
-    add(
-        "--weight-decay",
-        type=number(float, 0),
-        metavar="DECAY",
-        help="not applied to biases and norms (default: sgd 0.0005, rmsprop 0, muon 0, else 0.05)",
-    )
-    add("--schedule", choices=SCHEDULES, default="cosine", help=f"{', '.join(SCHEDULES)} (default: %(default)s)")
-    add(
-        "--warmup",
-        type=number(float, 0, 1),
-        metavar="SHARE",
-        help="part of the run in which lr rises from 0 (default: 0.05; onecycle 0.3)",
-    )
-    add("--label-smoothing", type=number(float, 0, 0.99), default=0.0, metavar="SHARE", help="(default: %(default)s)")
-    add(
-        "--clip-grad",
-        type=number(float, 0),
-        default=0.0,
-        metavar="NORM",
-        help="longest gradient; 0: as it comes (default: %(default)s)",
-    )
-    add(
-        "--accumulate",
-        type=POSITIVE,
-        default=1,
-        metavar="N",
-        help="cut each process's part of a batch into N to save memory (default: %(default)s)",
-    )
-    add(
-        "--ema",
-        type=number(float, 0, 0.999999),
-        default=0.0,
-        metavar="DECAY",
-        help="evaluate a moving average of the weights, e.g. 0.999; 0: off (default: %(default)s)",
-    )
-    add(
-        "--patience",
-        type=number(int, 0),
-        default=0,
-        metavar="N",
-        help="stop after N evaluations without a better validation accuracy; 0: never (default: %(default)s)",
-    )
-    add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything random (default: %(default)s)")
-    add(
-        "--deterministic", action=FLAG, default=False, help="the same bits each time on a GPU too, slower (default: no)"
-    )
-
-
-def _add_fine_tuning(add: Callable) -> None:
-    add(
-        "--pretrained",
-        nargs="?",
-        const="hub",
-        metavar="FILE",
-        help="start from weights: a .safetensors or .pth file, a run's best.pth, or without FILE the Hub's of a timm "
-        "model; a head of other classes stays new (default: start from random weights)",
-    )
-    add(
-        "--input-size",
-        type=number(int, 4, 2048),
-        metavar="PIXELS",
-        help="side that images are brought to for the model (default: that of --pretrained, else as they are)",
-    )
-    add(
-        "--interpolation",
-        choices=("bilinear", "bicubic"),
-        help="of --input-size and --train-sizes (default: that of --pretrained, else bilinear)",
-    )
-    for name in ("--mean", "--std"):
-        add(
-            name,
-            type=number_list(float, 0, 1, open_low=name == "--std"),
-            metavar="LIST",
-            help="of pixels in 0..1, for all channels or each (default: that of --pretrained, else of train)",
-        )
-    add(
-        "--freeze",
-        type=in_words(parse_freeze),
-        default="none",
-        metavar="none|head|N",
-        help="head: train the head alone; N: leave the first N groups of layers as they are; with shares of the epochs "
-        "one after another, as in head=0.2,none=0.8 (default: %(default)s)",
-    )
-    add(
-        "--layer-decay",
-        type=number(float, 0, 1, open_low=True),
-        default=1.0,
-        metavar="FACTOR",
-        help="what --lr is multiplied by for each group of layers further from the head (default: 1)",
-    )
-
-
-def _add_augmentation(add: Callable) -> None:
-    add(
-        "--train-sizes",
-        type=in_words(parse_sizes),
-        metavar="LIST",
-        help="train on smaller images first: PIXELS=SHARE of the epochs, separated by commas, as in 20=0.5,32=0.5 "
-        "(default: as they are)",
-    )
-    add(
-        "--tta",
-        choices=TTA,
-        default="none",
-        help="views averaged in the test: the image, mirrored too, shifted too (default: %(default)s)",
-    )
-    add(
-        "--augment",
-        type=in_words(parse_augment),
-        default="none",
-        metavar="LIST",
-        help="none, or some of flip[=P] altflip crop[=PIXELS] jitter[=SHARE] cutout[=PIXELS] "
-        "randaugment[=OPS:MAGNITUDE] trivialaugment mixup[=ALPHA] cutmix[=ALPHA], separated by commas "
-        "(default: %(default)s)",
-    )
-
-
 def add_speed(add: Callable) -> None:
     add(
         "--mixed-precision",
@@ -322,9 +149,9 @@ GROUPS = {
     "task": _add_task,
     "data": _add_data,
     "model": add_model,
-    "training": _add_training,
-    "fine-tuning": _add_fine_tuning,
-    "augmentation": _add_augmentation,
+    "training": add_training,
+    "fine-tuning": add_fine_tuning,
+    "augmentation": add_augmentation,
     "speed": add_speed,
     "output": _add_output,
     "several runs": _add_several,

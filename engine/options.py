@@ -10,8 +10,9 @@ import models
 from data.augment_spec import parse as parse_augment
 from data.sources import NAMED, find_source
 from engine.errors import UserError
-from engine.option_groups import DEFAULTS, DEFAULTS_OF, GROUPS, POSITIVE, TTA, add_model, add_speed
-from engine.parsing import Parser, in_words, number, recipe_argv
+from engine.option_groups import GROUPS, add_model, add_speed
+from engine.parsing import POSITIVE, Parser, in_words, number, recipe_argv
+from engine.training_options import DEFAULTS, DEFAULTS_OF, TTA
 
 EXPLAINS = ("explain_class", "explain_layer", "explain_count")
 BENCHES = ("forward", "train", "loop", "data", "conv", "transform")

@@ -43,6 +43,10 @@ def number(kind: type, low: float, high: float = float("inf"), *, open_low: bool
     return convert
 
 
+POSITIVE = number(int, 1)
+FLAG = argparse.BooleanOptionalAction
+
+
 def key_value(text: str) -> tuple[str, object]:
     """An argparse type: `key=value`, the value a Python literal where it is one, else a string."""
     key, equals, value = text.partition("=")

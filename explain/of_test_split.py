@@ -54,6 +54,8 @@ def explain_test_split(
     wrong = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:ROWS]
     columns = [f"{method}\nfaithfulness {figures[method]['faithfulness']:.3f}" for method in explained.methods]
     title = f"{explained.name}, test set of {data.name}"
+    for earlier in ("right.png", "wrong.png"):
+        (folder / earlier).unlink(missing_ok=True)
     if len(right):
         _draw_right(explained, data, right, probabilities, folder / "right.png", columns, title)
         pictures.append("right.png")
