@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from models.max_pool import MaxPool2d
 from models.packed_conv import PackedConv2d
 
 
@@ -36,9 +37,7 @@ class Stage(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, depth: int) -> None:
         super().__init__()
-        self.widen = nn.Sequential(
-            Conv3x3(in_channels, out_channels), nn.MaxPool2d(2), BatchNorm(out_channels), nn.GELU()
-        )
+        self.widen = nn.Sequential(Conv3x3(in_channels, out_channels), MaxPool2d(2), BatchNorm(out_channels), nn.GELU())
         self.refine = nn.ModuleList(
             nn.Sequential(Conv3x3(out_channels, out_channels), BatchNorm(out_channels)) for _ in range(depth - 1)
         )
