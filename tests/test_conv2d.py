@@ -75,7 +75,20 @@ def test_gradients_are_those_of_the_function(arguments: dict, shape: tuple) -> N
     def convolve(images: torch.Tensor, weight: torch.Tensor, *bias: torch.Tensor) -> torch.Tensor:
         return torch.func.functional_call(layer, {"weight": weight, **({"bias": bias[0]} if bias else {})}, images)
 
-    assert torch.autograd.gradcheck(convolve, (images.requires_grad_(), layer.weight.detach().requires_grad_(), *bias))
+    inputs = (images.requires_grad_(), layer.weight.detach().requires_grad_(), *bias)
+    assert torch.autograd.gradcheck(convolve, inputs)
+    assert torch.autograd.gradgradcheck(convolve, inputs, fast_mode=True)
+
+
+def test_in_training_on_cpus_kernels_that_move_by_one_pixel_take_the_faster_way() -> None:
+    def way(arguments: dict, shape: tuple[int, int, int]) -> str:
+        _, layer, images = pair(arguments, shape)
+        return str(layer(images).grad_fn.next_functions)
+
+    assert "_Slide" in way({"kernel_size": 3, "padding": "same"}, (4, 8, 8))
+    reflect = {"padding": 1, "padding_mode": "reflect"}
+    for other in ({"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding": 3}, reflect):
+        assert "_Slide" not in way({"kernel_size": 3, **other}, (4, 8, 8)), other
 
 
 def test_an_image_without_a_batch_is_convolved_too() -> None:
@@ -83,8 +96,9 @@ def test_an_image_without_a_batch_is_convolved_too() -> None:
     torch.testing.assert_close(by_hand(images[0]), native(images[0]))
 
 
-def test_under_autocast_it_computes_in_bf16_as_the_native_does() -> None:
-    native, by_hand, images = pair({"kernel_size": 3, "padding": 1}, (3, 8, 8))
+@pytest.mark.parametrize("stride", [1, 2])
+def test_under_autocast_it_computes_in_bf16_as_the_native_does(stride: int) -> None:
+    native, by_hand, images = pair({"kernel_size": 3, "padding": 1, "stride": stride}, (3, 8, 8))
     with torch.autocast("cpu", torch.bfloat16):
         found, expected = by_hand(images), native(images)
     assert found.dtype == expected.dtype == torch.bfloat16
@@ -92,9 +106,9 @@ def test_under_autocast_it_computes_in_bf16_as_the_native_does() -> None:
 
 
 @pytest.mark.parametrize("how", ["trace", "script", "export", "compile"])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_it_traces_scripts_exports_and_compiles(how: str, groups: int) -> None:
-    _, layer, images = pair({"kernel_size": 3, "padding": 1, "stride": 2, "groups": groups}, (4, 8, 8))
+@pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (2, 2)])
+def test_it_traces_scripts_exports_and_compiles(how: str, stride: int, groups: int) -> None:
+    _, layer, images = pair({"kernel_size": 3, "padding": 1, "stride": stride, "groups": groups}, (4, 8, 8))
     with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
         changed = {
             "trace": lambda: torch.jit.trace(layer, images),
