@@ -100,7 +100,7 @@ def create_model(
     if output_shape is None and name in IMAGE_MODELS:
         raise ValueError(f"it makes images, not classes: give one of {', '.join(MODELS)}, or --task transform")
     if name.startswith(TIMM):
-        from models.depthwise_conv import mend_depthwise
+        from models.layers.depthwise_conv import mend_depthwise
 
         model = _create_timm(name.removeprefix(TIMM), input_shape, num_classes, model_args)
         mend_depthwise(model)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.training_on_cpus import trains_on_cpu
+from models.layers.training_on_cpus import trains_on_cpu
 
 
 def _windows(images: Tensor, kernel: tuple[int, int], padding: tuple[int, ...]) -> Tensor:

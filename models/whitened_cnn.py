@@ -11,8 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.max_pool import MaxPool2d
-from models.packed_conv import PackedConv2d
+from models.layers.max_pool import MaxPool2d
+from models.layers.packed_conv import PackedConv2d
 
 
 class Conv3x3(PackedConv2d):

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import models
-from models.depthwise_conv import DepthwiseConv2d, DepthwiseConv2dSame, _Strided
+from models.layers.depthwise_conv import DepthwiseConv2d, DepthwiseConv2dSame, _Strided
 
 
 @pytest.mark.parametrize(

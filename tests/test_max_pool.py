@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.max_pool import MaxPool2d
+from models.layers.max_pool import MaxPool2d
 
 
 def kept(pool: nn.Module, images: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, list[tuple[torch.dtype, tuple]]]:

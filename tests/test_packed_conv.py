@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.packed_conv import PackedConv2d, _Conv3x3, pack
+from models.layers.packed_conv import PackedConv2d, _Conv3x3, pack
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 7, 7), (8, 2, 3, 5), (12, 1, 1, 1)])

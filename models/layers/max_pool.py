@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.training_on_cpus import trains_on_cpu
+from models.layers.training_on_cpus import trains_on_cpu
 
 
 class _MaxPool(torch.autograd.Function):
