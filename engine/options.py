@@ -130,10 +130,8 @@ def _check_task(args: argparse.Namespace) -> None:
         return
     if args.transform is None and (args.folds or args.skip_bad_images):
         raise UserError("--folds and --skip-bad-images do nothing for pairs: leave them out, or give --transform")
-    for_classes = {
-        **{"label_smoothing": 0.0, "train_sizes": None, "tta": "none", "coarse": False, "ensemble": False},
-        **{"pretrained": None, "input_size": None, "freeze": "none"},
-    }
+    for_classes = {"label_smoothing": 0.0, "train_sizes": None, "tta": "none", "coarse": False, "ensemble": False}
+    for_classes |= {"pretrained": None, "input_size": None, "freeze": "none"}
     odd = [f"--{name.replace('_', '-')}" for name, default in for_classes.items() if getattr(args, name) != default]
     if odd:
         raise UserError(f"{', '.join(odd)}: of no use for --task transform; leave it out")

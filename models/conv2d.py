@@ -8,13 +8,14 @@ from models.layers.training_on_cpus import trains_on_cpu
 
 
 def _windows(images: Tensor, kernel: tuple[int, int], padding: tuple[int, ...]) -> Tensor:
-    """(B, H, W, C) -> (B * H' * W', kernel pixels * C): what lies under a kernel that moves by one pixel."""
+    """(B, H, W, C) -> (B, H', W', kernel pixels * C): what lies under a kernel that moves by one pixel."""
     padded = F.pad(images, (0, 0, *padding))
-    return padded.unfold(1, kernel[0], 1).unfold(2, kernel[1], 1).permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
+    return padded.unfold(1, kernel[0], 1).unfold(2, kernel[1], 1).permute(0, 1, 2, 4, 5, 3).flatten(3)
 
 
-def _slide(windows: Tensor, weight: Tensor, bias: Tensor | None, shape: tuple[int, int, int]) -> Tensor:
-    return F.linear(windows, weight.permute(0, 2, 3, 1).flatten(1), bias).unflatten(0, shape)
+def _product(patches: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Patches (B, H', W', kernel pixels * C) times the kernels (O, C, rows, columns) as a matrix: (B, H', W', O)."""
+    return F.linear(patches.flatten(0, 2), weight.permute(0, 2, 3, 1).flatten(1), bias).unflatten(0, patches.shape[:3])
 
 
 class _Slide(torch.autograd.Function):
@@ -26,14 +27,10 @@ class _Slide(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, images: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...]) -> Tensor:
-        rows, columns = weight.shape[2:]
-        left, right, top, bottom = padding
-        batch, height, width, _ = images.shape
-        windows = _windows(images, (rows, columns), padding)
+        windows = _windows(images, weight.shape[2:], padding)
         ctx.save_for_backward(images, weight, windows)
         ctx.padding = padding
-        shape = (batch, height + top + bottom - rows + 1, width + left + right - columns + 1)
-        return _slide(windows, weight, bias, shape)
+        return _product(windows, weight, bias)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -44,12 +41,12 @@ class _Slide(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             rest = (columns - 1 - left, columns - 1 - right, rows - 1 - top, rows - 1 - bottom)
             turned = weight.flip(2, 3).transpose(0, 1)
-            of_images = _slide(_windows(grad, kernel, rest), turned, None, images.shape[:3])
+            of_images = _product(_windows(grad, kernel, rest), turned, None)
         flat = grad.flatten(0, 2)
         if ctx.needs_input_grad[1]:
             if torch.is_grad_enabled():  # to be differentiated once more, which leads to the images
                 windows = _windows(images, kernel, ctx.padding)
-            of_weight = (windows.T @ flat).T.unflatten(1, (rows, columns, -1)).permute(0, 3, 1, 2)
+            of_weight = (windows.flatten(0, 2).T @ flat).T.unflatten(1, (rows, columns, -1)).permute(0, 3, 1, 2)
         if ctx.needs_input_grad[2]:
             of_bias = (flat.new_ones(1, len(flat)) @ flat)[0]
         return of_images, of_weight, of_bias, None
@@ -77,18 +74,16 @@ class Conv2d(nn.Conv2d):
             return self._slide(x)
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         patches = self._patches(F.pad(x, self._reversed_padding_repeated_twice, mode).permute(0, 2, 3, 1))
-        batch, height, width, _ = patches.shape
-        patches = patches.flatten(0, 2)
         bias = self.bias  # a name of its own, as TorchScript asks for
-        outputs, inputs, rows, columns = self.weight.shape
         if self.groups > 1:  # each group of outputs sees its own channels only
+            _, inputs, rows, columns = self.weight.shape
             own = patches.view(-1, rows * columns, self.groups, inputs).permute(2, 0, 1, 3).flatten(2)
             kernels = self.weight.unflatten(0, (self.groups, -1)).permute(0, 3, 4, 2, 1).flatten(1, 3)
-            y = torch.bmm(own, kernels).transpose(0, 1).flatten(1)
+            y = torch.bmm(own, kernels).transpose(0, 1).flatten(1).unflatten(0, patches.shape[:3])
             y = y if bias is None else y + bias.to(y.dtype)
         else:
-            y = F.linear(patches, self.weight.permute(0, 2, 3, 1).flatten(1), bias)
-        return y.view(batch, height, width, outputs).permute(0, 3, 1, 2)
+            y = _product(patches, self.weight, bias)
+        return y.permute(0, 3, 1, 2)
 
     @torch.jit.unused
     def _slides(self, x: Tensor) -> bool:
