@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.layers.max_pool import MaxPool2d
+from models.layers.max_pool import IMAGES_AT_ONCE, MaxPool2d
 
 
 def kept(pool: nn.Module, images: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, list[tuple[torch.dtype, tuple]]]:
@@ -23,7 +24,9 @@ def kept(pool: nn.Module, images: Tensor, grad: Tensor) -> tuple[Tensor, Tensor,
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(("side", "shape"), [(2, (4, 3, 8, 8)), (2, (3, 5, 7, 9)), (3, (2, 4, 10, 7))])
+@pytest.mark.parametrize(
+    ("side", "shape"), [(2, (4, 3, 8, 8)), (2, (3, 5, 7, 9)), (3, (2, 4, 10, 7)), (2, (300, 2, 4, 4))]
+)
 def test_results_and_gradients_are_those_of_nn_maxpool2d_without_its_input(
     dtype: torch.dtype, layout: torch.memory_format, side: int, shape: tuple[int, ...]
 ) -> None:
@@ -37,6 +40,23 @@ def test_results_and_gradients_are_those_of_nn_maxpool2d_without_its_input(
     assert found_grad.stride() == expected_grad.stride()
     assert (dtype, shape) in expected_kept
     assert found_kept == [(torch.int16, tuple(expected.shape))]
+
+
+def test_places_in_64_bits_are_of_a_part_of_the_batch_at_a_time() -> None:
+    most = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal most
+            results = function(*args, **(kwargs or {}))
+            for result in results if isinstance(results, tuple) else (results,):
+                if isinstance(result, Tensor) and result.dtype == torch.int64:
+                    most = max(most, result.numel())
+            return results
+
+    with Watch():
+        kept(MaxPool2d(2), torch.randn(3 * IMAGES_AT_ONCE, 2, 4, 4), torch.ones(3 * IMAGES_AT_ONCE, 2, 2, 2))
+    assert most == IMAGES_AT_ONCE * 2 * 2 * 2
 
 
 def test_places_in_a_map_of_more_pixels_than_16_bits_count_are_right() -> None:

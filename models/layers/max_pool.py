@@ -1,30 +1,53 @@
 """Max-pooling that keeps little for the backward pass: not its input, of which but the shape is looked at there."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.layers.training_on_cpus import trains_on_cpu
 
+# PyTorch counts places in 64 bits, four times the maxima's own bf16; so there are those of so many images at a time.
+IMAGES_AT_ONCE = 128
+
 
 class _MaxPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, images: Tensor, side: int) -> Tensor:
-        pooled, places = torch.ops.aten.max_pool2d_with_indices(images, [side, side])
-        pixels = images.shape[-2] * images.shape[-1]
-        ctx.save_for_backward(places.to(torch.int16 if pixels <= 2**15 else torch.int32))  # from int64
+        height, width = images.shape[-2:]
+        pooled = _empty(images, (*images.shape[:2], height // side, width // side), images.dtype)
+        # Places are below the number of pixels, whatever PyTorch counts them in.
+        places = torch.empty_like(pooled, dtype=torch.int16 if height * width <= 2**15 else torch.int32)
+        for some, pooled_out, places_out in _parts(images, pooled, places):
+            maxima, found = torch.ops.aten.max_pool2d_with_indices(some, [side, side])
+            pooled_out.copy_(maxima)
+            places_out.copy_(found)
+        ctx.save_for_backward(places)
         ctx.shape, ctx.side = images.shape, side
         return pooled
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         (places,) = ctx.saved_tensors
-        channels_last = places.is_contiguous(memory_format=torch.channels_last)
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        like_images = torch.empty(ctx.shape, dtype=grad.dtype, memory_format=memory_format)
+        grad_images = _empty(places, ctx.shape, grad.dtype)
         side = [ctx.side, ctx.side]
         backward = torch.ops.aten.max_pool2d_with_indices_backward
-        return backward(grad, like_images, side, side, [0, 0], [1, 1], False, places.long()), None
+        for some, found, out in _parts(grad, places, grad_images):
+            out.copy_(backward(some, out, side, side, [0, 0], [1, 1], False, found.long()))
+        return grad_images, None
+
+
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same images of each, some at a time."""
+    return zip(*(tensor.split(IMAGES_AT_ONCE) for tensor in tensors), strict=True)
+
+
+def _empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An empty tensor in the memory format of `like`."""
+    channels_last = like.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, memory_format=memory_format)
 
 
 class MaxPool2d(nn.MaxPool2d):
