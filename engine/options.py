@@ -126,6 +126,8 @@ def _check_task(args: argparse.Namespace) -> None:
     """Refuse options that mean nothing for the task."""
     if args.task == "classify" and args.transform:
         raise UserError("--transform needs --task transform")
+    if args.match_classes and args.pretrained is None:
+        raise UserError("--match-classes needs the weights of --pretrained")
     if args.task == "classify":
         return
     if args.transform is None and (args.folds or args.skip_bad_images):

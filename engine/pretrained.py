@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import models
-from engine import layers, weights
+from engine import layers, same_classes, weights
 from engine.checkpoint import differences
 from engine.errors import UserError
 
@@ -58,18 +58,21 @@ def _preparation(args: argparse.Namespace) -> dict:
     }
 
 
-def load(model: nn.Module, args: argparse.Namespace) -> None:
+def load(model: nn.Module, args: argparse.Namespace, classes: list[str]) -> None:
     """Load the weights that --pretrained names into a new model, all but those of a head of other classes; say which.
 
+    With --match-classes the head is new too, but for `classes` (in the order of their labels) that the weights know.
+
     Raises:
-        UserError: they cannot be had, or are of another model.
+        UserError: they cannot be had, are of another model, or share no class to match.
     """
     where = f"the Hub's weights of {args.model}" if args.pretrained == HUB else f"--pretrained {args.pretrained}"
     content = _from_hub(args) if args.pretrained == HUB else _read(args.pretrained)
     found = _fitted(model, _plain(content))
     own = model.state_dict()
     heads = layers.head_names(model)
-    left = [name for name in own if name in heads and (name not in found or found[name].shape != own[name].shape)]
+    fits = {name for name in heads if name in found and found[name].shape == own[name].shape}
+    left = [name for name in own if name in heads and (args.match_classes or name not in fits)]
     fitting = {name: value for name, value in found.items() if name not in left}
     needed = {
         name: value
@@ -88,6 +91,9 @@ def load(model: nn.Module, args: argparse.Namespace) -> None:
     for name in left:  # a head of zeros does not upset the layers before it (Dosovitskiy et al. 2021, arXiv:2010.11929)
         nn.init.zeros_(model.get_parameter(name))
     not_loaded = f"not loaded, so new: {', '.join(left)}" if left else "all of them"
+    if args.match_classes:
+        count = same_classes.start_head(model, left, found, content, classes)
+        not_loaded += f", but for {count} of {len(classes)} classes by name"
     PartialState().print(f"{len(fitting)} weights and statistics from {where}; {not_loaded}")
 
 

@@ -158,7 +158,7 @@ def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: 
         reason = str(error).split("\n")[0] or type(error).__name__
         raise UserError(f"--model {args.model} does not work on {height}x{width} images: {reason}") from error
     if args.pretrained is not None:
-        pretrained.load(model, args)
+        pretrained.load(model, args, data.class_names)
     if args.freeze != "none":
         if sharded:
             raise UserError("--freeze needs whole weights: leave it out, or train without FSDP")

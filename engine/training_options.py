@@ -107,6 +107,13 @@ def add_fine_tuning(add: Callable) -> None:
         "model; a head of other classes stays new (default: start from random weights)",
     )
     add(
+        "--match-classes",
+        action=FLAG,
+        default=False,
+        help="begin the head with what --pretrained knows of classes of the same name, ImageNet's if it does not name "
+        "its own (default: no)",
+    )
+    add(
         "--input-size",
         type=number(int, 4, 2048),
         metavar="PIXELS",

@@ -55,6 +55,7 @@ EARLY = [
     ("--seeds 0,1 --resume runs/x", "resumed together"),
     ("--freeze body", "'body' is not none, head, or how many groups"),
     ("--freeze head=0.2,none=0.5", "needs shares of the epochs that add up to 1"),
+    ("--match-classes", "--match-classes needs the weights of --pretrained"),
     ("--mean 0.5,2", "2 is out of range"),
     ("--std 0", "0 is out of range"),
     ("--interpolation nearest", "invalid choice: 'nearest'"),

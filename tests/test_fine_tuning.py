@@ -4,6 +4,7 @@ refused in one line."""
 import json
 import pickle
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,7 @@ def test_a_net_moves_to_other_classes_and_sizes_and_predicts(
 
 def args(**changes: object) -> Namespace:
     nothing = {"mean": None, "std": None, "input_size": None, "interpolation": None, "model_arg": {}}
-    return Namespace(**{"model": "timm/mobilenetv2_100", **nothing, **changes})
+    return Namespace(**{"model": "timm/mobilenetv2_100", "match_classes": False, **nothing, **changes})
 
 
 @pytest.mark.parametrize("channels", [3, 1])
@@ -111,7 +112,7 @@ def test_weights_of_timm_arrive_as_timm_loads_them(real_data: str, channels: int
         "mobilenetv2_100", pretrained=True, in_chans=channels, pretrained_cfg_overlay={"file": str(file)}
     )
     ours = models.create_model("timm/mobilenetv2_100", input_shape=(channels, 64, 64), num_classes=1000)
-    pretrained.load(ours, args(pretrained=str(file)))
+    pretrained.load(ours, args(pretrained=str(file)), [])
     assert equal(theirs.state_dict(), ours.state_dict())
     chosen = args(pretrained=str(file))
     pretrained.complete(chosen)
@@ -129,7 +130,7 @@ def test_position_embeddings_are_resampled_as_timm_does(tmp_path: Path) -> None:
     )
     name = "timm/vit_tiny_patch16_224"
     ours = models.create_model(name, input_shape=(3, 48, 48), num_classes=5)
-    pretrained.load(ours, args(model=name, pretrained=str(tmp_path / "vit.safetensors")))
+    pretrained.load(ours, args(model=name, pretrained=str(tmp_path / "vit.safetensors")), [])
     assert equal(theirs.state_dict(), ours.state_dict())
 
 
@@ -155,11 +156,41 @@ def test_the_groups_of_our_nets_hold_every_parameter_once_and_end_with_the_head(
     assert len(groups) > 2
 
 
-def refusal(**options: object) -> str:
+def test_a_head_begins_with_imagenets_rows_of_the_same_names(tmp_path: Path) -> None:
+    theirs = timm.create_model("resnet10t", num_classes=1000)
+    save_file(theirs.state_dict(), tmp_path / "resnet.safetensors")
+    name, classes = (
+        "timm/resnet10t",
+        ["Parachute", "my own", "golf_ball", "n01440764", "crane"],
+    )  # cranes are two of them
+    ours = models.create_model(name, input_shape=(3, 32, 32), num_classes=len(classes))
+    chosen = args(model=name, pretrained=str(tmp_path / "resnet.safetensors"), match_classes=True)
+    pretrained.load(ours, chosen, classes)
+    for parameter, known in ((ours.fc.weight, theirs.fc.weight), (ours.fc.bias, theirs.fc.bias)):
+        assert torch.equal(parameter[[0, 2, 3]], known[[701, 574, 0]])
+        assert not parameter[[1, 4]].any()
+
+
+def test_a_head_begins_with_the_rows_of_our_own_classes_in_whatever_order(best: Path) -> None:
+    content = weights.load(best)
+    known = content["class_names"]
+    first = weights.build_model(content, "best.pth").eval()
+    second = models.create_model(content["model"], input_shape=(1, 8, 8), num_classes=len(known))
+    order = [3, 1, 2, 0, *range(4, len(known))]
+    chosen = args(model="cnn", pretrained=str(best), match_classes=True)
+    pretrained.load(second, chosen, [known[place] for place in order])
+    images = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(second.eval()(images), first(images)[:, order], rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match=r"none of the classes \(cat, dog, .*\) is among the 10"):
+        pretrained.load(second, chosen, ["cat", "dog", *"abcdefgh"])
+
+
+def refusal(classes: Sequence[str] = tuple("0123456789"), **options: object) -> str:
     chosen = args(**options)
     with pytest.raises(UserError) as refused:
         pretrained.complete(chosen)
-        pretrained.load(models.create_model(chosen.model, input_shape=(3, 32, 32), num_classes=10), chosen)
+        model = models.create_model(chosen.model, input_shape=(3, 32, 32), num_classes=len(classes))
+        pretrained.load(model, chosen, classes)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -177,6 +208,8 @@ def test_weights_that_do_not_fit_are_refused_in_words(
     assert "not a file of weights" in refusal(pretrained=str(tmp_path / "text.safetensors"))
     (tmp_path / "code.pth").write_bytes(pickle.dumps(timm.create_model, protocol=2))
     assert "could run code" in refusal(pretrained=str(tmp_path / "code.pth"))
+    unnamed = {"model": "timm/resnet34", "pretrained": str(tmp_path / "resnet34.safetensors")}
+    assert "which the 10 classes of the weights are" in refusal(**unnamed, match_classes=True)
     assert "cnn has no weights on the Hub" in refusal(model="cnn", pretrained="hub")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "from the Hub" in refusal(model="timm/resnet10t", pretrained="hub")
