@@ -20,8 +20,8 @@ class _MaxPool(torch.autograd.Function):
         # Places are below the number of pixels, whatever PyTorch counts them in.
         places = torch.empty_like(pooled, dtype=torch.int16 if height * width <= 2**15 else torch.int32)
         for some, pooled_out, places_out in _parts(images, pooled, places):
-            maxima, found = torch.ops.aten.max_pool2d_with_indices(some, [side, side])
-            pooled_out.copy_(maxima)
+            found = torch.empty_like(places_out, dtype=torch.int64)
+            torch.ops.aten.max_pool2d_with_indices.out(some, [side, side], out=pooled_out, indices=found)
             places_out.copy_(found)
         ctx.save_for_backward(places)
         ctx.shape, ctx.side = images.shape, side
@@ -32,9 +32,9 @@ class _MaxPool(torch.autograd.Function):
         (places,) = ctx.saved_tensors
         grad_images = _empty(places, ctx.shape, grad.dtype)
         side = [ctx.side, ctx.side]
-        backward = torch.ops.aten.max_pool2d_with_indices_backward
+        backward = torch.ops.aten.max_pool2d_with_indices_backward.grad_input
         for some, found, out in _parts(grad, places, grad_images):
-            out.copy_(backward(some, out, side, side, [0, 0], [1, 1], False, found.long()))
+            backward(some, out, side, side, [0, 0], [1, 1], False, found.long(), grad_input=out)
         return grad_images, None
 
 
