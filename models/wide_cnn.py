@@ -33,7 +33,7 @@ class WideCNN(nn.Module):
             raise ValueError(f"wide_cnn needs images of at least {2 ** len(channels)} pixels a side")
         convolutions: list[nn.Module] = []
         for before, after in pairwise([input_shape[0], *channels]):
-            # ReLU of the maximum is the maximum of ReLUs, bit for bit, and its gradient too, on a quarter of the pixels.
+            # ReLU of the maximum is the maximum of ReLUs, bit for bit, gradients too, on a quarter of the pixels.
             convolutions += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.MaxPool2d(2), nn.ReLU()]
         self.convolutions = nn.Sequential(*convolutions)
         self.head = nn.Sequential(

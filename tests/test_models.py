@@ -1,5 +1,7 @@
 """Every model learns at every image size that it promises and can be exported; what does not fit is refused."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -141,6 +143,22 @@ def test_a_reported_architecture_has_exactly_the_parameters(name, shape, num_cla
     model = create_model(name, input_shape=shape, num_classes=num_classes)
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert summarize(model, shape)["parameters"] == parameters
+
+
+def test_wide_cnn_is_batch_norm_relu_and_max_pool_in_that_order_bit_for_bit():
+    def results(model):
+        images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        logits = model(images)
+        logits.square().sum().backward()
+        return logits, images.grad, *(parameter.grad for parameter in model.parameters())
+
+    model = create_model("wide_cnn", input_shape=(3, 16, 16), num_classes=10)
+    stated = copy.deepcopy(model)
+    for place, layer in enumerate(model.convolutions):
+        if isinstance(layer, nn.ReLU):
+            stated.convolutions[place - 1], stated.convolutions[place] = nn.ReLU(), nn.MaxPool2d(2)
+    assert [type(layer) for layer in stated.convolutions[:4]] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(results(model), results(stated), strict=True))
 
 
 def test_fcn_takes_each_layers_own_kernel_stride_and_padding():
