@@ -71,30 +71,43 @@ def load(model: nn.Module, args: argparse.Namespace, classes: list[str]) -> None
     found = _fitted(model, _plain(content))
     own = model.state_dict()
     heads = layers.head_names(model)
-    fits = {name for name in heads if name in found and found[name].shape == own[name].shape}
-    left = [name for name in own if name in heads and (args.match_classes or name not in fits)]
+    same = content.get("class_names", classes) == classes and not args.match_classes
+    fits = {name for name in heads if same and name in found and found[name].shape == own[name].shape}
+    left = [name for name in own if name in heads and name not in fits]
     fitting = {name: value for name, value in found.items() if name not in left}
     needed = {
         name: value
         for name, value in own.items()
         if name in fitting or (name not in left and "num_batches_tracked" not in name)
     }
-    wrong = differences(needed, fitting)
-    if wrong:
-        ours = "options" in content
-        trained = f" (it holds {content['model']} with {content['model_args'] or 'no model-arg'})" if ours else ""
-        raise UserError(
-            f"{where}{trained} does not fit --model {args.model}: {wrong[0]} ({len(wrong)} differences); give the "
-            "model that it was trained with"
-        )
+    _check_fit(needed, fitting, content, where, args.model)
+    rows = same_classes.known_rows(classes, left, found, content) if left else {}
+    if args.match_classes and not rows:
+        some = ", ".join(classes[:5]) + ", ..." * (len(classes) > 5)
+        raise UserError(f"--match-classes: {where} names none of the classes ({some}): leave it out")
     model.load_state_dict(fitting, strict=False)
     for name in left:  # a head of zeros does not upset the layers before it (Dosovitskiy et al. 2021, arXiv:2010.11929)
         nn.init.zeros_(model.get_parameter(name))
     not_loaded = f"not loaded, so new: {', '.join(left)}" if left else "all of them"
     if args.match_classes:
-        count = same_classes.start_head(model, left, found, content, classes)
-        not_loaded += f", but for {count} of {len(classes)} classes by name"
+        same_classes.start_head(model, left, found, rows)
+        not_loaded += f", but for {len(rows)} of {len(classes)} classes by name"
+    elif rows and len(rows) == len(classes):
+        not_loaded += " (they know every class by name: --match-classes would keep that)"
     PartialState().print(f"{len(fitting)} weights and statistics from {where}; {not_loaded}")
+
+
+def _check_fit(
+    needed: dict[str, Tensor], fitting: dict[str, Tensor], content: dict, where: str, model_name: str
+) -> None:
+    wrong = differences(needed, fitting)
+    if wrong:
+        ours = "options" in content
+        trained = f" (it holds {content['model']} with {content['model_args'] or 'no model-arg'})" if ours else ""
+        raise UserError(
+            f"{where}{trained} does not fit --model {model_name}: {wrong[0]} ({len(wrong)} differences); give the "
+            "model that it was trained with"
+        )
 
 
 def _read(path: str) -> dict:

@@ -1,36 +1,32 @@
-"""A head that begins with what pretrained weights know of the classes that they share with the data set, by name."""
+"""Which classes of a data set pretrained weights know already, by name, so that a new head can begin with those."""
 
 import torch
 from torch import Tensor, nn
 
-from engine.errors import UserError
 
-
-def start_head(model: nn.Module, head: list[str], found: dict[str, Tensor], content: dict, classes: list[str]) -> int:
-    """Copy rows of the head in `found` to those of `model` whose class has the same name; return how many.
+def known_rows(classes: list[str], head: list[str], found: dict[str, Tensor], content: dict) -> dict[int, int]:
+    """Which row of the weights' head stands for which label of `classes`, where that is known.
 
     Args:
-        model: whose parameters named in `head` have a row for each of `classes`.
+        classes: the data set's, in the order of its labels.
+        head: names of the head's weights.
         found: the weights, by name.
         content: the file that they come from; ours names its classes, others are taken to know ImageNet's, in timm's
             order, where they have as many.
-        classes: the data set's, in the order of its labels.
-
-    Raises:
-        UserError: it is not known which classes the weights know, or none is among `classes`.
     """
-    head = [name for name in head if name in found and found[name].shape[1:] == model.get_parameter(name).shape[1:]]
-    known = [[name] for name in content["class_names"]] if "class_names" in content else _imagenet(found, head)
-    rows = shared(classes, known)
-    if not rows:
-        raise UserError(
-            f"--match-classes: none of the classes ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}) is "
-            f"among the {len(known)} that the weights name: leave it out"
-        )
-    with torch.no_grad():
-        for name in head:
-            model.get_parameter(name)[list(rows)] = found[name][list(rows.values())].float()
-    return len(rows)
+    if "class_names" in content:
+        return shared(classes, [[name] for name in content["class_names"]])
+    rows = next((len(found[name]) for name in head if name in found), 0)
+    return shared(classes, _imagenet(rows))
+
+
+def start_head(model: nn.Module, head: list[str], found: dict[str, Tensor], rows: dict[int, int]) -> None:
+    """Copy the `rows` (label: row) of the weights named in `head` from `found` into `model`."""
+    for name in head:
+        parameter = model.get_parameter(name)
+        if name in found and found[name].shape[1:] == parameter.shape[1:]:
+            with torch.no_grad():
+                parameter[list(rows)] = found[name][list(rows.values())].to(parameter.dtype)
 
 
 def shared(classes: list[str], known: list[list[str]]) -> dict[int, int]:
@@ -48,13 +44,13 @@ def _plain(name: str) -> str:
     return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
 
 
-def _imagenet(found: dict[str, Tensor], head: list[str]) -> list[list[str]]:
+def _imagenet(num_classes: int) -> list[list[str]]:
+    """Synset and synonyms of each of ImageNet's classes, of that edition which has so many; else nothing."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
-    rows = len(found[head[0]]) if head else 0
-    subset = infer_imagenet_subset({"num_classes": rows})
-    if subset is None:
-        raise UserError(f"--match-classes: nothing says which the {rows} classes of the weights are: leave it out")
-    info = ImageNetInfo(subset)
+    edition = infer_imagenet_subset({"num_classes": num_classes})
+    if edition is None:
+        return []
+    info = ImageNetInfo(edition)
     synsets = info.label_names()
-    return [[synsets[row], *info.index_to_description(row).split(",")] for row in range(rows)]
+    return [[synsets[row], *info.index_to_description(row).split(",")] for row in range(num_classes)]
