@@ -8,25 +8,43 @@ from torch import Tensor
 # Of x -> a x + b x^3 + c x^5, chosen for the steepest slope at 0, so that few rounds bring small singular values near 1
 # (Jordan et al. 2024, "Muon", https://kellerjordan.github.io/posts/muon/).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+# Rows, and columns for each of them, from which the rounds work on the square Gram matrix: two products with the long
+# one instead of two a round. It rounds twice as much in bfloat16, and smaller matrices take next to no time.
+MANY, LONG = 512, 4
 
 
 def orthogonalize(matrix: Tensor, rounds: int = 3) -> Tensor:
     """The nearest matrix with singular values of about 1 (0.5 to 1.5), by Newton-Schulz iteration.
 
     Args:
-        matrix: (..., R, C); computed in bfloat16 where that is its type, else in float32.
+        matrix: (R, C), of the dtype to compute in.
         rounds: of the iteration; few are enough for training.
 
     Returns:
         A tensor like `matrix`: U S' V^T for its singular value decomposition U S V^T, with S' near 1.
     """
     a, b, c = COEFFICIENTS
-    wide = matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
-    x = wide / (torch.linalg.vector_norm(wide, dim=(-2, -1), keepdim=True) + 1e-7)
+    wide = matrix.T if len(matrix) > matrix.shape[1] else matrix
+    x = wide / (torch.linalg.vector_norm(wide) + 1e-7)
+    if len(x) >= MANY and x.shape[1] >= LONG * len(x):
+        x = _all_rounds(x @ x.T, rounds) @ x
+    else:
+        for _ in range(rounds):
+            gram = x @ x.T
+            x = torch.addmm(x, b * gram + c * gram @ gram, x, beta=a)
+    return x.T if len(matrix) > matrix.shape[1] else x
+
+
+def _all_rounds(gram: Tensor, rounds: int) -> Tensor:
+    """What the rounds multiply a matrix by, from its Gram matrix alone: what they multiply it by commutes with that."""
+    a, b, c = COEFFICIENTS
+    one = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    product = one
     for _ in range(rounds):
-        gram = x @ x.mT
-        x = torch.addmm(x, b * gram + c * gram @ gram, x, beta=a)
-    return x.mT if matrix.shape[-2] > matrix.shape[-1] else x
+        factor = a * one + b * gram + c * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
+    return product
 
 
 class Muon(torch.optim.Optimizer):

@@ -15,7 +15,7 @@ def net() -> nn.Module:
     )
 
 
-@pytest.mark.parametrize("shape", [(8, 27), (27, 8), (16, 16), (64, 5)])
+@pytest.mark.parametrize("shape", [(8, 27), (27, 8), (16, 16), (64, 5), (512, 2048), (2100, 520)])
 def test_orthogonalised_keeps_the_directions_and_levels_the_lengths(shape: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(1)
     u, s, vh = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
@@ -25,13 +25,22 @@ def test_orthogonalised_keeps_the_directions_and_levels_the_lengths(shape: tuple
     assert levelled.diag().min() > 0.6 and levelled.diag().max() < 1.3
 
 
-def test_rounds_are_the_polynomial_of_the_singular_values() -> None:
-    matrix = torch.randn(6, 9, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+@pytest.mark.parametrize("shape", [(6, 9), (512, 2048)])
+def test_rounds_are_the_polynomial_of_the_singular_values(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     s = s / s.square().sum().sqrt()
     for _ in range(3):
         s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
     torch.testing.assert_close(orthogonalize(matrix, rounds=3), u @ torch.diag(s) @ vh, rtol=1e-5, atol=1e-5)
+
+
+def test_a_long_matrix_in_bf16_comes_out_as_in_float64_but_for_rounding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(size, 512, generator=generator))[0] for size in (512, 4096))
+    matrix = u @ torch.diag(torch.logspace(0, -4, 512)) @ v.T
+    expected = orthogonalize(matrix.double()).float()
+    assert (orthogonalize(matrix.bfloat16()) - expected).norm() / expected.norm() < 0.05
 
 
 def test_steps_are_those_of_a_plain_reference() -> None:
