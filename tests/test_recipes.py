@@ -40,7 +40,8 @@ def first_weights(options: argparse.Namespace, folder: Path) -> list[str]:
     """For a recipe that starts from weights of the Hub a file of random ones, as a test has no network."""
     if options.pretrained is None:
         return []
-    model = timm.create_model(options.model.removeprefix("timm/"), num_classes=7, **options.model_arg)
+    num_classes = 1000 if options.match_classes else 7  # ImageNet's, whose names are known, or any other
+    model = timm.create_model(options.model.removeprefix("timm/"), num_classes=num_classes, **options.model_arg)
     save_file(model.state_dict(), folder / "random.safetensors")
     return ["--pretrained", str(folder / "random.safetensors")]
 
