@@ -110,6 +110,8 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.warmup is None:
         args.warmup = 0.3 if args.schedule == "onecycle" else 0.05
     find_source(args.dataset, args.data_dir)
+    if args.match_classes and args.pretrained is None:
+        raise UserError("--match-classes needs the weights of --pretrained")
     _check_folds(args)
     _check_task(args)
     return args
@@ -126,8 +128,6 @@ def _check_task(args: argparse.Namespace) -> None:
     """Refuse options that mean nothing for the task."""
     if args.task == "classify" and args.transform:
         raise UserError("--transform needs --task transform")
-    if args.match_classes and args.pretrained is None:
-        raise UserError("--match-classes needs the weights of --pretrained")
     if args.task == "classify":
         return
     if args.transform is None and (args.folds or args.skip_bad_images):

@@ -72,8 +72,8 @@ def load(model: nn.Module, args: argparse.Namespace, classes: list[str]) -> None
     own = model.state_dict()
     heads = layers.head_names(model)
     same = content.get("class_names", classes) == classes and not args.match_classes
-    fits = {name for name in heads if same and name in found and found[name].shape == own[name].shape}
-    left = [name for name in own if name in heads and name not in fits]
+    fits = {name for name in found if same and name in own and found[name].shape == own[name].shape}
+    left = [name for name in own if name in heads - fits]
     fitting = {name: value for name, value in found.items() if name not in left}
     needed = {
         name: value
@@ -81,10 +81,13 @@ def load(model: nn.Module, args: argparse.Namespace, classes: list[str]) -> None
         if name in fitting or (name not in left and "num_batches_tracked" not in name)
     }
     _check_fit(needed, fitting, content, where, args.model)
-    rows = same_classes.known_rows(classes, left, found, content) if left else {}
+    whole = all(name in found and found[name].shape[1:] == own[name].shape[1:] for name in left)
+    rows = same_classes.known_rows(classes, left, found, content) if left and whole else {}
     if args.match_classes and not rows:
         some = ", ".join(classes[:5]) + ", ..." * (len(classes) > 5)
-        raise UserError(f"--match-classes: {where} names none of the classes ({some}): leave it out")
+        raise UserError(
+            f"--match-classes: {where} has no head that fits, or names none of the classes ({some}): leave it out"
+        )
     model.load_state_dict(fitting, strict=False)
     for name in left:  # a head of zeros does not upset the layers before it (Dosovitskiy et al. 2021, arXiv:2010.11929)
         nn.init.zeros_(model.get_parameter(name))

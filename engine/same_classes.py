@@ -9,24 +9,22 @@ def known_rows(classes: list[str], head: list[str], found: dict[str, Tensor], co
 
     Args:
         classes: the data set's, in the order of its labels.
-        head: names of the head's weights.
-        found: the weights, by name.
+        head: names of the head's weights, at least one.
+        found: the weights, by name; those of the head with a row for each class that they know.
         content: the file that they come from; ours names its classes, others are taken to know ImageNet's, in timm's
             order, where they have as many.
     """
     if "class_names" in content:
         return shared(classes, [[name] for name in content["class_names"]])
-    rows = next((len(found[name]) for name in head if name in found), 0)
-    return shared(classes, _imagenet(rows))
+    return shared(classes, _imagenet(len(found[head[0]])))
 
 
 def start_head(model: nn.Module, head: list[str], found: dict[str, Tensor], rows: dict[int, int]) -> None:
     """Copy the `rows` (label: row) of the weights named in `head` from `found` into `model`."""
-    for name in head:
-        parameter = model.get_parameter(name)
-        if name in found and found[name].shape[1:] == parameter.shape[1:]:
-            with torch.no_grad():
-                parameter[list(rows)] = found[name][list(rows.values())].to(parameter.dtype)
+    with torch.no_grad():
+        for name in head:
+            parameter = model.get_parameter(name)
+            parameter[list(rows)] = found[name][list(rows.values())].to(parameter.dtype)
 
 
 def shared(classes: list[str], known: list[list[str]]) -> dict[int, int]:

@@ -218,6 +218,10 @@ def test_weights_that_do_not_fit_are_refused_in_words(
     assert "could run code" in refusal(pretrained=str(tmp_path / "code.pth"))
     unnamed = {"model": "timm/resnet34", "pretrained": str(tmp_path / "resnet34.safetensors")}
     assert "names none of the classes (0, 1, 2, 3, 4, ...)" in refusal(**unnamed, match_classes=True)
+    other_features = {f"fc.{name}": torch.zeros(1000, *shape) for name, shape in (("weight", (99,)), ("bias", ()))}
+    save_file({**bigger, **other_features}, tmp_path / "other.safetensors")
+    unfit = {"model": "timm/resnet34", "pretrained": str(tmp_path / "other.safetensors")}
+    assert "has no head that fits" in refusal(["tench", "church"], **unfit, match_classes=True)
     assert "cnn has no weights on the Hub" in refusal(model="cnn", pretrained="hub")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "from the Hub" in refusal(model="timm/resnet10t", pretrained="hub")
