@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers import winograd
 from models.layers.training_on_cpus import trains_on_cpu
 
 
@@ -96,8 +97,14 @@ class Conv2d(nn.Conv2d):
     def _slide(self, x: Tensor) -> Tensor:
         weight = self.weight.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
+        way = winograd.convolve if self._few_products_pay(x) else _Slide.apply
         padding = tuple(self._reversed_padding_repeated_twice)
-        return _Slide.apply(x.permute(0, 2, 3, 1), weight, bias, padding).permute(0, 3, 1, 2)
+        return way(x.permute(0, 2, 3, 1), weight, bias, padding).permute(0, 3, 1, 2)
+
+    def _few_products_pay(self, x: Tensor) -> bool:
+        """Between at least 64 channels, as measured; not in bf16, of whose digits the sums between would cost some."""
+        exact = x.dtype in (torch.float32, torch.float64)
+        return exact and self.kernel_size == (3, 3) and min(self.weight.shape[:2]) >= 64
 
     def _patches(self, images: Tensor) -> Tensor:
         """(B, H, W, C), padded -> (B, H', W', kernel pixels * C): what lies under the kernel at each place."""

@@ -14,6 +14,7 @@ import infer
 from engine import weights
 from models import create_model
 from models.conv2d import Conv2d
+from models.layers import winograd
 from tests.driver import Deed, train
 
 # Arguments of nn.Conv2d, and the image's (channels, height, width).
@@ -32,6 +33,12 @@ GRID = [
     ({"kernel_size": 3, "padding": 2, "padding_mode": "circular"}, (3, 6, 6)),
     ({"kernel_size": 3, "padding": (2, 1), "padding_mode": "replicate"}, (3, 6, 6)),
 ]
+MANY_CHANNELS = [  # where products are saved
+    ({"out_channels": 64, "kernel_size": 3, "padding": 1}, (64, 8, 8)),
+    ({"out_channels": 65, "kernel_size": 3, "padding": "same", "bias": False}, (64, 7, 9)),
+    ({"out_channels": 64, "kernel_size": 3, "padding": (0, 2)}, (65, 6, 3)),
+    ({"out_channels": 64, "kernel_size": 3}, (64, 3, 3)),
+]
 each_case = pytest.mark.parametrize(("arguments", "shape"), GRID, ids=[str(arguments) for arguments, _ in GRID])
 
 
@@ -40,7 +47,7 @@ def pair(arguments: dict, shape: tuple[int, int, int], dtype: torch.dtype = torc
     layers = []
     for layer in (nn.Conv2d, Conv2d):
         torch.manual_seed(0)
-        layers.append(layer(shape[0], 4, **arguments, dtype=dtype))
+        layers.append(layer(shape[0], **{"out_channels": 4, **arguments}, dtype=dtype))
     return *layers, torch.randn(2, *shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
 
 
@@ -51,7 +58,7 @@ def gradients(layer: nn.Conv2d, images: torch.Tensor) -> list[torch.Tensor]:
     return [outputs, images.grad, *(parameter.grad for parameter in layer.parameters())]
 
 
-@each_case
+@pytest.mark.parametrize(("arguments", "shape"), GRID + MANY_CHANNELS, ids=str)
 def test_results_and_gradients_are_those_of_nn_conv2d(arguments: dict, shape: tuple) -> None:
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
         native, by_hand, images = pair(arguments, shape, dtype)
@@ -80,12 +87,26 @@ def test_gradients_are_those_of_the_function(arguments: dict, shape: tuple) -> N
     assert torch.autograd.gradgradcheck(convolve, inputs, fast_mode=True)
 
 
+@pytest.mark.parametrize(("size", "padding"), [((4, 4), (1, 1, 1, 1)), ((3, 5), (1, 1, 1, 1)), ((4, 3), (0, 2, 1, 0))])
+def test_gradients_with_fewer_products_are_those_of_the_function(size: tuple, padding: tuple) -> None:
+    random = torch.Generator().manual_seed(0)
+    shapes = (2, *size, 2), (3, 2, 3, 3), (3,)
+    inputs = [torch.randn(shape, dtype=torch.float64, generator=random).requires_grad_() for shape in shapes]
+
+    def convolve(*inputs: torch.Tensor) -> torch.Tensor:
+        return winograd.convolve(*inputs, padding)
+
+    assert torch.autograd.gradcheck(convolve, inputs)
+    assert torch.autograd.gradgradcheck(convolve, inputs)
+
+
 def test_in_training_on_cpus_kernels_that_move_by_one_pixel_take_the_faster_way() -> None:
     def way(arguments: dict, shape: tuple[int, int, int]) -> str:
         _, layer, images = pair(arguments, shape)
         return str(layer(images).grad_fn.next_functions)
 
     assert "_Slide" in way({"kernel_size": 3, "padding": "same"}, (4, 8, 8))
+    assert "_Slide" not in way(*MANY_CHANNELS[0])
     reflect = {"padding": 1, "padding_mode": "reflect"}
     for other in ({"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding": 3}, reflect):
         assert "_Slide" not in way({"kernel_size": 3, **other}, (4, 8, 8)), other
