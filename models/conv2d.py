@@ -58,7 +58,8 @@ class Conv2d(nn.Conv2d):
 
     The pixels under the kernel at each place, channel after channel, are the row of a matrix ("im2col"; Chellapilla,
     Puri and Simard 2006). Times the kernels as a matrix, that is the convolution. Differentiation is left to PyTorch,
-    but for kernels that move by one pixel in training on CPUs (`_Slide`).
+    but for kernels that move by one pixel in training on CPUs: their gradient to the images is a convolution too
+    (`_Slide`), and 3x3 pixels between many channels take fewer products (`models/layers/winograd.py`).
 
     Shapes: float (B, C, H, W) or (C, H, W) -> (B, O, H', W') or (O, H', W'), in channels_last order in memory.
     """
