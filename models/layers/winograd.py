@@ -34,7 +34,7 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple
     outputs = _transform(BACK, torch.bmm(tiles, kernels).view(16, -1))
     outputs = outputs.view(2, 2, batch, (height + 1) // 2, (width + 1) // 2, -1)
     outputs = outputs.permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2)
-    if outputs.shape[1:3] != (height, width):
+    if outputs.shape[1:3] != (height, width):  # else nothing, as even the gradient of a whole slice is a copy
         outputs = outputs[:, :height, :width]
     return outputs if bias is None else outputs + bias
 
