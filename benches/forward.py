@@ -90,7 +90,7 @@ def _prepare(
         module = MODES[variant.mode](model, inputs)
     if what == "train":
         gradients = _gradients(module, inputs, labels, variant.precision)
-        return training_step(module, module, options, variant.precision, (inputs, labels)), gradients
+        return training_step(module, model, options, variant.precision, (inputs, labels)), gradients
 
     def forward() -> Tensor:
         with torch.no_grad(), autocast(device, variant.precision):

@@ -112,6 +112,15 @@ def test_bf16_that_the_hardware_only_emulates_is_not_waited_for(run, monkeypatch
     assert out.count("not run: this hardware only emulates bf16") == 2
 
 
+@pytest.mark.parametrize("mode", MODES[2:])  # the compiled one takes long and still is its model
+def test_every_way_to_train_a_model_updates_the_same_weights_by_muon(mode):
+    options = parse_bench(TINY)
+    options.optimizer = "muon"
+    step, _ = forward._prepare("train", forward.Variant(mode, "no", True), options, CPU, 4)
+    (optimizer,) = (cell.cell_contents for cell in step.__closure__ if hasattr(cell.cell_contents, "param_groups"))
+    assert [len(group["params"]) for group in optimizer.param_groups if group["orthogonal"]] == [2]
+
+
 def test_a_model_that_cannot_be_scripted_is_a_line_with_the_reason(run, monkeypatch):
     add_model(monkeypatch, Unscriptable)
     monkeypatch.setattr(forward, "MODES", {name: variants.MODES[name] for name in (MODES[0], MODES[4])})
