@@ -18,6 +18,7 @@ from accelerate import Accelerator
 
 from engine.errors import UserError
 from engine.files import write_atomically, write_json
+from engine.runtime import cpu_name
 
 try:
     import fcntl
@@ -131,16 +132,6 @@ def environment(accelerator: Accelerator) -> dict:
         "threads_per_process": torch.get_num_threads(),
         "mixed_precision": accelerator.mixed_precision,
     }
-
-
-def cpu_name() -> str:
-    """The processor's name, as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.MULTILINE)
-        if found:
-            return found[1]
-    return platform.processor() or platform.machine()
 
 
 def _git_commit() -> str | None:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from engine.runtime import bf16_pays
+
 # Of x -> a x + b x^3 + c x^5, chosen for the steepest slope at 0, so that few rounds bring small singular values near 1
 # (Jordan et al. 2024, "Muon", https://kellerjordan.github.io/posts/muon/).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -59,7 +61,7 @@ class Muon(torch.optim.Optimizer):
         groups: parameter groups with `lr`, and `orthogonal` or `weight_decay` (decoupled, for Adam's).
         momentum: of Nesterov's kind, for the orthogonalised.
         betas, eps: Adam's.
-        precision: dtype of the iteration; bfloat16 where that is fast.
+        precision: dtype of the iteration; None: bfloat16 where that is fast, else float32.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.6,
         betas: tuple[float, float] = (0.85, 0.95),
         eps: float = 1e-8,
-        precision: torch.dtype = torch.bfloat16,
+        precision: torch.dtype | None = None,
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps}
         super().__init__(groups, {**defaults, "orthogonal": False, "weight_decay": 0.0})
@@ -95,7 +97,8 @@ class Muon(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(grad)
         average = state["momentum_buffer"].mul_(group["momentum"]).add_(grad)
         ahead = grad.add(average, alpha=group["momentum"])
-        direction = orthogonalize(ahead.flatten(1).to(self.precision))
+        precision = self.precision or (torch.bfloat16 if bf16_pays(weight.device.type) else torch.float32)
+        direction = orthogonalize(ahead.flatten(1).to(precision))
         weight.mul_(len(weight) ** 0.5 / torch.linalg.vector_norm(weight))
         weight.add_(direction.view_as(weight), alpha=-group["lr"])
 

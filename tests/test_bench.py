@@ -104,12 +104,12 @@ def test_bf16_differs_from_fp32_by_its_rounding(run, monkeypatch):
     assert 1e-5 < row["difference"] < 0.1
 
 
-def test_bf16_that_the_hardware_only_emulates_is_not_waited_for(run, monkeypatch):
+def test_bf16_that_does_not_pay_on_the_hardware_is_not_waited_for(run, monkeypatch):
     monkeypatch.setattr(forward, "MODES", {"eager": variants.MODES["eager"]})
-    monkeypatch.setattr("engine.runtime.choose_precision", lambda wish, cpu: "no")
+    monkeypatch.setattr("engine.runtime.bf16_pays", lambda device: False)
     code, out, _, _ = run("--what", "forward")
     assert code == 0
-    assert out.count("not run: this hardware only emulates bf16") == 2
+    assert out.count("not run: bf16 is slower than fp32 on this hardware") == 2
 
 
 @pytest.mark.parametrize("mode", MODES[2:])  # the compiled one takes long and still is its model
@@ -198,6 +198,7 @@ def test_every_line_of_transform_says_how_many_pixels_are_right(run, monkeypatch
     def refuse(model, inputs):
         raise variants.Refused("no compiler here")
 
+    monkeypatch.setattr("engine.runtime.bf16_pays", lambda device: True)
     monkeypatch.setattr(transform, "MODES", transform.MODES | {"torch.compile": refuse})
     monkeypatch.setattr(learn, "MODELS", (("separable_map", {}, 0.03, 1500), ("conv_translator", {}, 0.002, 5)))
     code, out, _, content = run("--what", "transform", "--channels", "3", "--batch-sizes", "300")

@@ -87,3 +87,17 @@ def test_one_step_turns_a_weight_by_about_the_learning_rate() -> None:
 def test_muon_refuses_sharded_weights() -> None:
     with pytest.raises(ValueError, match="muon needs whole weights"):
         build_optimizer(net(), "muon", lr=0.1, momentum=0.6, weight_decay=0.0, sharded=True)
+
+
+@pytest.mark.parametrize(("pays", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_iteration_is_in_bf16_only_where_the_hardware_is_faster_in_it(monkeypatch, pays, dtype) -> None:
+    monkeypatch.setattr("engine.muon.bf16_pays", lambda device: pays)
+    model, reference = net(), net()
+    by_choice, as_told = (
+        build_optimizer(of, "muon", lr=0.1, momentum=0.6, weight_decay=0.0) for of in (model, reference)
+    )
+    as_told.precision = dtype
+    for of, optimizer in ((model, by_choice), (reference, as_told)):
+        of(torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+        optimizer.step()
+    assert all(map(torch.equal, model.parameters(), reference.parameters()))

@@ -67,11 +67,26 @@ def test_threads_stay_within_the_cores_that_are_allowed(monkeypatch, cores, allo
     ),
 )
 def test_precision_on_a_cpu(monkeypatch, wish, launcher, cpu_has_bf16, expected):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: cpu_has_bf16)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(runtime, "bf16_pays", lambda device: device == "cpu" and cpu_has_bf16)
     if launcher is not None:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
     assert runtime.choose_precision(wish, cpu=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("cpu", "amx", "avx512_bf16", "pays"),
+    (
+        ("Intel(R) Xeon(R) Platinum 8488C", True, True, True),
+        ("Intel(R) Xeon(R) Processor", False, True, False),  # with AMX hidden: half of fp32's speed
+        ("AMD EPYC 9B14", False, True, True),
+        ("AMD EPYC 7B13", False, False, False),
+    ),
+)
+def test_bf16_pays_on_cpus_that_multiply_faster_in_it(monkeypatch, cpu, amx, avx512_bf16, pays):
+    monkeypatch.setattr(runtime, "cpu_name", lambda: cpu)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    assert runtime.bf16_pays("cpu") is pays
 
 
 @pytest.mark.parametrize(("wish", "launcher"), (("fp16", None), ("auto", "fp16"), ("fp16", "bf16")))
@@ -93,7 +108,7 @@ def test_fp16_on_a_cpu_is_refused(monkeypatch, wish, launcher):
     ),
 )
 def test_precision_on_a_gpu(monkeypatch, wish, launcher, has_bf16, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16 or including_emulation)
     if launcher is not None:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
