@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -24,6 +25,18 @@ def real_data() -> str:
     if not folder.is_dir():
         pytest.skip(f"NOT TESTED on real data: no folder {folder}; set SAMELOOP_DATA to one with mnist/, ...")
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def some_of_the_data(real_data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same data sets with the first 300 images of each file, for what needs no more."""
+    place = tmp_path_factory.mktemp("data")
+    for whole in Path(real_data).glob("*/*.parquet"):
+        (place / whole.parent.name).mkdir(exist_ok=True)
+        with pyarrow.parquet.ParquetFile(whole) as file:
+            first = next(file.iter_batches(batch_size=300))
+        pyarrow.parquet.write_table(pyarrow.Table.from_batches([first]), place / whole.parent.name / whole.name)
+    return place
 
 
 @pytest.fixture

@@ -24,13 +24,13 @@ def test_a_recipe_parses_and_says_what_was_measured(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", NAMES)
-def test_a_recipe_takes_two_steps(recipe: str, tmp_path: Path, real_data: str) -> None:
+def test_a_recipe_takes_two_steps(recipe: str, tmp_path: Path, some_of_the_data: Path, own_cache: Path) -> None:
     options = parse_train(["--recipe", recipe])
-    batch_size = 4 if options.pretrained else options.batch_size or 64
+    batch_size = 4 if options.pretrained else 64
     short = f"--epochs 1 --batch-size {batch_size} --limit-train {2 * batch_size} --track none".split()
     short += ["--fold", "0"] if options.folds else ["--val-fraction", "0"]
     short += first_weights(options, tmp_path)
-    output = ["--data-dir", real_data, "--output-dir", str(tmp_path), "--run-name", "run"]
+    output = ["--data-dir", str(some_of_the_data), "--output-dir", str(tmp_path), "--run-name", "run"]
     codes, printed = train(["--recipe", recipe, *short, *output])
     assert codes == [0], printed
     assert json.loads((tmp_path / "run" / "train.json").read_text())["epochs"][0]["step"] == 2
