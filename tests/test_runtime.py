@@ -150,6 +150,21 @@ def test_memory_that_a_step_frees_costs_the_next_one_no_page_faults():
     assert int(ended.stdout) < 100, "of 87,000 pages"
 
 
+def test_numbers_too_small_to_be_computed_with_at_full_speed_become_zero_on_every_thread():
+    program = """if True:
+        import torch
+        from engine import runtime
+        from engine.options import parse_train
+
+        runtime.start(parse_train(["--cpu"]))
+        torch.set_num_threads(2)
+        small = torch.full((2**22,), 1e-39)
+        print((small * 1).view(torch.int32).count_nonzero().item())
+    """
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(ended.stdout) == 0
+
+
 def test_processes_that_would_each_train_alone_are_refused(monkeypatch):
     runtime.check_processes(1)
     monkeypatch.setenv("WORLD_SIZE", "2")
