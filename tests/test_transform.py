@@ -60,7 +60,7 @@ def test_a_map_is_learnt_from_pairs_alone(learnt: Path) -> None:
 
 
 def test_what_is_not_linear_needs_the_pointwise_nets(tmp_path: Path) -> None:
-    options = ["--transform", "gamma=3,vflip", "--lr", "0.01", "--batch-size", "32", "--epochs", "30"]
+    options = ["--transform", "gamma=3,vflip", "--lr", "0.01", "--batch-size", "32", "--epochs", "60"]
     linear = learn(tmp_path / "linear", *options)
     general = learn(tmp_path / "general", *options, "--model-arg", "hidden=32")
     assert linear["accuracy"] < 0.8 and general["accuracy"] > 0.97
