@@ -17,7 +17,9 @@ NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 @pytest.mark.parametrize("recipe", NAMES)
 def test_a_recipe_parses_and_says_what_was_measured(recipe: str) -> None:
-    assert parse_train(["--recipe", recipe]).epochs > 1
+    options = parse_train(["--recipe", recipe])
+    assert options.epochs > 1
+    assert (options.batch_size or 64) % options.accumulate == 0
     assert parse_train(["--recipe", recipe, "--epochs", "1"]).epochs == 1
     head = (RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8")
     assert all(fact in head for fact in ("# Measured: ", " % on the test set", "n = ", "torch "))
