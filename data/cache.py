@@ -20,7 +20,7 @@ from data.raw import RawSplit
 from engine.errors import UserError
 from engine.files import flush
 
-FORMAT = 2  # part of every key: raise it when what is stored changes
+FORMAT = 3  # part of every key: raise it when what is stored changes
 ARRAYS = ("labels", "hashes", "moments")  # beside the images
 CHUNK = 32  # images that a thread reads at once: the cost of a slice is spread, and few encoded photos are in memory
 CHUNK_BYTES = 2**22  # of decoded pixels at once
@@ -65,11 +65,15 @@ def _key(value: object) -> str:
 
 
 def read(folder: Path) -> tuple[dict[str, Arrays], list[str]] | None:
-    """Open a cached data set: its splits and class names, or None where it is not cached."""
+    """Open a cached data set: its splits and class names, or None where it is not cached or has lost a part."""
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return _open(folder)
+    except (OSError, ValueError, KeyError, EOFError):  # gone, or cut short: whoever tidies a cache does not ask
         return None
+
+
+def _open(folder: Path) -> tuple[dict[str, Arrays], list[str]]:
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     splits = {}
     for name, (shape, bad_images) in meta["splits"].items():
         # Mode "c" (copy on write) because torch warns about arrays that it could not write to.
@@ -90,9 +94,9 @@ def build(folder: Path, splits: dict[str, RawSplit], *, image_size: int | None, 
     try:
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / "lock"):
-            if (folder / "meta.json").exists():  # another process was first
+            if read(folder) is not None:  # another process was first
                 return
-            for outdated in filter(Path.is_dir, home.iterdir()):  # the data before it changed, or a killed build
+            for outdated in filter(Path.is_dir, home.iterdir()):  # damaged, of data that changed, or of a killed build
                 shutil.rmtree(outdated)
             staging = home / "unfinished"
             staging.mkdir()
@@ -203,9 +207,9 @@ def _decode(staging: Path, name: str, split: RawSplit, shape: tuple[int, int, in
     return [len(kept), *shape], complaints
 
 
-def _complaint(place: str, encoded: dict, error: Exception) -> str:
+def _complaint(place: str, encoded: dict | None, error: Exception) -> str:
     reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
-    return f"{encoded.get('path') or place}: {reason}"
+    return f"{(encoded or {}).get('path') or place}: {reason}"
 
 
 def describe(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -216,8 +220,10 @@ def describe(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     digests = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images)
     hashes = np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
     n, height, width, channels = images.shape
-    values = images.reshape(n, height * width, channels).astype(np.float64)  # sums of whole numbers, so exact
-    sums, squares = np.einsum("npc->nc", values), np.einsum("npc,npc->nc", values, values)
+    values = images.reshape(n, height * width, channels)
+    # Sums of whole numbers, so exact; converted on the way, as a copy of all would take eight times the room.
+    sums = np.einsum("npc->nc", values, dtype=np.float64)
+    squares = np.einsum("npc,npc->nc", values, values, dtype=np.float64)
     return hashes, np.stack([sums / 255, squares / 255**2], axis=2) / (height * width)
 
 

@@ -189,7 +189,7 @@ def split_parts(
     if "test" not in own and "validation" not in own:
         train, test = _carve(train, TEST_FRACTION, TEST_SEED)
     else:
-        test = own.get("test") or own["validation"]
+        test = own["test"] if "test" in own else own["validation"]
     if fold is not None:
         labels, hashes = train.arrays.labels[train.ids], train.arrays.hashes[train.ids]
         chosen = stratified_folds(labels, hashes, fold[0], seed) == fold[1]

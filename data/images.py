@@ -32,21 +32,25 @@ UPRIGHT = {
     8: Transpose.ROTATE_90,
 }
 
+UPRIGHT_ALREADY = ("TIFF",)  # formats that Pillow itself sets upright when it decodes them
 
-def open_image(encoded: dict | str | Path) -> Image.Image:
+
+def open_image(encoded: dict | str | Path | None) -> Image.Image:
     """Open an image without decoding its pixels.
 
     Args:
-        encoded: a path, or `datasets`' undecoded form, `{"bytes": bytes | None, "path": str | None}`.
+        encoded: a path, or `datasets`' undecoded form, `{"bytes": bytes | None, "path": str | None}` or None.
 
     Raises:
-        OSError, ValueError: it is no image that Pillow knows, or too large to be one honestly.
+        OSError, ValueError: it is no image that Pillow knows, or too large to be one honestly, or there is none.
     """
-    source: str | Path | BinaryIO
+    source: str | Path | BinaryIO | None
     if isinstance(encoded, dict):
         source = BytesIO(encoded["bytes"]) if encoded["bytes"] is not None else encoded["path"]
     else:
         source = encoded
+    if source is None:
+        raise ValueError("there is no image")
     image = Image.open(source)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width}x{image.height} pixels, more than the limit of {MAX_PIXELS}")
@@ -60,7 +64,8 @@ def is_grey(image: Image.Image) -> bool:
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) in pixels after the camera's orientation tag is obeyed."""
-    if image.width == image.height:  # spares PNGs, whose tags may lie behind the pixels, from being decoded here
+    # A square needs no look at the tag, which spares PNGs, where it may lie behind the pixels, from being decoded here.
+    if image.width == image.height or image.format in UPRIGHT_ALREADY:
         return image.height, image.width
     turned = image.getexif().get(ORIENTATION_TAG) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
@@ -79,12 +84,12 @@ def to_array(image: Image.Image, channels: int, size: tuple[int, int] | None) ->
         OSError, SyntaxError, ValueError: the file is damaged.
     """
     orientation = image.getexif().get(ORIENTATION_TAG)
-    if orientation in UPRIGHT:
+    if orientation in UPRIGHT and image.format not in UPRIGHT_ALREADY:
         image = image.transpose(UPRIGHT[orientation])
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).astype(np.uint32) * 255 // 65535).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        image = Image.fromarray(_scaled_to_bytes(np.asarray(image, dtype=np.float64)))
+        image = Image.fromarray(_scaled_to_bytes(np.asarray(image, dtype=np.float64), image.mode == "F"))
     image.info.pop("transparency", None)  # transparency is dropped in any case, and here Pillow would warn of it
     image = image.convert("L" if channels == 1 else "RGB")
     if size is not None and (image.height, image.width) != size:
@@ -92,9 +97,10 @@ def to_array(image: Image.Image, channels: int, size: tuple[int, int] | None) ->
     return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
 
 
-def _scaled_to_bytes(values: np.ndarray) -> np.ndarray:
-    """32-bit pictures carry no range of their own: 16-bit data in an "I" picture is the common case (PNG)."""
-    top = 255.0 if values.max() <= 255 else max(65535.0, values.max())
+def _scaled_to_bytes(values: np.ndarray, fractions: bool) -> np.ndarray:
+    """32-bit pictures carry no range of their own: 0..1 is common in floats, 16-bit data in an "I" picture (PGM)."""
+    ranges = (1.0, 255.0, 65535.0) if fractions else (255.0, 65535.0)
+    top = next((top for top in ranges if values.max() <= top), values.max())
     return (np.clip(values / top, 0, 1) * 255).round().astype(np.uint8)
 
 

@@ -12,7 +12,7 @@ from data.cache import Arrays
 from data.dataset import ImageData, describe_train, limited, split_parts
 from data.folders import images_in, subfolders
 from data.images import UNREADABLE, is_grey, open_image, to_array, upright_size
-from data.raw import SPLITS
+from data.raw import named_splits
 from data.sources import find_source
 from engine.errors import UserError
 
@@ -64,8 +64,8 @@ def load_pairs(
 def _places(where: str, dataset: str) -> dict[str, Path]:
     """The folder that holds `input` and `target`, by split."""
     root = Path(where)
-    found = {SPLITS[place.name.lower()]: place for place in subfolders(root) if place.name.lower() in SPLITS}
-    found = found or {"train": root}
+    named = named_splits([place.name for place in subfolders(root)], where)
+    found = {split: root / name for split, name in named.items()} or {"train": root}
     if (
         where
         and "train" in found
@@ -86,7 +86,12 @@ def _paired(place: Path) -> list[tuple[Path, Path]]:
     halves = []
     for names in (INPUTS, TARGETS):
         folder = _inside(place, names)
-        halves.append({path.relative_to(folder).with_suffix(""): path for path in images_in(folder)})
+        half: dict[Path, Path] = {}
+        for path in images_in(folder):
+            first = half.setdefault(path.relative_to(folder).with_suffix(""), path)
+            if first != path:
+                raise UserError(f"{first} and {path} differ in their suffix alone: rename or remove one of them")
+        halves.append(half)
     alone = sorted(str(name) for name in halves[0].keys() ^ halves[1].keys())
     if alone or not halves[0]:
         named = ", ".join(alone[:NAMED_AT_ONCE]) + (" ..." if len(alone) > NAMED_AT_ONCE else "")

@@ -8,12 +8,12 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 
-from data.folders import images_in, subfolders
+from data.folders import files_in, images_in, subfolders
 from data.sources import BUILT_IN, Source
 from engine.errors import UserError
 
@@ -26,6 +26,22 @@ SPLITS = {
     "valid": "validation",
     "validation": "validation",
 }
+
+
+def named_splits(names: Iterable[str], where: str) -> dict[str, str]:
+    """Which of the names is "train", "validation" and "test"; names that say neither are left out.
+
+    Raises:
+        UserError: two of them name one split.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        split = SPLITS.get(name.lower())
+        if split in found:
+            raise UserError(f"{where} has two {split} splits, {found[split]} and {name}: move one of them away")
+        if split:
+            found[split] = name
+    return found
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,8 @@ def _load(source: Source) -> dict:
     import datasets
     import huggingface_hub
 
+    if source.kind == "parquet" and set("[]*?") & set(source.where):
+        raise UserError(f"{source.where}: `datasets` reads [ ] * ? in a folder's name as a pattern: rename it")
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said here, in one line
     if source.kind == "hub" and not _hub_answers():
         # A copy from an earlier download still loads; without this a missing one costs half a minute of retries.
@@ -102,10 +120,11 @@ def _hub_answers() -> bool:
 def _table_splits(source: Source, coarse: bool) -> dict[str, RawSplit]:
     import datasets
 
-    tables = {SPLITS[name]: table for name, table in _load(source).items() if name in SPLITS}
+    tables = _load(source)
     splits: dict[str, RawSplit] = {}
-    for name, table in sorted(tables.items(), key=lambda item: item[0] != "train"):
-        images = [column for column, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    for name, own_name in sorted(named_splits(tables, source.where).items(), key=lambda item: item[0] != "train"):
+        table = tables[own_name]
+        images = [column for column, feature in table.features.items() if _holds_images(feature)]
         if len(images) != 1:
             raise UserError(f"{source.where} needs one image column, it has {len(images)} among {list(table.features)}")
         labels, class_names = _labels(table, source, coarse, splits["train"].class_names if "train" in splits else None)
@@ -120,6 +139,13 @@ def _table_splits(source: Source, coarse: bool) -> dict[str, RawSplit]:
     return splits
 
 
+def _holds_images(feature: object) -> bool:
+    """Whether a column is of images: typed so, or written without `datasets` in the form that it stores them in."""
+    import datasets
+
+    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+
+
 def _reader(table, column: str) -> Callable[[range], list[dict]]:
     return lambda rows: table[rows.start : rows.stop][column]
 
@@ -128,7 +154,7 @@ def _check_files(folder: Path, column: str, class_names: list[str]) -> None:
     """Refuse files that name their classes otherwise: `datasets` reads the numbers of all by the first file's names."""
     from pyarrow import parquet
 
-    for path in sorted(folder.rglob("*.parquet")):
+    for path in (path for path in files_in(folder) if path.suffix == ".parquet"):
         written = (parquet.read_schema(path).metadata or {}).get(b"huggingface", b"{}")
         own = json.loads(written).get("info", {}).get("features", {}).get(column, {}).get("names", class_names)
         if own != class_names:
@@ -153,7 +179,7 @@ def _labels(table, source: Source, coarse: bool, train_names: list[str] | None) 
         labels = table[column][:]
         return [-1 if label is None else label for label in labels], list(typed[column].names)
     plain = getattr(features.get("label"), "dtype", "")
-    if not plain.startswith(("int", "uint", "string", "bool")):
+    if not plain.startswith(("int", "uint", "string", "large_string", "bool")):
         raise UserError(
             f"{source.where} has no column of class labels in {list(features)}: it needs one of the feature type "
             "ClassLabel, or one called 'label' of whole numbers or words"
@@ -176,9 +202,9 @@ def _tree_splits(source: Source, coarse: bool) -> dict[str, RawSplit]:
         raise _no_coarse(source)
     root = Path(source.where)
     folders = subfolders(root)
-    named = {SPLITS[folder.name.lower()]: folder for folder in folders if folder.name.lower() in SPLITS}
+    named = named_splits([folder.name for folder in folders], source.where)
     if "train" in named or 0 < len(named) == len(folders):
-        return {name: _tree_split(folder) for name, folder in named.items()}
+        return {split: _tree_split(root / name) for split, name in named.items()}
     return {"train": _tree_split(root)}
 
 

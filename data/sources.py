@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.folders import images_in, is_hidden
+from data.folders import SUFFIXES, files_in
 from engine.errors import UserError
 
 BUILT_IN = "digits"
+CARDS = ("README.md", "dataset_infos.json")  # beside parquet files: they say to `datasets` which file is which split
 # name -> (Hub id, what it is). The Hub id's last part is not the name everywhere, so both are looked for on disk.
 NAMED = {
     "digits": (
@@ -50,15 +51,15 @@ def find_source(dataset: str, data_dir: str | None) -> Source:
     Raises:
         UserError: there is no such name, folder or Hub id.
     """
-    if data_dir and not Path(data_dir).expanduser().is_dir():
+    root = _expanded("--data-dir", data_dir) if data_dir else None
+    if root and not root.is_dir():
         raise UserError(f"--data-dir {data_dir}: there is no such folder")
     if dataset == BUILT_IN:
         return Source(BUILT_IN, "digits", "", "scikit-learn")
     only_a_path = dataset.startswith((".", "~")) or Path(dataset).is_absolute()
     hub_id = NAMED[dataset][0] if dataset in NAMED else dataset
-    places = [] if dataset in NAMED else [Path(dataset).expanduser()]
-    if data_dir and not only_a_path:
-        root = Path(data_dir).expanduser()
+    places = [] if dataset in NAMED else [_expanded("--dataset", dataset)]
+    if root and not only_a_path:
         places = [root / dataset, *places, root / Path(hub_id).name]
     for place in places if dataset else []:
         if place.is_dir():
@@ -74,24 +75,34 @@ def find_source(dataset: str, data_dir: str | None) -> Source:
     )
 
 
+def _expanded(option: str, path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # of a user who is not
+        raise UserError(f"{option} {path}: there is no such folder") from error
+
+
 def _folder_source(folder: Path) -> Source:
     """Parquet or images, whichever the folder holds more of, which is how `datasets` decides too."""
     name = folder.resolve().name if folder.name in ("", "..") else folder.name
     folder = folder.resolve()
-    parquet = sorted(path for path in folder.rglob("*.parquet") if not is_hidden(path, folder))
-    images = images_in(folder)
+    files = list(files_in(folder))
+    parquet = [path for path in files if path.suffix == ".parquet"]
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
     if not parquet and not images:
         raise UserError(f"the folder {folder} holds neither parquet files nor images in one folder a class")
-    kind, files = ("parquet", parquet) if len(parquet) >= len(images) else ("tree", images)
-    return Source(name, kind, str(folder), _files_fingerprint(files, folder))
+    if len(parquet) < len(images):
+        return Source(name, "tree", str(folder), _files_fingerprint(images, folder))
+    cards = [path for path in files if path.parent == folder and path.name in CARDS]
+    return Source(name, "parquet", str(folder), _files_fingerprint(parquet + cards, folder))
 
 
 def _files_fingerprint(files: list[Path], root: Path) -> str:
-    digest = hashlib.sha256(str(root.resolve()).encode())
-    for path in files:
-        status = path.stat()
-        try:
+    try:
+        digest = hashlib.sha256(str(root.resolve()).encode())
+        for path in files:
+            status = path.stat()
             digest.update(f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-        except UnicodeEncodeError as error:
-            raise UserError(f"the name of {str(path)!a} is not UTF-8: rename it") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"the name {error.object!a} is not UTF-8: rename it") from error
     return digest.hexdigest()

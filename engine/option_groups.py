@@ -48,7 +48,8 @@ def _add_data(add: Callable) -> None:
         "--val-fraction",
         type=number(float, 0, 0.9),
         metavar="SHARE",
-        help="stratified part of train kept for validation; 0: none (default: the data set's own split, else 0.1)",
+        help="stratified part of train kept for validation; 0: none (default: the data set's own split where it has a "
+        "test split too, else 0.1)",
     )
     add("--limit-train", type=POSITIVE, metavar="N", help="train on N images only (default: all)")
     add(

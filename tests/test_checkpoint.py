@@ -192,8 +192,7 @@ def test_no_pickle_is_ever_run(tmp_path: Path) -> None:
     (decoded / "meta.json").write_text('{"class_names": ["a", "b"], "splits": {"train": [[0, 8, 8, 1], []]}}')
     for array in cache.ARRAYS:
         np.save(decoded / f"train-{array}.npy", np.array([Malice(proof)], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"allow_pickle|Python objects"):
-        cache.read(decoded)
+    assert cache.read(decoded) is None
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"lr: !!python/object/apply:os.mkdir ['{proof}']\n")
     from engine.options import parse_train

@@ -99,57 +99,6 @@ def test_many_sizes_are_refused_or_squared(tree, own_cache):
     assert data.shape == (12, 12, 3) and (data.train.arrays.images[0] == 200).all()
 
 
-@pytest.mark.parametrize("values", [[3, 10, 2], ["owl", "cat", "dog"]])
-def test_plain_labels_take_their_classes_from_the_train_split(values, tmp_path, own_cache):
-    import datasets
-
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.Value("string" if values[0] == "owl" else "int64")}
-    )
-    for split, count in (("train", 30), ("test", 6)):
-        pixels = np.random.default_rng(count).integers(0, 256, (count, 8, 8), dtype=np.uint8)
-        rows = {"image": [Image.fromarray(image) for image in pixels], "label": [values[i % 3] for i in range(count)]}
-        table = datasets.Dataset.from_dict(rows, features=features)
-        table.to_parquet(str(tmp_path / "set" / f"{split}.parquet"))
-    data = load_images(str(tmp_path / "set"), val_fraction=0)
-    assert data.class_names == [str(value) for value in sorted(values)]
-    assert [data.class_names[label] for label in data.test.arrays.labels[:3]] == [str(value) for value in values]
-    assert np.array_equal(data.test.arrays.images[..., 0], pixels)
-
-
-def test_a_source_is_found_where_a_person_means_it(tmp_path, monkeypatch):
-    there, here = tmp_path / "data sets", tmp_path / "here"
-    for folder in (there / "cifar10", there / "holiday", here / "holiday", here / "me" / "set", there / "set"):
-        write_images(folder / "a", 1)
-    monkeypatch.chdir(here)
-    monkeypatch.setenv("HOME", str(here))
-    data_dir = str(there)
-    for dataset in ("cifar10", "uoft-cs/cifar10", "cifar10/"):
-        assert find_source(dataset, data_dir).where == str(there / "cifar10")
-    assert find_source("holiday", data_dir).where == str(there / "holiday")
-    for dataset in ("holiday", "./holiday", "holiday/", "~/holiday", str(here / "holiday")):
-        assert find_source(dataset, None).where == str(here / "holiday")
-    for dataset in ("./holiday", "~/holiday", str(here / "holiday") + "/"):
-        assert find_source(dataset, data_dir).where == str(here / "holiday")
-    assert find_source("me/set", data_dir).where == str(here / "me" / "set")
-    assert find_source("you/set", data_dir).where == str(there / "set")
-    assert find_source(".", None).name == "here"
-    assert find_source("cifar10", None) == find_source("cifar10", str(here))
-    assert (find_source("cifar10", None).kind, find_source("you/set", None).kind) == ("hub", "hub")
-    for dataset in ("", "./cifar10", "~/cifar10", "~/holiday/no", "a/b/c", "my set/with space"):
-        for place in (data_dir, None):
-            with pytest.raises(UserError):
-                find_source(dataset, place)
-
-
-@pytest.mark.parametrize("more", ["images", "parquet"])
-def test_a_folder_with_both_kinds_is_what_it_holds_more_of(more, tmp_path):
-    write_images(tmp_path / "a", 3)
-    for number in range(1 if more == "images" else 4):
-        (tmp_path / f"{number}.parquet").touch()
-    assert find_source(str(tmp_path), None).kind == ("tree" if more == "images" else "parquet")
-
-
 def labelled(n: int, classes: int, copies: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels and hashes of n samples; the last `copies` are copies of others, some with another label."""
     generator = np.random.default_rng(n)

@@ -61,6 +61,7 @@ def test_grey_modes_are_grey(tmp_path):
     Image.fromarray(GREY > 127).save(tmp_path / "bits.png")
     Image.fromarray(GREY.astype(np.int32) * 257).save(tmp_path / "long.tif")
     Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(GREY.astype(np.float32) / 255).save(tmp_path / "share.tif")
     for path in tmp_path.iterdir():
         with open_image(path) as image:
             assert is_grey(image), path
@@ -69,13 +70,14 @@ def test_grey_modes_are_grey(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_photo_is_set_upright(tmp_path, orientation):
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_turned_photo_is_set_upright(tmp_path, suffix, orientation):
     tags = Image.Exif()
     tags[0x0112] = orientation
-    Image.fromarray(COLOUR).save(tmp_path / "a.png", exif=tags)
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
+    Image.fromarray(COLOUR).save(tmp_path / f"a.{suffix}", exif=tags)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / f"a.{suffix}")))
     by_hand = {1: COLOUR, 3: COLOUR[::-1, ::-1], 6: np.rot90(COLOUR, -1), 8: np.rot90(COLOUR)}
-    assert np.array_equal(decoded(tmp_path / "a.png"), expected)
+    assert np.array_equal(decoded(tmp_path / f"a.{suffix}"), expected)
     assert np.array_equal(expected, by_hand.get(orientation, expected))
 
 
