@@ -62,7 +62,7 @@ def bench(args: argparse.Namespace) -> int:
 
 def _refuse_early(args: argparse.Namespace, accelerator: "Accelerator") -> None:
     """Raise UserError for a model or an augmentation that the images do not suit, before minutes are spent."""
-    from benches import transform
+    from benches import conv, transform
     from benches.images import make_images
     from engine.setup import build_model, build_task
 
@@ -71,6 +71,8 @@ def _refuse_early(args: argparse.Namespace, accelerator: "Accelerator") -> None:
         return
     images = make_images(args.image_size, args.channels, epoch_length=1)
     build_model(args, build_task(args, images, accelerator.device), images, sharded=False)
+    if "conv" in args.what:
+        conv.refuse_early(args)
 
 
 def _measure(args: argparse.Namespace, accelerator: "Accelerator") -> Iterator["Section"]:

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args = parse_compare(argv)
         from engine import comparison  # imported only now, as it takes a while: --help is answered at once
 
-        folders = [folder.absolute() for folder in comparison.find_runs([Path(run) for run in args.runs])]
+        folders = comparison.find_runs([Path(run) for run in args.runs])
         root = Path(os.path.commonpath(folders))
         root = root.parent if root in folders else root
         output = Path(args.output_dir or root)

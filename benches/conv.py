@@ -10,6 +10,7 @@ from benches.forward import WORDS
 from benches.report import Row, Section
 from benches.step import autocast
 from benches.timing import calls_for, interleave, warm_up
+from engine.errors import UserError
 from models import create_model
 from models.conv2d import Conv2d
 
@@ -22,6 +23,14 @@ def measure(args: argparse.Namespace, device: torch.device, precision: str, batc
             inputs = inputs.to(device, memory_format=torch.channels_last)
             inputs.requires_grad_(place > 0)  # an image needs no gradient
             yield _section(layer, inputs, used, args.rounds)
+
+
+def refuse_early(args: argparse.Namespace) -> None:
+    """Raise UserError for images that byhand_cnn does not suit."""
+    try:
+        _layers((args.channels, args.image_size, args.image_size))
+    except ValueError as error:
+        raise UserError(f"--what conv: {error}; give a larger --image-size, or leave conv out") from error
 
 
 def _layers(input_shape: tuple[int, int, int]) -> list[tuple[nn.Conv2d, tuple[int, int, int]]]:

@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from benches.images import make_images
 from benches.report import Row, Section
 from benches.step import autocast, training_step
 from benches.timing import calls_for, interleave, warm_up
 from benches.variants import EAGER, MODES, check_pays, why_not
+from data.loader import Batch
 from engine.setup import build_model, build_task
+from engine.tasks import Task
 
 WORDS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 
@@ -80,8 +81,9 @@ def _prepare(
     options = argparse.Namespace(**(vars(args) | {"channels_last": variant.channels_last}))
     data = make_images(args.image_size, args.channels, batch_size)
     task = build_task(options, data, device)
-    inputs = task.inputs(torch.from_numpy(data.train.arrays.images[data.train.ids]).to(device))
-    labels = torch.from_numpy(data.train.arrays.labels[data.train.ids]).to(device)
+    arrays, ids = data.train.arrays, data.train.ids
+    batch = Batch(*(torch.from_numpy(rows) for rows in (arrays.images[ids], arrays.labels[ids], ids))).to(device)
+    inputs, targets = task.inputs(batch.images), task.targets(batch)
     model = build_model(options, task, data, sharded=False).to(device)
     if what == "forward":
         model.eval()
@@ -89,8 +91,9 @@ def _prepare(
         # Tracing writes down the casts of autocast; the others meet them when they run.
         module = MODES[variant.mode](model, inputs)
     if what == "train":
-        gradients = _gradients(module, inputs, labels, variant.precision)
-        return training_step(module, model, options, variant.precision, (inputs, labels)), gradients
+        gradients = _gradients(module, task, inputs, targets, variant.precision)
+        step = training_step(module, model, options, variant.precision, (inputs, targets), task.loss)
+        return step, gradients
 
     def forward() -> Tensor:
         with torch.no_grad(), autocast(device, variant.precision):
@@ -99,12 +102,12 @@ def _prepare(
     return forward, forward().float()
 
 
-def _gradients(module: nn.Module, inputs: Tensor, labels: Tensor, precision: str) -> Tensor:
+def _gradients(module: nn.Module, task: Task, inputs: Tensor, targets: Tensor, precision: str) -> Tensor:
     """All gradients of one batch's loss in the order of the parameters' names, flat; the module's own are dropped."""
     torch.manual_seed(0)  # for dropout
     with autocast(inputs.device, precision):
-        logits = module(inputs)
-    F.cross_entropy(logits.float(), labels).backward()
+        outputs = module(inputs)
+    task.loss(outputs, targets).backward()
     named = {name.removeprefix("_orig_mod."): parameter for name, parameter in module.named_parameters()}
     flat = torch.cat([named[name].grad.flatten() for name in sorted(named) if named[name].grad is not None])
     module.zero_grad()

@@ -50,7 +50,7 @@ def measure(
         batch = run.task.training_batch(next(iter(run.batches())).to(accelerator.device), 0)
         bare_model = build_model(run.args, run.task, run.data, sharded=False).to(accelerator.device)
         called = torch.compile(bare_model) if args.compile else bare_model
-        bare = training_step(called, bare_model, run.args, accelerator.mixed_precision, batch)
+        bare = training_step(called, bare_model, run.args, accelerator.mixed_precision, batch, run.task.loss)
         whole = _take_turns(run, {BARE: bare, LOOP: lambda: next(loop)})
         parts = _time_parts(run, bare_model, batch)
         run.progress.close()

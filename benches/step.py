@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from engine.optim import build_optimizer
 
@@ -18,7 +17,12 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 
 def training_step(
-    model: Callable[[Tensor], Tensor], parameters: nn.Module, options: object, precision: str, batch: tuple
+    model: Callable[[Tensor], Tensor],
+    parameters: nn.Module,
+    options: object,
+    precision: str,
+    batch: tuple[Tensor, Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor],
 ) -> Callable[[], None]:
     """A call that trains `model` on one batch that lies ready.
 
@@ -30,9 +34,10 @@ def training_step(
         parameters: the module whose parameters are trained.
         options: `optimizer`, `momentum` and `weight_decay` are used.
         precision: "no", "bf16" or "fp16".
-        batch: inputs float32 (B, C, H, W) and labels int64 (B,), on the device.
+        batch: inputs float32 (B, C, H, W) and targets, on the device.
+        loss: of outputs and targets.
     """
-    inputs, labels = batch
+    inputs, targets = batch
     optimizer = build_optimizer(
         parameters, options.optimizer, lr=0.0, momentum=options.momentum, weight_decay=options.weight_decay
     )
@@ -40,8 +45,8 @@ def training_step(
 
     def step() -> None:
         with autocast(inputs.device, precision):
-            logits = model(inputs)
-        scaler.scale(F.cross_entropy(logits.float(), labels)).backward()
+            outputs = model(inputs)
+        scaler.scale(loss(outputs, targets)).backward()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()

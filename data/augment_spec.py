@@ -62,7 +62,8 @@ def parse_sizes(text: str) -> list[tuple[int, float]]:
             sizes.append((int(side), float(share)))
         except ValueError:
             raise ValueError(f"--train-sizes: '{item}' is not PIXELS=SHARE, as in 20=0.5") from None
-    if any(side < 4 or share <= 0 for side, share in sizes) or abs(sum(share for _, share in sizes) - 1) > 1e-6:
+    shares = [share for _, share in sizes]
+    if min(side for side, _ in sizes) < 4 or not (min(shares) > 0 and abs(sum(shares) - 1) < 1e-6):
         raise ValueError(f"--train-sizes: '{text}' needs sides from 4 pixels, and shares that add up to 1")
     return sizes
 

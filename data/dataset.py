@@ -103,7 +103,7 @@ def load_images(
     if len(class_names) < 2:
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
     train, val, test = split_parts(splits, val_fraction, None if fold is None else (folds, fold), seed)
-    _check_counts(dataset, train, val, test, class_names, val_fraction)
+    _check_counts(dataset, train, val, test, class_names, val_fraction, folds)
     train = limited(train, limit_train, seed)
     name = f"{source.name}-coarse" if coarse else source.name
     return describe_train(name, train, val, test, class_names, splits)
@@ -209,7 +209,13 @@ def _carve(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
 
 
 def _check_counts(
-    dataset: str, train: Part, val: Part, test: Part, class_names: list[str], val_fraction: float | None
+    dataset: str,
+    train: Part,
+    val: Part,
+    test: Part,
+    class_names: list[str],
+    val_fraction: float | None,
+    folds: int | None,
 ) -> None:
     counts = np.bincount(train.arrays.labels[train.ids], minlength=len(class_names))
     empty = [class_names[label] for label in np.flatnonzero(counts == 0)]
@@ -217,6 +223,8 @@ def _check_counts(
         raise UserError(f"{dataset}: no training image is left of {', '.join(empty)}: add images to these classes")
     if len(test) == 0:
         raise UserError(f"{dataset}: no image is left for the test part: add images")
+    if len(val) == 0 and folds:
+        raise UserError(f"{dataset} is too small for --folds {folds}: give fewer")
     if len(val) == 0 and val_fraction != 0:
         raise UserError(f"{dataset} is too small for a validation part: give --val-fraction 0, or a larger one")
 

@@ -77,9 +77,11 @@ def find_source(dataset: str, data_dir: str | None) -> Source:
 
 def _expanded(option: str, path: str) -> Path:
     try:
-        return Path(path).expanduser()
-    except RuntimeError as error:  # of a user who is not
+        expanded = Path(path).expanduser()
+        expanded.is_dir()
+    except (RuntimeError, OSError) as error:  # of a user who is not; a name that is too long
         raise UserError(f"{option} {path}: there is no such folder") from error
+    return expanded
 
 
 def _folder_source(folder: Path) -> Source:

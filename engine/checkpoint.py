@@ -76,7 +76,12 @@ def save(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict, keep:
 def list_checkpoints(parent: Path) -> list[Path]:
     """The folders step-N, newest (largest N) first, intact or not."""
     folders = [path for path in parent.glob("step-*") if path.name.removeprefix("step-").isdigit()]
-    return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+    return sorted(folders, key=step_of, reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    """N of a folder step-N."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def is_intact(folder: Path) -> bool:
@@ -98,7 +103,10 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version, expected = manifest["format"], dict(manifest["sha256"])
     except FileNotFoundError:
-        raise Damaged(f"{folder} has no {MANIFEST}: it was never completed") from None
+        reason = f"has no {MANIFEST}: it was never completed" if folder.exists() else "does not exist"
+        raise Damaged(f"{folder} {reason}") from None
+    except NotADirectoryError:
+        raise Damaged(f"{folder} is no folder step-N of checkpoints/, nor a run's folder") from None
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder / MANIFEST} is damaged: {error}") from error
     if version != FORMAT:

@@ -52,7 +52,7 @@ class Finished:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """The folders of runs among `paths` and everywhere in them.
+    """The folders of runs among `paths` and everywhere in them, resolved, so that none is there twice.
 
     Raises:
         UserError: a path is no folder, or holds no run with an epoch done.
@@ -61,7 +61,8 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path} is no folder: give folders of runs, or folders that hold some")
-        here = sorted(file.parent for file in path.rglob("train.json") if (file.parent / "args.yaml").is_file())
+        trained = (file.parent.resolve() for file in path.rglob("train.json"))
+        here = sorted(run for run in trained if (run / "args.yaml").is_file())
         if not here:
             raise UserError(f"no run with an epoch done in {path}")
         found += [run for run in here if run not in found]

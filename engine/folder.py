@@ -33,12 +33,16 @@ NOT_OF_A_RUN = (
 # Options that say where a run is written and how often, beside those that are no part of a run: nothing to compare.
 NOT_COMPARED = {*NOT_OF_A_RUN, "data_dir", "output_dir", "track", "log_every", "checkpoint_every", "keep", "workers"}
 
+LONGEST_NAME = 200  # of a run, in bytes; file systems take 255, and files are written under longer names at first
+
 
 def choose_folder(args: argparse.Namespace, dataset: str) -> Path:
     """Where the run will be written: --output-dir/--run-name, or a name from data, model and time."""
     if args.run_name is not None:
         if not re.fullmatch(r"[^/\\\0]+", args.run_name) or args.run_name in (".", ".."):
             raise UserError(f"--run-name '{args.run_name}' must be the name of one folder, without slashes")
+        if len(os.fsencode(args.run_name)) > LONGEST_NAME:
+            raise UserError(f"--run-name {args.run_name}: give {LONGEST_NAME} bytes or less")
         return Path(args.output_dir) / args.run_name
     model = args.model.replace("/", "-")
     return Path(args.output_dir) / f"{dataset}-{model}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
@@ -56,11 +60,9 @@ def check_folder(folder: Path, parameters: int, resuming: bool, keep: int) -> No
     Raises:
         UserError: it is another run's, cannot be made, or the disk is too full.
     """
+    existing = _deepest_existing(folder)
     if not resuming and (folder / "args.yaml").exists():
         raise UserError(f"the run {folder} exists: give another --run-name, or --resume auto to go on with it")
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"cannot write in {existing}: give another --output-dir")
     wanted = 16 * parameters * (keep + 1) + 20_000_000
@@ -70,6 +72,13 @@ def check_folder(folder: Path, parameters: int, resuming: bool, keep: int) -> No
             f"a run needs about {wanted / 1e6:,.0f} MB and {existing} has {free / 1e6:,.0f} MB free: make room, or "
             "give another --output-dir"
         )
+
+
+def _deepest_existing(folder: Path) -> Path:
+    try:
+        return next(place for place in (folder, *folder.parents) if place.exists())
+    except OSError as error:  # a name that is too long, or a folder that may not be entered
+        raise UserError(f"cannot write in {folder}: {error.strerror}; give another place or --run-name") from error
 
 
 def claim(folder: Path) -> int | None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from engine import layers
+from engine.errors import UserError
 from engine.muon import Muon
 from engine.sharding import whole
 
@@ -33,14 +34,14 @@ def build_optimizer(
         frozen: whether some learn only later, whose momentum fused SGD would miss (torch 2.15).
 
     Raises:
-        ValueError: Muon for sharded parameters.
+        UserError: Muon for sharded parameters.
     """
     layer_types = (nn.Linear, nn.Conv1d, nn.Conv2d) if name == "muon" else ()
     inner = {module.weight for module in model.modules() if isinstance(module, layer_types)}
     groups = _groups(model, inner, weight_decay, head_lr, bias_lr, layer_decay)
     if name == "muon":
         if sharded:
-            raise ValueError("--optimizer muon needs whole weights: give another one, or train without FSDP")
+            raise UserError("--optimizer muon needs whole weights: give another one, or train without FSDP")
         return Muon(groups, lr=lr, momentum=momentum)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=not (sharded or frozen))

@@ -112,6 +112,8 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
     find_source(args.dataset, args.data_dir)
     if args.match_classes and args.pretrained is None:
         raise UserError("--match-classes needs the weights of --pretrained")
+    if args.patience and args.val_fraction == 0:
+        raise UserError("--patience waits for a better validation, which --val-fraction 0 leaves out: leave one out")
     _check_folds(args)
     _check_task(args)
     return args
@@ -211,7 +213,11 @@ def parse_bench(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _from_recipe(trained: argparse.Namespace, args: argparse.Namespace) -> dict:
     """What a recipe says of the options that bench.py has too; the others it takes from there as they are."""
-    trained.train_sizes = None  # one size is timed: the images' own
+    # What is timed is one step of all layers on images of one size, their own; a micro-batch counts as a step.
+    trained.train_sizes, trained.freeze = None, "none"
+    if trained.batch_size:
+        trained.batch_size //= trained.accumulate
+    trained.accumulate = 1
     found = {name: value for name, value in vars(trained).items() if name in args and name != "output_dir"}
     found["model_arg"] = list(trained.model_arg.items())
     if trained.batch_size:

@@ -92,9 +92,10 @@ def parse_freeze(text: str) -> list[tuple[str, float]]:
             parts.append((what, float(share) if has_share else 1.0))
         except ValueError:
             raise ValueError(f"--freeze: '{item}' is not WHAT=SHARE, as in head=0.2") from None
-        if what not in ("none", "head") and not what.isdigit():
+        if what not in ("none", "head") and not re.fullmatch("[0-9]+", what):
             raise ValueError(f"--freeze: '{what}' is not none, head, or how many groups of layers are frozen")
-    if min(share for _, share in parts) <= 0 or abs(sum(share for _, share in parts) - 1) > 1e-6:
+    shares = [share for _, share in parts]
+    if not (min(shares) > 0 and abs(sum(shares) - 1) < 1e-6):
         raise ValueError(f"--freeze: '{text}' needs shares of the epochs that add up to 1, as in head=0.2,none=0.8")
     return parts
 
@@ -169,11 +170,13 @@ def _as_argv(action: argparse.Action, value: object, recipe: str) -> list[str]:
         value = "yes" if value else "no"
     if isinstance(value, dict):
         if action.dest == "sweep":
-            value = {key: ",".join(map(str, inner)) for key, inner in value.items()}
+            value = {key: _joined(inner) for key, inner in value.items()}
         return [name, *(f"{key}={inner}" for key, inner in value.items())]
-    if isinstance(value, list):
-        return [name, ",".join(map(str, value))]
-    return [f"{name}={value}"]
+    return [name, _joined(value)] if isinstance(value, list) else [f"{name}={value}"]
+
+
+def _joined(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def setting_argv(parser: Parser, key: str, value: str) -> list[str]:

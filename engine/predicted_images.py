@@ -12,6 +12,7 @@ from torch import nn
 from engine.errors import UserError
 from engine.files import write_atomically
 from engine.predictions import read_images, tell_unreadable
+from engine.progress import printable
 from engine.transformation import Transformation
 
 
@@ -39,10 +40,10 @@ def predict_files(
     read.
 
     Raises:
-        UserError: no room or no right to write.
+        UserError: no room or no right to write, or an image would be written over one that was given.
     """
     folder = Path(args.output or Path(args.weights).parent / f"{Path(args.weights).stem}-images")
-    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    places = _places(paths, folder)
     unreadable: list[str] = []
     written = 0
     make = task.maker(model.eval())
@@ -54,17 +55,33 @@ def predict_files(
             pixels = make(torch.from_numpy(images).to(accelerator.device)).cpu()
         if accelerator.is_main_process:
             for path, image in zip(readable, pixels, strict=True):
-                _write(folder / path.absolute().relative_to(root), image)
+                _write(places[path], image)
         written += len(readable)
     if accelerator.is_main_process:
         tell_unreadable(unreadable, len(paths))
-        print(f"{written} images written to {folder}")
+        print(printable(f"{written} images written to {folder}"))
     return 1 if unreadable else 0
 
 
+def _places(paths: list[Path], folder: Path) -> dict[Path, Path]:
+    """Where the image made of each goes: `photo.jpg` becomes `photo.jpg.png`, and none takes the place of another."""
+    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    given = {path.resolve(): path for path in paths}
+    places: dict[Path, Path] = {}
+    taken: dict[Path, Path] = {}
+    for path in paths:
+        below = path.absolute().relative_to(root)
+        place = folder / (below if below.suffix == ".png" else below.with_name(f"{below.name}.png"))
+        if place.resolve() in given:
+            raise UserError(f"--output {folder}: {given[place.resolve()]} would be written over; give another folder")
+        if taken.setdefault(place, path).absolute() != path.absolute():
+            raise UserError(f"{taken[place]} and {path} would both become {place}: rename one of them")
+        places[path] = place
+    return places
+
+
 def _write(path: Path, pixels: torch.Tensor) -> None:
-    """One PNG, from uint8 (H, W, C); `photo.jpg` becomes `photo.jpg.png`, so that no two names become one."""
-    path = path if path.suffix == ".png" else path.with_name(f"{path.name}.png")
+    """One PNG, from uint8 (H, W, C)."""
     picture = Image.fromarray(pixels.squeeze(2).numpy() if pixels.shape[2] == 1 else pixels.numpy())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

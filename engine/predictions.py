@@ -18,6 +18,7 @@ from data.dataset import ImageData
 from data.images import UNREADABLE, read_image
 from engine.errors import UserError
 from engine.files import write_atomically
+from engine.progress import printable
 from engine.reports import REPORTS
 from engine.setup import load_data
 from engine.tasks import Classification, Task
@@ -116,7 +117,7 @@ def report_on_test_split(
             _put_out(_rows(names, probabilities, task.class_names, args.topk), args.output)
         print(report.headline(test))
         others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
-        print(f"open     {folder / 'examples.png'}, {', '.join(others)}")
+        print(printable(f"open     {folder / 'examples.png'}, {', '.join(others)}"))
     return 0
 
 
@@ -166,7 +167,7 @@ def _put_out(rows: list[dict], output: str | None) -> None:
     if output is None:
         for row in rows:
             likely = ", ".join(f"{p['class']} {p['probability']:.1%}" for p in row["predictions"])
-            _print_anywhere(f"{row['image']}: {likely}")
+            print(printable(f"{row['image']}: {likely}"))
         return
     text = _as_csv(rows) if output.endswith(".csv") else json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
     # File names that are not UTF-8 reach Python as lone surrogates, which no encoding can hold.
@@ -175,12 +176,6 @@ def _put_out(rows: list[dict], output: str | None) -> None:
         write_atomically(Path(output), lambda place: place.write_bytes(encoded))
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror or error}; give another place") from error
-
-
-def _print_anywhere(line: str) -> None:
-    """Print a line of which the terminal's encoding may lack some characters, which are then shown by number."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(line.encode(encoding, errors="backslashreplace").decode(encoding))
 
 
 def _as_csv(rows: list[dict]) -> str:

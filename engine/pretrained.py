@@ -18,6 +18,7 @@ HUB = "hub"
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "weights")  # under which files keep their weights
 PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataParallel put before names
 INTERPOLATIONS = ("bilinear", "bicubic")
+FILLED_IN = ("mean", "std", "input_size", "interpolation")  # options that the weights know
 
 
 def complete(args: argparse.Namespace) -> None:
@@ -37,10 +38,10 @@ def complete(args: argparse.Namespace) -> None:
 def _preparation(args: argparse.Namespace) -> dict:
     content = {} if args.pretrained == HUB else _read(args.pretrained)
     if "options" in content:  # our own best.pth
-        options, side = content["options"], content["shape"][0]
-        size = options.get("input_size") or side
+        options, (height, width, _) = content["options"], content["shape"]
         return {name: content[name] for name in ("mean", "std")} | {
-            "input_size": size,
+            # Images that are not square are taken as they are.
+            "input_size": options.get("input_size") or (height if height == width else None),
             "interpolation": options.get("interpolation"),
         }
     if not args.model.startswith(models.TIMM):

@@ -25,10 +25,16 @@ def outliving_its_reader() -> Iterator[None]:
             raise
 
 
+def printable(text: str) -> str:
+    """The text with what the terminal's encoding lacks, as names of files may have, shown by number."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, errors="backslashreplace").decode(encoding)
+
+
 def say(text: str) -> None:
     """Print, whether anybody reads it or not."""
     with outliving_its_reader():
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 class Progress:

@@ -77,7 +77,8 @@ def end_figures(test: dict) -> dict[str, float | None]:
 
 def headline(test: dict) -> str:
     """The test in one line."""
+    loss = "not finite" if test["loss"] is None else f"{test['loss']:.4f}"
     return (
-        f"test accuracy {test['accuracy']:.2%} on {test['samples']:,} images, loss {test['loss']:.4f}, "
+        f"test accuracy {test['accuracy']:.2%} on {test['samples']:,} images, loss {loss}, "
         f"macro F1 {test['f1']['macro']:.4f}"
     )

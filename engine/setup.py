@@ -1,11 +1,12 @@
 """From options to the parts of a run: data, task, model. All that a user can get wrong is found out here."""
 
 import argparse
+import copy
 import math
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import nn
 
 import models
@@ -40,8 +41,10 @@ def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -
         UserError: the batch is larger than the data, or does not divide among processes and micro-batches.
     """
     if args.batch_size is None:
-        # A power of two that leaves at least 20 steps an epoch, so that small data sets are not done in a few steps.
-        args.batch_size = max(1, min(128, 2 ** int(math.log2(max(1, num_samples / 20)))))
+        # A power of two that leaves at least 20 steps an epoch, so that small data sets are not done in a few steps;
+        # but from 8 on, as batch norm needs several images.
+        power = 2 ** int(math.log2(max(1, num_samples / 20)))
+        args.batch_size = min(max(power, 8), 128, max(1, num_samples))
     if args.batch_size > num_samples:
         raise UserError(
             f"--batch-size {args.batch_size} is more than the {num_samples} training images: give {num_samples} or less"
@@ -117,7 +120,7 @@ def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) 
             **of_every_task,
         )
     except (ValueError, RuntimeError) as error:
-        asked = f"--augment {args.augment}" if args.task == "classify" else f"--transform {args.transform}"
+        asked = f"--augment {args.augment}" if args.transform is None else f"--transform {args.transform}"
         raise UserError(f"{asked}: {error}") from error
 
 
@@ -151,9 +154,11 @@ def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: 
             for side in {task.input_shape[1], *(task.train_sizes or [])}:
                 shape = task.input_shape if side == task.input_shape[1] else (task.input_shape[0], side, side)
                 model.eval()(torch.zeros(2, *shape))
+            if args.batch_size == args.accumulate * PartialState().num_processes:  # which batch norm may refuse
+                copy.deepcopy(model).train()(torch.zeros(1, *task.input_shape))
         if hasattr(model, "init_from") and args.pretrained is None:
             model.init_from(_some_inputs(task, data))
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError, LookupError) as error:
         _, height, width = task.input_shape
         reason = str(error).split("\n")[0] or type(error).__name__
         raise UserError(f"--model {args.model} does not work on {height}x{width} images: {reason}") from error

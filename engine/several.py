@@ -17,23 +17,27 @@ from engine.parsing import setting_argv
 NOT_SWEPT = ("recipe", "list_models", "list_datasets", "output_dir", "run_name", "resume", "max_time")
 NOT_SWEPT += ("seeds", "folds", "fold", "sweep", "ensemble", "help", "model_arg")
 
+OF_THE_TEST = {"dataset", "data_dir", "coarse", "image_size", "skip_bad_images"}  # options that say what is tested on
+
 
 def asked_for(args: argparse.Namespace) -> bool:
     """Whether the options ask for several runs.
 
     Raises:
-        UserError: --ensemble without them, or --resume of one checkpoint with them.
+        UserError: --ensemble without them, --resume of one checkpoint with them, or --resume without their name.
     """
     several = bool(args.seeds or args.sweep or (args.folds and args.fold is None))
     if args.ensemble and not several:
         raise UserError("--ensemble needs several runs: give --seeds, --folds or --sweep")
     if several and args.resume not in (None, "auto"):
         raise UserError("several runs are resumed together: give --resume auto and their --run-name")
+    if several and args.resume and args.run_name is None:
+        raise UserError("--resume auto needs the --run-name of the runs to go on with")
     return several
 
 
 def members(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, argparse.Namespace]:
-    """The options of each run by the name of its folder: all checked before the first starts.
+    """The options of each run by the name of its folder: parsed before the first starts, as far as they can be alone.
 
     Raises:
         UserError: an axis of --sweep that cannot be one, or a value that its option refuses.
@@ -43,6 +47,9 @@ def members(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, argparse
         if key in NOT_SWEPT or key in axes:
             raise UserError(f"--sweep {key}: cannot be swept, or is named twice")
         axes[key] = values
+    other_test = sorted(OF_THE_TEST & axes.keys())
+    if args.ensemble and other_test:
+        raise UserError(f"--ensemble needs the same test images, which --sweep {other_test[0]} changes: leave one out")
     if args.seeds and "seed" in axes:
         raise UserError("--sweep seed and --seeds say the same: leave one out")
     if args.seeds:
@@ -140,7 +147,7 @@ def _is_done(place: Path, member: argparse.Namespace) -> bool:
     import yaml
     from accelerate.utils import broadcast_object_list
 
-    from engine import folder, state
+    from engine import folder, pretrained, state
     from engine.reports import REPORTS
 
     wanted = ("test.json", *REPORTS[member.task].PICTURES)
@@ -148,7 +155,8 @@ def _is_done(place: Path, member: argparse.Namespace) -> bool:
         return False
     before = yaml.safe_load((place / "args.yaml").read_text(encoding="utf-8"))
     now = folder.options_of_a_run(member)
-    now["batch_size"] = now["batch_size"] or before["batch_size"]  # the run had filled it in
+    for key in ("batch_size", *(pretrained.FILLED_IN if member.pretrained else ())):
+        now[key] = before.get(key) if now[key] is None else now[key]  # the run had filled it in
     differing = [key for key in now if key not in state.FREE_OPTIONS and before.get(key, now[key]) != now[key]]
     if differing:
         raise UserError(f"{place} was done with other options ({', '.join(differing)}): give another --run-name")

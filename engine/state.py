@@ -102,7 +102,20 @@ def resume(run: "Run") -> Path | None:
     if run.accelerator.is_main_process:  # one process goes on with the sum over all
         run.totals = torch.tensor(state["totals"], dtype=torch.float64).to(run.totals)
     run.progress.say(f"resuming {place} at step {run.step} of {run.plan.total_steps}")
+    if state["options"]["epochs"] != run.args.epochs:
+        _remove_later(run)
     return place
+
+
+def _remove_later(run: "Run") -> None:
+    """Remove the run's checkpoints of later steps, which other --epochs, and so other learning rates, had led to."""
+    own = checkpoint.list_checkpoints(run.folder / "checkpoints")
+    later = [folder for folder in own if checkpoint.step_of(folder) > run.step]
+    if later and run.accelerator.is_main_process:
+        run.progress.say(f"removing {', '.join(folder.name for folder in later)}: they are of other --epochs")
+        for folder in later:
+            shutil.rmtree(folder)
+    run.accelerator.wait_for_everyone()
 
 
 def recover_best(run: "Run", place: Path) -> None:

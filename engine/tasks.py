@@ -1,5 +1,7 @@
 """What is learned: how a batch becomes inputs and targets, what the loss is, what counts as right."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -160,7 +162,7 @@ class Classification(Task):
 
     def merit(self, record: dict) -> tuple[float, ...]:
         """What the best epoch has most of, from its entry in train.json: accuracy, then a small loss."""
-        return record["val_accuracy"], -record["val_loss"]
+        return record["val_accuracy"], -finite(record["val_loss"])
 
     def test_metrics(self, logits: Tensor, labels: Tensor) -> tuple[dict, np.ndarray]:
         """The figures of the test report, and the probabilities (float32 (N, K)) that they were computed from."""
@@ -168,6 +170,11 @@ class Classification(Task):
 
         probabilities = logits.float().softmax(1).numpy()
         return classification_metrics(labels.numpy(), probabilities, self.class_names), probabilities
+
+
+def finite(loss: float | None) -> float:
+    """A loss to compare by: infinite where it is no number, which train.json and checkpoints keep as None."""
+    return math.inf if loss is None or math.isnan(loss) else loss
 
 
 def _both_sides(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ TTA = ("none", "flip", "shift")
 DEFAULTS = {"lr": 2e-3, "weight_decay": 0.05, "momentum": 0.9, "head_lr": 1.0, "bias_lr": 1.0}
 DEFAULTS_OF = {
     "sgd": {"lr": 0.1, "weight_decay": 5e-4},
+    "adam": {"weight_decay": 0.0},  # which is not decoupled here, but a part of the gradient
     "rmsprop": {"lr": 1e-3, "weight_decay": 0.0},
     "muon": {"lr": 0.24, "weight_decay": 0.0, "momentum": 0.6, "head_lr": 0.005, "bias_lr": 0.2},
 }
@@ -53,7 +54,7 @@ def add_training(add: Callable) -> None:
         "--weight-decay",
         type=number(float, 0),
         metavar="DECAY",
-        help="not applied to biases and norms (default: sgd 0.0005, rmsprop 0, muon 0, else 0.05)",
+        help="not applied to biases and norms (default: sgd 0.0005, adam, rmsprop and muon 0, else 0.05)",
     )
     add("--schedule", choices=SCHEDULES, default="cosine", help=f"{', '.join(SCHEDULES)} (default: %(default)s)")
     add(
@@ -89,7 +90,8 @@ def add_training(add: Callable) -> None:
         type=number(int, 0),
         default=0,
         metavar="N",
-        help="stop after N evaluations without a better validation accuracy; 0: never (default: %(default)s)",
+        help="stop after N evaluations that were no better on validation, by what best.pth is chosen by; 0: never "
+        "(default: %(default)s)",
     )
     add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything random (default: %(default)s)")
     add(

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from data import pixel_transforms
 from data.loader import Batch
-from engine.tasks import Task
+from engine.tasks import Task, finite
 
 WITHIN = (0.05, 0.01)  # a pixel is right that is this near to its target, of 0..1; the first counts as accuracy
 
@@ -92,7 +92,7 @@ class Transformation(Task):
 
     def merit(self, record: dict) -> tuple[float, ...]:
         """What the best epoch has most of, from its entry in train.json: a small loss, which gets better to the end."""
-        return (-record["val_loss"],)
+        return (-finite(record["val_loss"]),)
 
 
 class Maker(nn.Module):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data.dataset import ImageData
+from engine.errors import UserError
 from explain.explained import MIDDLE, Explained, in_words
 from explain.output import finish, make_folder
 from explain.pictures import ROWS, Row, heat, plot_maps
@@ -30,10 +31,16 @@ def explain_test_split(
         probabilities: float (N, K) of the test part, in its order.
         named: classes to look at alone; none: all.
         folder: for the pictures.
+
+    Raises:
+        UserError: there is no image of the classes named, or no room or right to write.
     """
     labels = data.test.arrays.labels[data.test.ids]
     classes = named or list(range(len(data.class_names)))
     said = probabilities.argmax(1)
+    if not np.isin(labels, classes).any():
+        absent = ", ".join(data.class_names[label] for label in classes)
+        raise UserError(f"--explain-class: the test split has no image of {absent}; name other classes")
     make_folder(folder)
     figures, pictures = {}, []
     sample = np.concatenate([np.flatnonzero(labels == label)[: args.explain_count] for label in classes])

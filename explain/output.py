@@ -7,6 +7,7 @@ from accelerate.tracking import TensorBoardTracker
 from engine import tracking
 from engine.errors import UserError
 from engine.files import write_json
+from engine.progress import printable
 from explain.explained import Explained
 
 EVENTS = ".explain"  # how the names of our event files end: a second explanation replaces them and no run's
@@ -50,8 +51,8 @@ def finish(explained: Explained, folder: Path, pictures: list[str], figures: dic
     except OSError as error:
         raise _no_room(folder, error) from error
     first, *others = pictures
-    print(f"open     {folder / first}, {', '.join([*others, 'explain.json'])}")
-    print(f"curves   tensorboard --logdir {folder}")
+    print(printable(f"open     {folder / first}, {', '.join([*others, 'explain.json'])}"))
+    print(printable(f"curves   tensorboard --logdir {folder}"))
 
 
 def _no_room(folder: Path, error: OSError) -> UserError:

@@ -88,7 +88,7 @@ def create_model(
         input_shape: (channels, height, width) of the images.
         num_classes: size of the last layer; or
         output_shape: (channels, height, width) of the images to make.
-        conv: "byhand" puts `models/conv2d.py` in the place of every nn.Conv2d, with its weights.
+        conv: "byhand" puts `models/conv2d.py` in the place of every plain nn.Conv2d, with its weights.
         model_args: passed to the constructor.
 
     Raises:
@@ -100,10 +100,7 @@ def create_model(
     if output_shape is None and name in IMAGE_MODELS:
         raise ValueError(f"it makes images, not classes: give one of {', '.join(MODELS)}, or --task transform")
     if name.startswith(TIMM):
-        from models.layers.depthwise_conv import mend_depthwise
-
         model = _create_timm(name.removeprefix(TIMM), input_shape, num_classes, model_args)
-        mend_depthwise(model)
     else:
         module, class_name, _ = (MODELS | IMAGE_MODELS)[name]
         wanted = {"output_shape": output_shape} if name in IMAGE_MODELS else {"num_classes": num_classes}
@@ -112,6 +109,10 @@ def create_model(
         from models.conv2d import convolve_by_hand
 
         convolve_by_hand(model)
+    if name.startswith(TIMM):
+        from models.layers.depthwise_conv import mend_depthwise
+
+        mend_depthwise(model)
     return model
 
 

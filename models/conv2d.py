@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import winograd
+from models.layers.packed_conv import PackedConv2d
 from models.layers.training_on_cpus import trains_on_cpu
 
 
@@ -123,7 +124,10 @@ class Conv2d(nn.Conv2d):
 
 
 def convolve_by_hand(model: nn.Module) -> None:
-    """Make every nn.Conv2d in the model a `Conv2d`, with the weights that it has; subclasses stay as they are."""
+    """Make every nn.Conv2d in the model a `Conv2d`, with the weights that it has.
+
+    Subclasses stay as they are, as they may do more than convolve; but for the faster one of `models/layers/`.
+    """
     for module in model.modules():
-        if type(module) is nn.Conv2d:
+        if type(module) is nn.Conv2d or isinstance(module, PackedConv2d):
             module.__class__ = Conv2d

@@ -60,6 +60,15 @@ EARLY = [
     ("--std 0", "0 is out of range"),
     ("--interpolation nearest", "invalid choice: 'nearest'"),
     ("--task transform --transform vflip --freeze head", "--freeze: of no use for --task transform"),
+    ("--patience 3 --val-fraction 0", "--patience waits for a better validation"),
+    ("--freeze ²", "'²' is not none, head, or how many groups"),
+    ("--freeze head=nan", "needs shares of the epochs that add up to 1"),
+    ("--train-sizes 20=nan", "shares that add up to 1"),
+    ("--dataset ~no_such_user/pets", "no such folder"),
+    (f"--dataset ./{'n' * 300}", "no such folder"),
+    ("--seeds 0,1 --resume auto", "--resume auto needs the --run-name"),
+    ("--ensemble --sweep dataset=digits,mnist", "needs the same test images, which --sweep dataset changes"),
+    ("--recipe sweep.yaml", "'lr=fast' is not|'fast' is not a number"),
     ("--checkpoint-every never", "'never' is not a whole number"),
 ]
 RECIPES = {
@@ -68,6 +77,7 @@ RECIPES = {
     "flag.yaml": "compile: maybe",
     "broken.yaml": "lr: [0.1",
     "list.yaml": "- lr",
+    "sweep.yaml": "sweep: {lr: fast}",
 }
 
 
@@ -98,7 +108,7 @@ def check_line(stderr: str, says: str) -> None:
     assert "Traceback" not in stderr
 
 
-@pytest.mark.parametrize("arguments, says", EARLY, ids=[arguments for arguments, _ in EARLY])
+@pytest.mark.parametrize("arguments, says", EARLY, ids=[arguments[:60] for arguments, _ in EARLY])
 def test_a_mistyped_option_is_answered_at_once(arguments, says, tmp_path):
     (tmp_path / "nothing").mkdir()
     for name, text in RECIPES.items():
@@ -152,6 +162,13 @@ LATE = [
     ("--run-name old --output-dir {0}/runs", "the run .*old exists: give another --run-name"),
     ("--resume auto", "--resume auto needs the --run-name"),
     ("--resume {0}/runs/old", "--resume .*runs/old"),
+    ("--resume {0}/a_file", "a_file is no folder step-N of checkpoints/, nor a run's folder"),
+    ("--resume {0}/runs/new", "runs/new does not exist"),
+    (f"--run-name {'n' * 300}", "--run-name n*: give 200 bytes or less"),
+    (f"--output-dir {'n' * 300}", "cannot write in .*too long"),
+    ("--batch-size 1 --model fashion_cnn", "fashion_cnn does not work .*more than 1 value"),
+    ("--model fcn --model-arg stride=0", "--model fcn does not work"),
+    ("--dataset {0}/tiny --folds 20 --fold 19", "too small for --folds 20: give fewer"),
     ("--dataset {0}/one", "one class only .*cat"),
     ("--dataset {0}/hollow", "class folder .*dog holds no image"),
     ("--dataset {0}/flat", "no folder for each class"),
@@ -193,7 +210,7 @@ def fresh_accelerator():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.mark.parametrize("arguments, says", LATE, ids=[arguments.format("") for arguments, _ in LATE])
+@pytest.mark.parametrize("arguments, says", LATE, ids=[arguments.format("")[:60] for arguments, _ in LATE])
 def test_what_cannot_be_trained_is_refused(
     arguments, says, refused, tmp_path, own_cache, monkeypatch, capsys, fresh_accelerator
 ):

@@ -176,6 +176,19 @@ def test_a_recipe_is_timed_with_its_own_options_unless_others_are_typed():
     assert (typed.optimizer, typed.augment) == ("muon", "flip")
 
 
+def test_a_recipe_is_timed_as_it_is_trained_but_for_micro_batches_and_frozen_layers(run, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("accumulate: 4\nfreeze: head\nbatch-size: 64\nmodel: mlp\n")
+    args = parse_bench(["--recipe", str(mine)])
+    assert (args.accumulate, args.freeze, args.batch_sizes) == (1, "none", [16])
+    mine.write_text("task: transform\ntransform: vflip\naugment: none\n")
+    tiny = "--model separable_map --what loop train --rounds 1"
+    code, out, err, content = run("--recipe", str(mine), *tiny.split())
+    assert code == 0, err
+    assert "only batches of spatial targets" not in out
+    assert "images_per_second" in rows_of(content)["eager, fp32, channels_last"]
+
+
 def test_data_gives_what_torchvision_gives(run):
     code, _, _, content = run("--what", "data", "--channels", "3")
     assert code == 0
@@ -263,6 +276,7 @@ def test_check_passes_where_the_model_takes_the_time(run, monkeypatch):
         ("--augment blur", "no augmentation is called 'blur'"),
         ("--augment crop=8", "reflects 8 pixels"),
         ("--model cnn --image-size 4 --augment none", "cnn does not work on 4x4 images"),
+        ("--what data conv --model mlp --image-size 4 --augment none", "conv: byhand_cnn needs images of at least 8"),
         ("--check --what data", "--check measures loop alone"),
         ("--weights a.pth --what loop", "--weights is for transform alone"),
         ("--weights none.pth", "give a run's best.pth"),

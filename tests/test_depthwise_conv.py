@@ -1,5 +1,7 @@
 """DepthwiseConv2d is nn.Conv2d, and its Same is timm's: the same state dict, outputs and gradients; mended or not."""
 
+import warnings
+
 import pytest
 import timm
 import torch
@@ -36,6 +38,8 @@ def test_a_net_of_timm_is_the_same_net_with_them(pad_type: str, kind: type) -> N
     assert sum(type(module) is kind for module in mended.modules()) == 4
     images = torch.randn(4, 3, 33, 33).contiguous(memory_format=torch.channels_last)
     assert torch.equal(mended.eval()(images), plain.eval()(images))
+    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated, and still asked for
+        torch.testing.assert_close(torch.jit.script(mended)(images), plain(images))
     outputs, grads = [], []
     for net in (mended.train(), plain.train()):
         with torch.autocast("cpu", torch.bfloat16):

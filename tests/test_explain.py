@@ -17,6 +17,7 @@ from explain.layers import find_layer
 from explain.methods import compute_maps, integrated_gradients
 from explain.pictures import heat
 from tests.conftest import changed, predict, refusal, write_images
+from tests.driver import train
 
 # grad-cam's imputer hands tensors to NumPy in a way that will change.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
@@ -197,6 +198,16 @@ def test_what_cannot_be_explained_is_one_line_and_nothing_is_written(capsys, bes
     folder = tmp_path / "out"
     assert says in refusal(capsys, "--weights", best, *arguments.split(), "--output", folder)
     assert not folder.exists()
+
+
+def test_a_class_without_a_test_image_is_one_line(capsys, tmp_path, tree, own_cache):
+    pets = tree("cat", "dog", count=30)
+    write_images(pets / "rare", 2)
+    options = f"--cpu --track none --model cnn --model-arg width=8 --epochs 1 --output-dir {tmp_path} --run-name run"
+    assert train(["--dataset", str(pets), *options.split()])[0] == [0]
+    rare = ("--weights", tmp_path / "run" / "best.pth", "--explain", "gradcam", "--explain-class", "rare")
+    assert "the test split has no image of rare" in refusal(capsys, *rare, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_package_a_file_and_a_net_without_maps_are_one_line(capsys, best, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ refused in one line."""
 import json
 import pickle
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -96,6 +96,13 @@ def test_a_net_moves_to_other_classes_and_sizes_and_predicts(
     assert code == 0, err
     again = json.loads((tmp_path / "run" / "best-test" / "test.json").read_text())
     assert again["loss"] == reported["loss"]
+
+
+def test_images_that_are_not_square_stay_so(tmp_path: Path, tree: Callable[..., Path], own_cache: Path) -> None:
+    pets = ["--dataset", tree("cat", "dog", count=30, size=(8, 12)), "--model", "mlp", "--limit-train", "32"]
+    fine_tune(tmp_path / "first", *pets)
+    first = tmp_path / "first" / "run" / "best.pth"
+    assert "all of them" in fine_tune(tmp_path / "second", *pets, "--pretrained", first)
 
 
 def args(**changes: object) -> Namespace:

@@ -74,6 +74,14 @@ def test_nobody_reading_the_output_does_not_stop_the_run(tmp_path: Path) -> None
     assert (tmp_path / "run" / "test.json").exists()
 
 
+def test_a_terminal_that_lacks_the_letters_of_a_folder_stops_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", *options(tmp_path / "Żółć", epochs=1)]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, timeout=120)
+    assert done.returncode == 0 and b"\\u017b\xf3\\u0142" in done.stdout, done.stderr
+    assert (tmp_path / "Żółć" / "run" / "test.json").exists()
+
+
 def test_a_run_goes_on_in_another_folder_with_the_best_weights_so_far(stopped: Path) -> None:
     codes, printed = train(options(stopped.parent, "--resume", str(stopped), name="branch"), deed=Deed(kill_after=10))
     assert codes == [-9], printed
@@ -108,6 +116,29 @@ def test_changed_images_are_refused(tmp_path: Path, tree: Callable[..., Path], o
     codes, printed = train([*run, "--resume", "auto"])
     assert codes == [2]
     assert "was trained on other images" in printed
+
+
+def test_more_epochs_from_an_older_checkpoint_forget_what_came_after_it(tmp_path: Path) -> None:
+    assert train(options(tmp_path, "--keep", "9"))[0] == [0]
+    older = tmp_path / "run" / "checkpoints" / "step-6"
+    again = options(tmp_path, "--keep", "9", "--resume", str(older), epochs=6)
+    assert train(again, deed=Deed(kill_after=10))[0] == [-9]
+    assert {place.name for place in older.parent.iterdir()} == {"step-3", "step-6", "step-9"}
+    epochs = {
+        name: json.loads((older.parent / name / "state.json").read_text())["options"]["epochs"]
+        for name in ("step-6", "step-9")
+    }
+    assert epochs == {"step-6": 3, "step-9": 6}
+
+
+def test_a_run_whose_loss_was_no_number_goes_on_and_is_reported(tmp_path: Path) -> None:
+    """The last step of an epoch may make the weights so large that validation has no loss."""
+    wild = ["--optimizer", "sgd", "--lr", "1e25", "--batch-size", "128", "--warmup", "0"]
+    codes, printed = train(options(tmp_path, *wild, epochs=1), deed=Deed(report=True))
+    assert codes == [0] and "loss not finite" in printed, printed
+    assert json.loads((tmp_path / "run" / "test.json").read_text())["loss"] is None
+    codes, printed = train(options(tmp_path, *wild, "--resume", "auto", epochs=2))
+    assert codes == [1] and "Traceback" not in printed and "finite" in printed, printed
 
 
 def test_more_epochs_go_on_and_fewer_are_refused(stopped: Path) -> None:

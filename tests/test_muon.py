@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.errors import UserError
 from engine.muon import orthogonalize
 from engine.optim import build_optimizer, set_lr
 
@@ -85,7 +86,7 @@ def test_one_step_turns_a_weight_by_about_the_learning_rate() -> None:
 
 
 def test_muon_refuses_sharded_weights() -> None:
-    with pytest.raises(ValueError, match="muon needs whole weights"):
+    with pytest.raises(UserError, match="muon needs whole weights"):
         build_optimizer(net(), "muon", lr=0.1, momentum=0.6, weight_decay=0.0, sharded=True)
 
 

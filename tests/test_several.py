@@ -132,6 +132,15 @@ def test_a_group_is_not_overwritten_nor_mixed_with_other_options(folds: Path) ->
     assert "was done with other options (lr)" in printed
 
 
+def test_a_group_that_starts_from_weights_goes_on(tmp_path: Path) -> None:
+    assert train(options(tmp_path, name="first"))[0] == [0]
+    group = options(tmp_path, "--seeds", "0,1", "--pretrained", str(tmp_path / "first" / "best.pth"))
+    assert train(group, deed=Deed(kill_after=2, kill_in="seed-1"))[0] != [0]
+    assert train(group + ["--resume", "auto"], deed=REPORT)[0] == [0]
+    codes, printed = train([*group, "--resume", "auto"], deed=REPORT)
+    assert codes == [0] and printed.count("is done") == 2, printed
+
+
 def test_a_run_that_diverges_does_not_end_the_others(tmp_path: Path) -> None:
     sweep = ("--optimizer", "sgd", "--sweep", "lr=1e30,0.01")
     codes, printed = train(options(tmp_path, *sweep), deed=REPORT)
@@ -164,8 +173,8 @@ def test_compare_shows_what_differs_and_ranks_by_validation(folds: Path, capsys:
 
 def test_compare_takes_one_run_by_a_relative_path(folds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folds)
-    compare.main(["fold-1"])
-    assert "\n| fold-1 |" in (folds / "comparison.md").read_text()
+    compare.main(["fold-1", "../group/fold-1"])  # and once only
+    assert (folds / "comparison.md").read_text().count("\n| fold-1 |") == 1
 
 
 def test_compare_refuses_what_is_no_run_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

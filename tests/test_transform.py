@@ -240,3 +240,10 @@ def test_infer_refuses_what_means_nothing_to_images(learnt: Path, tmp_path: Path
     (tmp_path / "file").write_text("")
     write_images(tmp_path / "a", 1)
     assert "is a file" in refusal(capsys, *weights, tmp_path / "a", "--output", tmp_path / "file")
+    before = (tmp_path / "a" / "0.png").read_bytes()
+    assert "0.png would be written over" in refusal(capsys, *weights, tmp_path / "a", "--output", tmp_path / "a")
+    assert (tmp_path / "a" / "0.png").read_bytes() == before
+    for name in ("b.jpg", "b.jpg.png"):
+        (tmp_path / "a" / name).write_bytes(before)
+    line = refusal(capsys, *weights, tmp_path / "a", "--output", tmp_path / "made")
+    assert "b.jpg and" in line and "would both become" in line
