@@ -29,7 +29,7 @@ class Stage(nn.Module):
 
 
 class CNN(nn.Module):
-    """A stem, stages that double the channels and halve the image until a side is 4 or 5, a max over what is left.
+    """A stem, stages that double the channels and halve the image until a side is under 8, a max over what is left.
 
     Args:
         input_shape: (channels, height, width), sides from 8 pixels.
