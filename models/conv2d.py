@@ -12,7 +12,10 @@ from models.layers.training_on_cpus import trains_on_cpu
 def _windows(images: Tensor, kernel: tuple[int, int], padding: tuple[int, ...]) -> Tensor:
     """(B, H, W, C) -> (B, H', W', kernel pixels * C): what lies under a kernel that moves by one pixel."""
     padded = F.pad(images, (0, 0, *padding))
-    return padded.unfold(1, kernel[0], 1).unfold(2, kernel[1], 1).permute(0, 1, 2, 4, 5, 3).flatten(3)
+    height = padded.shape[1] - kernel[0] + 1
+    # Under one row of the kernel lie neighbours in memory, which are copied together.
+    rows = (padded[:, row : row + height].unfold(2, kernel[1], 1) for row in range(kernel[0]))
+    return torch.cat([row.transpose(3, 4).flatten(3) for row in rows], 3)
 
 
 def _product(patches: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
