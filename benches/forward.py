@@ -12,7 +12,7 @@ from benches.report import Row, Section
 from benches.step import autocast, training_step
 from benches.timing import calls_for, interleave, warm_up
 from benches.variants import EAGER, MODES, check_pays, why_not
-from data.loader import Batch
+from data.loader import ArrayDataset
 from engine.setup import build_model, build_task
 from engine.tasks import Task
 
@@ -81,8 +81,7 @@ def _prepare(
     options = argparse.Namespace(**(vars(args) | {"channels_last": variant.channels_last}))
     data = make_images(args.image_size, args.channels, batch_size)
     task = build_task(options, data, device)
-    arrays, ids = data.train.arrays, data.train.ids
-    batch = Batch(*(torch.from_numpy(rows) for rows in (arrays.images[ids], arrays.labels[ids], ids))).to(device)
+    batch = ArrayDataset(data.train.arrays).__getitems__(data.train.ids).to(device)
     inputs, targets = task.inputs(batch.images), task.targets(batch)
     model = build_model(options, task, data, sharded=False).to(device)
     if what == "forward":

@@ -62,10 +62,14 @@ def parse_sizes(text: str) -> list[tuple[int, float]]:
             sizes.append((int(side), float(share)))
         except ValueError:
             raise ValueError(f"--train-sizes: '{item}' is not PIXELS=SHARE, as in 20=0.5") from None
-    shares = [share for _, share in sizes]
-    if min(side for side, _ in sizes) < 4 or not (min(shares) > 0 and abs(sum(shares) - 1) < 1e-6):
+    if min(side for side, _ in sizes) < 4 or not make_a_whole([share for _, share in sizes]):
         raise ValueError(f"--train-sizes: '{text}' needs sides from 4 pixels, and shares that add up to 1")
     return sizes
+
+
+def make_a_whole(shares: list[float]) -> bool:
+    """Whether all are above 0 and they add up to 1; not where one is no number."""
+    return min(shares) > 0 and abs(sum(shares) - 1) < 1e-6
 
 
 def known() -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from data.augment_spec import make_a_whole
 from engine.errors import UserError
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -94,8 +95,7 @@ def parse_freeze(text: str) -> list[tuple[str, float]]:
             raise ValueError(f"--freeze: '{item}' is not WHAT=SHARE, as in head=0.2") from None
         if what not in ("none", "head") and not re.fullmatch("[0-9]+", what):
             raise ValueError(f"--freeze: '{what}' is not none, head, or how many groups of layers are frozen")
-    shares = [share for _, share in parts]
-    if not (min(shares) > 0 and abs(sum(shares) - 1) < 1e-6):
+    if not make_a_whole([share for _, share in parts]):
         raise ValueError(f"--freeze: '{text}' needs shares of the epochs that add up to 1, as in head=0.2,none=0.8")
     return parts
 
