@@ -109,6 +109,9 @@ def create_model(
         from models.conv2d import convolve_by_hand
 
         convolve_by_hand(model)
+    from models.layers.winograd_conv import save_products
+
+    save_products(model)
     if name.startswith(TIMM):
         from models.layers.depthwise_conv import mend_depthwise
 

@@ -102,14 +102,11 @@ class Conv2d(nn.Conv2d):
     def _slide(self, x: Tensor) -> Tensor:
         weight = self.weight.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        way = winograd.convolve if self._few_products_pay(x) else _Slide.apply
         padding = tuple(self._reversed_padding_repeated_twice)
-        return way(x.permute(0, 2, 3, 1), weight, bias, padding).permute(0, 3, 1, 2)
-
-    def _few_products_pay(self, x: Tensor) -> bool:
-        """Between at least 64 channels, as measured; not in bf16, of whose digits the sums between would cost some."""
-        exact = x.dtype in (torch.float32, torch.float64)
-        return exact and self.kernel_size == (3, 3) and min(self.weight.shape[:2]) >= 64
+        if min(weight.shape[:2]) >= 64 and winograd.pays(x, weight, padding):  # as measured
+            y = winograd.convolve(x, weight, padding)
+            return y if bias is None else y + bias[:, None, None]
+        return _Slide.apply(x.permute(0, 2, 3, 1), weight, bias, padding).permute(0, 3, 1, 2)
 
     def _patches(self, images: Tensor) -> Tensor:
         """(B, H, W, C), padded -> (B, H', W', kernel pixels * C): what lies under the kernel at each place."""

@@ -14,7 +14,6 @@ import infer
 from engine import weights
 from models import create_model
 from models.conv2d import Conv2d
-from models.layers import winograd
 from tests.driver import Deed, train
 
 # Arguments of nn.Conv2d, and the image's (channels, height, width).
@@ -34,10 +33,9 @@ GRID = [
     ({"kernel_size": 3, "padding": (2, 1), "padding_mode": "replicate"}, (3, 6, 6)),
 ]
 MANY_CHANNELS = [  # where products are saved
-    ({"out_channels": 64, "kernel_size": 3, "padding": 1}, (64, 8, 8)),
-    ({"out_channels": 65, "kernel_size": 3, "padding": "same", "bias": False}, (64, 7, 9)),
-    ({"out_channels": 64, "kernel_size": 3, "padding": (0, 2)}, (65, 6, 3)),
-    ({"out_channels": 64, "kernel_size": 3}, (64, 3, 3)),
+    ({"out_channels": 64, "kernel_size": 3, "padding": 1}, (64, 60, 60)),
+    ({"out_channels": 65, "kernel_size": 3, "padding": "same", "bias": False}, (64, 57, 59)),
+    ({"out_channels": 64, "kernel_size": 3, "padding": (0, 2)}, (65, 62, 57)),
 ]
 each_case = pytest.mark.parametrize(("arguments", "shape"), GRID, ids=[str(arguments) for arguments, _ in GRID])
 
@@ -60,7 +58,9 @@ def gradients(layer: nn.Conv2d, images: torch.Tensor) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize(("arguments", "shape"), GRID + MANY_CHANNELS, ids=str)
 def test_results_and_gradients_are_those_of_nn_conv2d(arguments: dict, shape: tuple) -> None:
-    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+    # Where products are saved, sums between the products cost digits.
+    fp32 = 1e-4 if (arguments, shape) in MANY_CHANNELS else 1e-5
+    for dtype, tolerance in ((torch.float32, fp32), (torch.float64, 1e-12)):
         native, by_hand, images = pair(arguments, shape, dtype)
         assert list(native.state_dict()) == list(by_hand.state_dict())
         assert all(torch.equal(a, b) for a, b in zip(native.parameters(), by_hand.parameters(), strict=True))
@@ -87,19 +87,6 @@ def test_gradients_are_those_of_the_function(arguments: dict, shape: tuple) -> N
     assert torch.autograd.gradgradcheck(convolve, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize(("size", "padding"), [((4, 4), (1, 1, 1, 1)), ((3, 5), (1, 1, 1, 1)), ((4, 3), (0, 2, 1, 0))])
-def test_gradients_with_fewer_products_are_those_of_the_function(size: tuple, padding: tuple) -> None:
-    random = torch.Generator().manual_seed(0)
-    shapes = (2, *size, 2), (3, 2, 3, 3), (3,)
-    inputs = [torch.randn(shape, dtype=torch.float64, generator=random).requires_grad_() for shape in shapes]
-
-    def convolve(*inputs: torch.Tensor) -> torch.Tensor:
-        return winograd.convolve(*inputs, padding)
-
-    assert torch.autograd.gradcheck(convolve, inputs)
-    assert torch.autograd.gradgradcheck(convolve, inputs)
-
-
 def test_in_training_on_cpus_kernels_that_move_by_one_pixel_take_the_faster_way() -> None:
     def way(arguments: dict, shape: tuple[int, int, int]) -> str:
         _, layer, images = pair(arguments, shape)
@@ -111,9 +98,10 @@ def test_in_training_on_cpus_kernels_that_move_by_one_pixel_take_the_faster_way(
         return str(names)
 
     assert "_Slide" in way({"kernel_size": 3, "padding": "same"}, (4, 8, 8))
-    assert "_Tiles" not in way({"kernel_size": 3, "padding": "same"}, (4, 8, 8))
-    assert "_Tiles" in way(*MANY_CHANNELS[0])
+    assert "_Winograd" not in way({"kernel_size": 3, "padding": "same"}, (4, 8, 8))
+    assert "_Winograd" in way(*MANY_CHANNELS[0])
     assert "_Slide" not in way(*MANY_CHANNELS[0])
+    assert "_Slide" in way(MANY_CHANNELS[0][0], (64, 8, 8))  # too few tiles
     reflect = {"padding": 1, "padding_mode": "reflect"}
     for other in ({"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding": 3}, reflect):
         assert "_Slide" not in way({"kernel_size": 3, **other}, (4, 8, 8)), other

@@ -1,10 +1,11 @@
 """A 3x3 convolution whose weight gradient is computed on several small images laid side by side."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from models.layers.training_on_cpus import trains_in_bf16
+from models.layers.winograd_conv import WinogradConv2d
 
 PACKED = 4  # images side by side
 
@@ -41,7 +42,7 @@ class _Conv3x3(torch.autograd.Function):
         return tuple(grads)
 
 
-class PackedConv2d(nn.Conv2d):
+class PackedConv2d(WinogradConv2d):
     """`nn.Conv2d` of 3x3 pixels, padding 1 and no bias, faster in training where images are small.
 
     oneDNN's bf16 weight gradient is slow on maps of few pixels; four of them in a row are one wide map. The same state

@@ -1,0 +1,48 @@
+"""3x3 convolutions that in fp32 training on CPUs take a quarter of the multiplications."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.layers import winograd
+from models.layers.training_on_cpus import trains_on_cpu
+
+
+class WinogradConv2d(nn.Conv2d):
+    """`nn.Conv2d` of 3x3 pixels that moves by one and pads with zeros; faster in training in fp32 on CPUs.
+
+    The same state dict and, but for rounding, the same results. Everywhere else it is `nn.Conv2d` itself.
+    """
+
+    def _conv_forward(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if torch.jit.is_scripting() or not self._few_products_pay(images):
+            # Not super(), which TorchScript does not find from a subclass.
+            return F.conv2d(images, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return self._winograd(images)
+
+    @torch.jit.unused
+    def _few_products_pay(self, images: Tensor) -> bool:
+        """In training on CPUs without autocast, between many channels."""
+        if not trains_on_cpu(images) or torch.is_autocast_enabled("cpu") or images.ndim != 4:
+            return False
+        return _many_channels(self) and winograd.pays(images, self.weight, self._reversed_padding_repeated_twice)
+
+    @torch.jit.unused
+    def _winograd(self, images: Tensor) -> Tensor:
+        outputs = winograd.convolve(images, self.weight, self._reversed_padding_repeated_twice)
+        return outputs if self.bias is None else outputs + self.bias[:, None, None]
+
+
+def _many_channels(convolution: nn.Conv2d) -> bool:
+    """As measured: 64 to 256 and 128 to 128 pay, 64 to 128 do not."""
+    ins, outs = convolution.in_channels, convolution.out_channels
+    return min(ins, outs) >= 64 and ins * outs >= 128 * 128
+
+
+def save_products(model: nn.Module) -> None:
+    """Make the plain 3x3 convolutions between many channels the ones above, with the weights that they have."""
+    for module in model.modules():
+        if type(module) is not nn.Conv2d or module.kernel_size != (3, 3) or module.padding_mode != "zeros":
+            continue
+        if module.stride == module.dilation == (1, 1) and module.groups == 1 and _many_channels(module):
+            module.__class__ = WinogradConv2d

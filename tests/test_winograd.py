@@ -1,0 +1,162 @@
+"""Winograd's convolution is nn.Conv2d's but for rounding, gradients and theirs too; and it is used where it pays."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import models
+from models.layers import winograd
+from models.layers.winograd_conv import WinogradConv2d, save_products
+
+ALL = (1, 1, 1, 1)
+# Images, their height and width, padding (left, right, top, bottom), and the side of the tiles.
+CASES = [
+    (1, (4, 4), ALL, 4),
+    (3, (3, 3), ALL, 3),
+    (2, (5, 10), ALL, 5),
+    (70, (7, 9), ALL, 5),  # in three parts on one thread, the last of them smaller
+    (40, (7, 8), ALL, 4),
+    (2, (6, 2), (2, 2, 0, 0), 4),
+    (2, (4, 6), (0, 2, 1, 0), 3),
+    (1, (3, 3), (0, 0, 0, 0), 3),  # one pixel
+    (1, (1, 2), (2, 2, 2, 2), 4),
+]
+
+
+def inputs(images: int, size: tuple[int, int], dtype: torch.dtype) -> list[torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    shapes = (images, 5, *size), (6, 5, 3, 3)
+    return [torch.randn(shape, generator=random, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+
+
+def plain(images: torch.Tensor, weight: torch.Tensor, padding: tuple[int, ...]) -> torch.Tensor:
+    return F.conv2d(F.pad(images, padding), weight)
+
+
+@pytest.mark.parametrize(("images", "size", "padding", "side"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_outputs_and_gradients_are_conv2ds(
+    images: int, size: tuple, padding: tuple, side: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "TILES_AT_ONCE", 64 // torch.get_num_threads())
+    arguments = inputs(images, size, dtype)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = winograd.convolve(arguments[0].contiguous(memory_format=layout), arguments[1], padding)
+        expected = plain(*arguments, padding)
+        assert winograd._tiling(*found.shape[2:])[0] == side
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        grad = torch.linspace(-1, 1, found.numel(), dtype=dtype).view(found.shape)
+        found_grads, expected_grads = (torch.autograd.grad(y, arguments, grad) for y in (found, expected))
+        tolerance = 3e-5 if dtype == torch.float32 else 1e-12
+        for one, other in zip((found, *found_grads), (expected, *expected_grads), strict=True):
+            assert one.shape == other.shape
+            assert (one - other).abs().max() <= tolerance * other.abs().max()
+
+
+@pytest.mark.parametrize(("images", "size", "padding", "side"), [case for case in CASES if case[0] < 4])
+def test_gradients_are_those_of_the_function_and_so_are_theirs(
+    images: int, size: tuple, padding: tuple, side: int
+) -> None:
+    arguments = inputs(images, size, torch.float64)
+
+    def convolve(*arguments: torch.Tensor) -> torch.Tensor:
+        return winograd.convolve(*arguments, padding)
+
+    assert torch.autograd.gradcheck(convolve, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(convolve, arguments, fast_mode=True)
+
+
+def test_the_tiles_are_those_with_the_fewest_products() -> None:
+    found = {size: winograd._tiling(size, size) for size in (3, 4, 5, 7, 15, 16, 28)}
+    assert found == {
+        3: (3, 1, 1),
+        4: (4, 1, 1),
+        5: (5, 1, 1),
+        7: (4, 2, 2),
+        15: (5, 3, 3),
+        16: (4, 4, 4),
+        28: (4, 7, 7),
+    }
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    wide = nn.Conv2d(128, 128, 3, padding=1)
+    return nn.Sequential(wide, nn.ReLU(), nn.Conv2d(128, 128, 3, padding="same", bias=False))
+
+
+def way(conv: nn.Module, images: torch.Tensor) -> str:
+    """The names of all the steps back from the layer's outputs."""
+    names, nodes = [], [conv(images).grad_fn]
+    while nodes:
+        node = nodes.pop()
+        names.append(node.name())
+        nodes += [before for before, _ in node.next_functions if before is not None]
+    return " ".join(names)
+
+
+def test_a_model_with_it_has_the_same_state_dict_results_and_gradients() -> None:
+    ours, theirs = net(), net()
+    save_products(ours)
+    assert [type(layer) for layer in ours] == [WinogradConv2d, nn.ReLU, WinogradConv2d]
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(80, 128, 8, 8).contiguous(memory_format=torch.channels_last)
+    assert way(ours, images).count("_Winograd") == 2
+    with torch.no_grad():
+        assert torch.equal(ours(images), theirs(images))
+    outputs = [ours(images), theirs(images)]
+    for y in outputs:
+        y.square().sum().backward()
+    found, expected = ((y, *(p.grad for p in m.parameters())) for y, m in zip(outputs, (ours, theirs), strict=True))
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() <= 1e-4 * other.abs().max()
+
+
+def test_what_is_computed_again_is_the_same_bit_for_bit() -> None:
+    layer = WinogradConv2d(128, 128, 3, padding=1)
+    images = torch.randn(80, 128, 8, 8)
+    grads = []
+    for one in (layer, copy.deepcopy(layer)):
+        one(images).square().sum().backward()
+        grads.append(one.weight.grad)
+    assert torch.equal(*grads)
+
+
+def test_it_is_used_where_it_pays_alone() -> None:
+    layer = WinogradConv2d(128, 128, 3, padding=1)
+    images = torch.randn(64, 128, 8, 8)
+    assert "_Winograd" in way(layer, images)
+    assert "_Winograd" not in way(layer, images[:63])  # fewer than 256 tiles
+    assert "_Winograd" not in way(layer, torch.randn(300, 128, 2, 2))
+    assert "_Winograd" not in way(WinogradConv2d(64, 128, 3, padding=1), images[:, :64])
+    assert "_Winograd" in way(WinogradConv2d(64, 256, 3, padding=1), images[:, :64])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert "_Winograd" not in way(layer, images)
+    for other in ({"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding_mode": "reflect"}):
+        model = nn.Sequential(nn.Conv2d(128, 128, 3, **{"padding": 1, **other}))
+        save_products(model)
+        assert type(model[0]) is nn.Conv2d, other
+
+
+@pytest.mark.parametrize("how", ["trace", "script", "export", "compile"])
+def test_it_traces_scripts_exports_and_compiles(how: str) -> None:
+    model, images = net(), torch.randn(80, 128, 8, 8)
+    save_products(model)
+    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
+        changed = {
+            "trace": lambda: torch.jit.trace(model, images),
+            "script": lambda: torch.jit.script(model),
+            "export": lambda: torch.export.export(model, (images,)).module(),
+            "compile": lambda: torch.compile(model, backend="aot_eager", fullgraph=True),
+        }[how]()
+    torch.testing.assert_close(changed(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "count"), [("cnn", 3), ("whitened_cnn", 6), ("timm/resnet18", 9)])
+def test_our_models_and_timms_have_it(name: str, count: int) -> None:
+    model = models.create_model(name, input_shape=(3, 32, 32), num_classes=10)
+    assert sum(isinstance(module, WinogradConv2d) for module in model.modules()) == count
