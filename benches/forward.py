@@ -11,7 +11,7 @@ from benches.images import make_images
 from benches.report import Row, Section
 from benches.step import autocast, training_step
 from benches.timing import calls_for, interleave, warm_up
-from benches.variants import EAGER, MODES, check_pays, why_not
+from benches.variants import EAGER, MODES, OWN_LAYERS, check_pays, why_not
 from data.loader import ArrayDataset
 from engine.setup import build_model, build_task
 from engine.tasks import Task
@@ -44,7 +44,7 @@ def measure(what: str, args: argparse.Namespace, device: torch.device, precision
     rows: dict[str, Row] = {}
     calls: dict[str, tuple[Callable[[], object], int]] = {}
     reference = None
-    for variant in _variants(args, precision):
+    for variant in _variants(what, args, precision):
         name = variant.in_words()
         try:
             check_pays(variant.precision, precision, device)
@@ -63,9 +63,10 @@ def measure(what: str, args: argparse.Namespace, device: torch.device, precision
     return Section(what, title, list(rows.values()), facts=facts)
 
 
-def _variants(args: argparse.Namespace, precision: str) -> list[Variant]:
+def _variants(what: str, args: argparse.Namespace, precision: str) -> list[Variant]:
     """Eager as the options have it comes first: the others are compared with it."""
-    modes = [Variant(mode, precision, args.channels_last) for mode in MODES]
+    # Ours differ from PyTorch's own in training alone.
+    modes = [Variant(mode, precision, args.channels_last) for mode in MODES if what == "train" or mode != OWN_LAYERS]
     eager = [
         Variant(EAGER, other, channels_last)
         for other in dict.fromkeys((precision, "no", "bf16"))

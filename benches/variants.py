@@ -1,4 +1,4 @@
-"""The ways to run a model: as it is, compiled, exported, traced, scripted."""
+"""The ways to run a model: as it is, with PyTorch's own layers, compiled, exported, traced, scripted."""
 
 import warnings
 from collections.abc import Callable
@@ -9,10 +9,36 @@ from torch import Tensor, nn
 from engine import runtime
 
 EAGER = "eager"
+OWN_LAYERS = "eager, PyTorch's own layers"
 
 
 class Refused(Exception):
     """A variant that is not worth its time; the message says why."""
+
+
+def _own_layers(model: nn.Module, _inputs: Tensor) -> nn.Module:
+    """The model without what `models/layers/` brings in training on CPUs."""
+    from timm.layers import Conv2dSame
+
+    from models.layers.depthwise_conv import DepthwiseConv2d, DepthwiseConv2dSame
+    from models.layers.max_pool import MaxPool2d
+    from models.layers.winograd_conv import WinogradConv2d
+
+    originals = {
+        DepthwiseConv2dSame: Conv2dSame,
+        DepthwiseConv2d: nn.Conv2d,
+        WinogradConv2d: nn.Conv2d,
+        MaxPool2d: nn.MaxPool2d,
+    }
+    changed = 0
+    for module in model.modules():
+        original = next((original for ours, original in originals.items() if isinstance(module, ours)), None)
+        if original is not None:
+            module.__class__ = original
+            changed += 1
+    if not changed:
+        raise Refused("the model has none but PyTorch's own")
+    return model
 
 
 def _compile(model: nn.Module, _inputs: Tensor) -> nn.Module:
@@ -43,6 +69,7 @@ def _script(model: nn.Module, _inputs: Tensor) -> nn.Module:
 # name -> (model, inputs) -> what is called in its place. torch.jit is deprecated since PyTorch 2.14.
 MODES: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
     EAGER: lambda model, _inputs: model,
+    OWN_LAYERS: _own_layers,
     "torch.compile": _compile,
     "torch.export": _export,
     "jit.trace (deprecated)": _trace,

@@ -84,7 +84,10 @@ def test_every_way_to_run_a_model_gives_the_eager_results(run, tmp_path, what):
     assert (section["what"], section["batch_size"]) == (what, 4)
     rows = rows_of(content)
     formats = [f"{precision}, {layout}" for precision in ("fp32", "bf16") for layout in ("channels_last", "contiguous")]
-    assert set(rows) == {f"{mode}, fp32, channels_last" for mode in MODES} | {f"eager, {text}" for text in formats}
+    modes = {f"{mode}, fp32, channels_last" for mode in MODES} | {f"eager, {text}" for text in formats}
+    own = rows.pop("eager, PyTorch's own layers, fp32, channels_last", {"reason_not_run": "only layers of training"})
+    assert own["reason_not_run"] and ("none but PyTorch's own" in own["reason_not_run"]) == (what == "train")
+    assert set(rows) == modes
     for name, row in rows.items():
         if "fp32" in name:
             assert row["reason_not_run"] is None
@@ -96,6 +99,15 @@ def test_every_way_to_run_a_model_gives_the_eager_results(run, tmp_path, what):
     assert {"packages", "cpu", "device"} <= set(content["environment"])
     assert content["peak_rss_bytes"] > 10**7
     assert (tmp_path / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_our_layers_are_timed_beside_pytorchs_own_whose_gradients_they_have(run, monkeypatch):
+    modes = {name: variants.MODES[name] for name in ("eager", variants.OWN_LAYERS)}
+    monkeypatch.setattr(forward, "MODES", modes)
+    net = "--model cnn --model-arg width=128 --batch-sizes 64".split()
+    own = rows_of(run("--what", "train", *net)[3])["eager, PyTorch's own layers, fp32, channels_last"]
+    assert 0 < own["difference"] < 1e-2  # max-pooling may take another of two that are nearly equal
+    assert own["reason_not_run"] is None
 
 
 def test_bf16_differs_from_fp32_by_its_rounding(run, monkeypatch):

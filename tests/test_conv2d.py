@@ -59,7 +59,7 @@ def gradients(layer: nn.Conv2d, images: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("arguments", "shape"), GRID + MANY_CHANNELS, ids=str)
 def test_results_and_gradients_are_those_of_nn_conv2d(arguments: dict, shape: tuple) -> None:
     # Where products are saved, sums between the products cost digits.
-    fp32 = 1e-4 if (arguments, shape) in MANY_CHANNELS else 1e-5
+    fp32 = 3e-4 if (arguments, shape) in MANY_CHANNELS else 1e-5
     for dtype, tolerance in ((torch.float32, fp32), (torch.float64, 1e-12)):
         native, by_hand, images = pair(arguments, shape, dtype)
         assert list(native.state_dict()) == list(by_hand.state_dict())

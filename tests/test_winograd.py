@@ -15,15 +15,16 @@ from models.layers.winograd_conv import WinogradConv2d, save_products
 ALL = (1, 1, 1, 1)
 # Images, their height and width, padding (left, right, top, bottom), and the side of the tiles.
 CASES = [
-    (1, (4, 4), ALL, 4),
-    (3, (3, 3), ALL, 3),
-    (2, (5, 10), ALL, 5),
-    (70, (7, 9), ALL, 5),  # in three parts on one thread, the last of them smaller
-    (40, (7, 8), ALL, 4),
-    (2, (6, 2), (2, 2, 0, 0), 4),
-    (2, (4, 6), (0, 2, 1, 0), 3),
+    (1, (4, 4), ALL, 3),  # of all sizes, as few tiles need the kernels brought for
+    (100, (3, 3), ALL, 3),
+    (100, (4, 8), ALL, 4),
+    (150, (5, 10), ALL, 5),  # in parts, of which the last may be smaller
+    (300, (5, 6), ALL, 6),
+    (310, (7, 13), ALL, 7),
+    (100, (6, 2), (2, 2, 0, 0), 4),
+    (20, (4, 6), (0, 2, 1, 0), 3),
     (1, (3, 3), (0, 0, 0, 0), 3),  # one pixel
-    (1, (1, 2), (2, 2, 2, 2), 4),
+    (1, (1, 2), (2, 2, 2, 2), 3),
 ]
 
 
@@ -47,14 +48,14 @@ def test_outputs_and_gradients_are_conv2ds(
     for layout in (torch.contiguous_format, torch.channels_last):
         found = winograd.convolve(arguments[0].contiguous(memory_format=layout), arguments[1], padding)
         expected = plain(*arguments, padding)
-        assert winograd._tiling(*found.shape[2:])[0] == side
+        assert winograd._tiling((images, *found.shape[2:]))[0] == side
         assert found.is_contiguous(memory_format=torch.channels_last)
-        grad = torch.linspace(-1, 1, found.numel(), dtype=dtype).view(found.shape)
+        grad = torch.randn(found.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
         found_grads, expected_grads = (torch.autograd.grad(y, arguments, grad) for y in (found, expected))
-        tolerance = 3e-5 if dtype == torch.float32 else 1e-12
+        tolerance = 2e-5 if dtype == torch.float32 else 1e-13
         for one, other in zip((found, *found_grads), (expected, *expected_grads), strict=True):
             assert one.shape == other.shape
-            assert (one - other).abs().max() <= tolerance * other.abs().max()
+            assert (one - other).norm() <= tolerance * other.norm()
 
 
 @pytest.mark.parametrize(("images", "size", "padding", "side"), [case for case in CASES if case[0] < 4])
@@ -71,16 +72,10 @@ def test_gradients_are_those_of_the_function_and_so_are_theirs(
 
 
 def test_the_tiles_are_those_with_the_fewest_products() -> None:
-    found = {size: winograd._tiling(size, size) for size in (3, 4, 5, 7, 15, 16, 28)}
-    assert found == {
-        3: (3, 1, 1),
-        4: (4, 1, 1),
-        5: (5, 1, 1),
-        7: (4, 2, 2),
-        15: (5, 3, 3),
-        16: (4, 4, 4),
-        28: (4, 7, 7),
-    }
+    found = {size: winograd._tiling((1000, size, size)) for size in (3, 4, 5, 6, 7, 8, 15, 16, 28)}
+    one = {size: (size, 1, 1) for size in (3, 4, 5, 6, 7)}
+    assert found == one | {8: (4, 2, 2), 15: (5, 3, 3), 16: (4, 4, 4), 28: (7, 4, 4)}
+    assert winograd._tiling((16, 7, 7)) == (4, 2, 2)  # of few images, smaller ones: kernels are brought to less space
 
 
 def net() -> nn.Sequential:
@@ -113,7 +108,7 @@ def test_a_model_with_it_has_the_same_state_dict_results_and_gradients() -> None
         y.square().sum().backward()
     found, expected = ((y, *(p.grad for p in m.parameters())) for y, m in zip(outputs, (ours, theirs), strict=True))
     for one, other in zip(found, expected, strict=True):
-        assert (one - other).abs().max() <= 1e-4 * other.abs().max()
+        assert (one - other).norm() <= 2e-5 * other.norm()
 
 
 def test_what_is_computed_again_is_the_same_bit_for_bit() -> None:
@@ -130,7 +125,7 @@ def test_it_is_used_where_it_pays_alone() -> None:
     layer = WinogradConv2d(128, 128, 3, padding=1)
     images = torch.randn(64, 128, 8, 8)
     assert "_Winograd" in way(layer, images)
-    assert "_Winograd" not in way(layer, images[:63])  # fewer than 256 tiles
+    assert "_Winograd" not in way(layer, images[:10])  # few tiles
     assert "_Winograd" not in way(layer, torch.randn(300, 128, 2, 2))
     assert "_Winograd" not in way(WinogradConv2d(64, 128, 3, padding=1), images[:, :64])
     assert "_Winograd" in way(WinogradConv2d(64, 256, 3, padding=1), images[:, :64])
