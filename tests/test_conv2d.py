@@ -2,7 +2,6 @@
 
 import copy
 import json
-import warnings
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from engine import weights
 from models import create_model
 from models.conv2d import Conv2d
 from tests.driver import Deed, train
+from tests.graphs import FORMS, in_form, steps_back
 
 # Arguments of nn.Conv2d, and the image's (channels, height, width).
 GRID = [
@@ -90,12 +90,7 @@ def test_gradients_are_those_of_the_function(arguments: dict, shape: tuple) -> N
 def test_in_training_on_cpus_kernels_that_move_by_one_pixel_take_the_faster_way() -> None:
     def way(arguments: dict, shape: tuple[int, int, int]) -> str:
         _, layer, images = pair(arguments, shape)
-        names, nodes = [], [layer(images.requires_grad_()).grad_fn]
-        while nodes:
-            node = nodes.pop()
-            names.append(node.name())
-            nodes += [before for before, _ in node.next_functions if before is not None]
-        return str(names)
+        return steps_back(layer(images.requires_grad_()))
 
     assert "_Slide" in way({"kernel_size": 3, "padding": "same"}, (4, 8, 8))
     assert "_Winograd" not in way({"kernel_size": 3, "padding": "same"}, (4, 8, 8))
@@ -121,18 +116,11 @@ def test_under_autocast_it_computes_in_bf16_as_the_native_does(stride: int) -> N
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize("how", ["trace", "script", "export", "compile"])
+@pytest.mark.parametrize("how", FORMS)
 @pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (2, 2)])
 def test_it_traces_scripts_exports_and_compiles(how: str, stride: int, groups: int) -> None:
     _, layer, images = pair({"kernel_size": 3, "padding": 1, "stride": stride, "groups": groups}, (4, 8, 8))
-    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
-        changed = {
-            "trace": lambda: torch.jit.trace(layer, images),
-            "script": lambda: torch.jit.script(layer),
-            "export": lambda: torch.export.export(layer, (images,)).module(),
-            "compile": lambda: torch.compile(layer, backend="aot_eager", fullgraph=True),
-        }[how]()
-    torch.testing.assert_close(changed(images), layer(images))
+    torch.testing.assert_close(in_form(how, layer, images)(images), layer(images))
 
 
 @pytest.mark.parametrize("name", ["cnn", "whitened_cnn", "timm/mobilenetv2_100"])

@@ -1,7 +1,6 @@
 """Winograd's convolution is nn.Conv2d's but for rounding, gradients and theirs too; and it is used where it pays."""
 
 import copy
-import warnings
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 import models
 from models.layers import winograd
 from models.layers.winograd_conv import WinogradConv2d, save_products
+from tests.graphs import FORMS, in_form, steps_back
 
 ALL = (1, 1, 1, 1)
 # Images, their height and width, padding (left, right, top, bottom), and the side of the tiles.
@@ -84,23 +84,13 @@ def net() -> nn.Sequential:
     return nn.Sequential(wide, nn.ReLU(), nn.Conv2d(128, 128, 3, padding="same", bias=False))
 
 
-def way(conv: nn.Module, images: torch.Tensor) -> str:
-    """The names of all the steps back from the layer's outputs."""
-    names, nodes = [], [conv(images).grad_fn]
-    while nodes:
-        node = nodes.pop()
-        names.append(node.name())
-        nodes += [before for before, _ in node.next_functions if before is not None]
-    return " ".join(names)
-
-
 def test_a_model_with_it_has_the_same_state_dict_results_and_gradients() -> None:
     ours, theirs = net(), net()
     save_products(ours)
     assert [type(layer) for layer in ours] == [WinogradConv2d, nn.ReLU, WinogradConv2d]
     theirs.load_state_dict(ours.state_dict())
     images = torch.randn(80, 128, 8, 8).contiguous(memory_format=torch.channels_last)
-    assert way(ours, images).count("_Winograd") == 2
+    assert steps_back(ours(images)).count("_Winograd") == 2
     with torch.no_grad():
         assert torch.equal(ours(images), theirs(images))
     outputs = [ours(images), theirs(images)]
@@ -124,31 +114,24 @@ def test_what_is_computed_again_is_the_same_bit_for_bit() -> None:
 def test_it_is_used_where_it_pays_alone() -> None:
     layer = WinogradConv2d(128, 128, 3, padding=1)
     images = torch.randn(64, 128, 8, 8)
-    assert "_Winograd" in way(layer, images)
-    assert "_Winograd" not in way(layer, images[:10])  # few tiles
-    assert "_Winograd" not in way(layer, torch.randn(300, 128, 2, 2))
-    assert "_Winograd" not in way(WinogradConv2d(64, 128, 3, padding=1), images[:, :64])
-    assert "_Winograd" in way(WinogradConv2d(64, 256, 3, padding=1), images[:, :64])
+    assert "_Winograd" in steps_back(layer(images))
+    assert "_Winograd" not in steps_back(layer(images[:10]))  # few tiles
+    assert "_Winograd" not in steps_back(layer(torch.randn(300, 128, 2, 2)))
+    assert "_Winograd" not in steps_back(WinogradConv2d(64, 128, 3, padding=1)(images[:, :64]))
+    assert "_Winograd" in steps_back(WinogradConv2d(64, 256, 3, padding=1)(images[:, :64]))
     with torch.autocast("cpu", torch.bfloat16):
-        assert "_Winograd" not in way(layer, images)
+        assert "_Winograd" not in steps_back(layer(images))
     for other in ({"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding_mode": "reflect"}):
         model = nn.Sequential(nn.Conv2d(128, 128, 3, **{"padding": 1, **other}))
         save_products(model)
         assert type(model[0]) is nn.Conv2d, other
 
 
-@pytest.mark.parametrize("how", ["trace", "script", "export", "compile"])
+@pytest.mark.parametrize("how", FORMS)
 def test_it_traces_scripts_exports_and_compiles(how: str) -> None:
     model, images = net(), torch.randn(80, 128, 8, 8)
     save_products(model)
-    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
-        changed = {
-            "trace": lambda: torch.jit.trace(model, images),
-            "script": lambda: torch.jit.script(model),
-            "export": lambda: torch.export.export(model, (images,)).module(),
-            "compile": lambda: torch.compile(model, backend="aot_eager", fullgraph=True),
-        }[how]()
-    torch.testing.assert_close(changed(images), model(images), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(in_form(how, model, images)(images), model(images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "count"), [("cnn", 3), ("whitened_cnn", 6), ("timm/resnet18", 9)])
