@@ -104,8 +104,7 @@ class Conv2d(nn.Conv2d):
         bias = None if self.bias is None else self.bias.to(x.dtype)
         padding = tuple(self._reversed_padding_repeated_twice)
         if min(weight.shape[:2]) >= 64 and winograd.pays(x, weight, padding):  # as measured
-            y = winograd.convolve(x, weight, padding)
-            return y if bias is None else y + bias[:, None, None]
+            return winograd.convolve(x, weight, bias, padding)
         return _Slide.apply(x.permute(0, 2, 3, 1), weight, bias, padding).permute(0, 3, 1, 2)
 
     def _patches(self, images: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def test_outputs_and_gradients_are_conv2ds(
     monkeypatch.setattr(winograd, "TILES_AT_ONCE", 64 // torch.get_num_threads())
     arguments = inputs(images, size, dtype)
     for layout in (torch.contiguous_format, torch.channels_last):
-        found = winograd.convolve(arguments[0].contiguous(memory_format=layout), arguments[1], padding)
+        found = winograd.convolve(arguments[0].contiguous(memory_format=layout), arguments[1], None, padding)
         expected = plain(*arguments, padding)
         assert winograd._tiling((images, *found.shape[2:]))[0] == side
         assert found.is_contiguous(memory_format=torch.channels_last)
@@ -65,7 +65,7 @@ def test_gradients_are_those_of_the_function_and_so_are_theirs(
     arguments = inputs(images, size, torch.float64)
 
     def convolve(*arguments: torch.Tensor) -> torch.Tensor:
-        return winograd.convolve(*arguments, padding)
+        return winograd.convolve(*arguments, None, padding)
 
     assert torch.autograd.gradcheck(convolve, arguments, fast_mode=True)
     assert torch.autograd.gradgradcheck(convolve, arguments, fast_mode=True)

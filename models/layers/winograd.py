@@ -33,17 +33,19 @@ TILES_OF_KERNELS = 64
 MOST_PRODUCTS = 0.45
 
 
-def convolve(images: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor:
+def convolve(images: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]) -> Tensor:
     """The convolution that moves by one pixel, in float32 or float64.
 
     Args:
         images: (B, C, H, W).
         weight: (O, C, 3, 3).
+        bias: (O,) or None.
         padding: pixels of zeros at the left, right, top and bottom.
 
     Returns: (B, O, H', W'), in channels_last order in memory.
     """
-    return _Winograd.apply(images.permute(0, 2, 3, 1), weight, tuple(padding)).permute(0, 3, 1, 2)
+    outputs = _Winograd.apply(images.permute(0, 2, 3, 1), weight, tuple(padding)).permute(0, 3, 1, 2)
+    return outputs if bias is None else outputs + bias[:, None, None]
 
 
 def pays(images: Tensor, weight: Tensor, padding: Sequence[int]) -> bool:
