@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 
+from engine.console import say
 from engine.errors import UserError
 from engine.files import write_atomically, write_json
 from engine.folder import NOT_COMPARED
-from engine.progress import say
 
 REPEATS = ("seed", "fold")  # runs that differ in these alone are repetitions of one another
 # Options that change no figure, or none that is compared.

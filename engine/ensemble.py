@@ -10,9 +10,9 @@ from accelerate import Accelerator
 
 from engine import report as reports
 from engine import setup, weights
+from engine.console import say
 from engine.evaluate import predict
 from engine.files import write_json
-from engine.progress import say
 
 
 def report(args: argparse.Namespace, accelerator: Accelerator, group: Path, folders: Sequence[Path]) -> None:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from engine.console import open_closed_streams
+
 
 class UserError(Exception):
     """Something the user can put right. The message is one line: the thing, then the remedy."""
@@ -17,6 +19,7 @@ def user_errors_end_the_program() -> Iterator[None]:
 
     Every other exception passes through: a fault of ours must show its traceback.
     """
+    open_closed_streams()
     try:
         yield
     except (UserError, OSError) as error:

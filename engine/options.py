@@ -9,6 +9,7 @@ import explain
 import models
 from data.augment_spec import parse as parse_augment
 from data.sources import NAMED, find_source
+from engine.console import say
 from engine.errors import UserError
 from engine.option_groups import GROUPS, add_model, add_speed
 from engine.parsing import POSITIVE, Parser, in_words, number, recipe_argv
@@ -99,7 +100,7 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = train_parser()
     typed = parser.parse_args(argv)
     if typed.list_models or typed.list_datasets:
-        print(_models_listed() if typed.list_models else _datasets_listed())
+        say(_models_listed() if typed.list_models else _datasets_listed())
         parser.exit()
     args = parser.parse_args(recipe_argv(parser, typed.recipe) + argv) if typed.recipe else typed
     args.model_arg = dict(args.model_arg)

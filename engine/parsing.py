@@ -4,12 +4,15 @@ import argparse
 import ast
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
 from data.augment_spec import make_a_whole
+from engine.console import outliving_its_reader
 from engine.errors import UserError
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -24,6 +27,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         raise UserError(f"{message} (see {self.prog} --help)")
+
+    def print_help(self, file: TextIO | None = None) -> None:
+        with outliving_its_reader():
+            super().print_help(file)
+            (file or sys.stdout).flush()
 
 
 def number(kind: type, low: float, high: float = float("inf"), *, open_low: bool = False) -> Callable:

@@ -9,10 +9,10 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
+from engine.console import printable
 from engine.errors import UserError
 from engine.files import write_atomically
 from engine.predictions import read_images, tell_unreadable
-from engine.progress import printable
 from engine.transformation import Transformation
 
 

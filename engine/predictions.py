@@ -16,9 +16,9 @@ from torch import nn
 
 from data.dataset import ImageData
 from data.images import UNREADABLE, read_image
+from engine.console import printable
 from engine.errors import UserError
 from engine.files import write_atomically
-from engine.progress import printable
 from engine.reports import REPORTS
 from engine.setup import load_data
 from engine.tasks import Classification, Task

@@ -1,40 +1,10 @@
 """What a person sees while a run goes on: a live bar on a terminal, one line an epoch everywhere."""
 
-import errno
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from engine.stopping import leave_the_terminal
-
-
-@contextmanager
-def outliving_its_reader() -> Iterator[None]:
-    """Print, but go on where nobody reads any more: a closed terminal, or `train.py | head`. The folder has it all."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.EIO:  # the signal that says so may come later
-            leave_the_terminal()
-        elif error.errno == errno.EPIPE:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        else:
-            raise
-
-
-def printable(text: str) -> str:
-    """The text with what the terminal's encoding lacks, as names of files may have, shown by number."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, errors="backslashreplace").decode(encoding)
-
-
-def say(text: str) -> None:
-    """Print, whether anybody reads it or not."""
-    with outliving_its_reader():
-        print(printable(text), flush=True)
+from engine.console import outliving_its_reader, say
 
 
 class Progress:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from engine.console import say
 from engine.errors import UserError
 from engine.options import parse_train, train_parser
 from engine.parsing import setting_argv
@@ -90,7 +91,7 @@ def run_all(args: argparse.Namespace, argv: Sequence[str] | None, train: Callabl
     # Imported only now, as they take seconds: what is mistyped is answered at once.
     from accelerate.state import AcceleratorState
 
-    from engine import comparison, ensemble, progress, runtime
+    from engine import comparison, ensemble, runtime
 
     accelerator = runtime.start(args)
     group = _choose_group(args)
@@ -99,7 +100,7 @@ def run_all(args: argparse.Namespace, argv: Sequence[str] | None, train: Callabl
         member.output_dir, member.run_name, member.member_of = str(group), name, group.name
         done = _is_done(group / name, member)
         if accelerator.is_main_process:
-            progress.say(f"\n== run {number} of {len(runs)}: {name}{' is done' if done else ''}\n")
+            say(f"\n== run {number} of {len(runs)}: {name}{' is done' if done else ''}\n")
         if done:
             continue
         AcceleratorState._reset_state()  # else a run could not have another precision than the first

@@ -4,7 +4,6 @@ import ctypes
 import os
 import platform
 import signal
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from engine.console import leave_the_terminal
 from engine.muon import Muon
 from engine.sharding import whole
 
@@ -64,15 +64,6 @@ class StopRequest:
         wish = torch.tensor(-1 if code is None else code, device=accelerator.device)
         torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)
         return None if wish.item() < 0 else int(wish.item())
-
-
-def leave_the_terminal() -> None:
-    """Let what is printed to a terminal go nowhere: it was closed, so that to print there would fail."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (1, 2):
-        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
-            os.dup2(nowhere, descriptor)
-    os.close(nowhere)
 
 
 def follow_the_launcher() -> None:

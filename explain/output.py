@@ -5,9 +5,9 @@ from pathlib import Path
 from accelerate.tracking import TensorBoardTracker
 
 from engine import tracking
+from engine.console import printable
 from engine.errors import UserError
 from engine.files import write_json
-from engine.progress import printable
 from explain.explained import Explained
 
 EVENTS = ".explain"  # how the names of our event files end: a second explanation replaces them and no run's
