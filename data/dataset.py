@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data import cache
+from data import cache, remarks
 from data.cache import Arrays
 from data.images import to_array
 from data.raw import read_raw_splits
@@ -38,7 +38,8 @@ class ImageData:
         class_names: the name of each label, from the train split.
         shape: (height, width, channels) of every image, in pixels.
         mean, std: per channel, of the train part's pixels in 0..1.
-        notes: facts that belong in the report and on the screen: duplicates, images left out.
+        notes: counts that belong in the report: parts, duplicates, images left out.
+        remarks: what a person should know before the figures are believed, a sentence each.
         targets: uint8 (N, H, W, C), of pairs of images, which the labels then number; else None.
     """
 
@@ -51,6 +52,7 @@ class ImageData:
     mean: list[float]
     std: list[float]
     notes: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
     targets: np.ndarray | None = None
 
     def fingerprint(self) -> str:
@@ -102,7 +104,7 @@ def load_images(
     splits, class_names = _decoded(source, coarse, image_size, skip_bad_images)
     if len(class_names) < 2:
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
-    train, val, test = split_parts(splits, val_fraction, None if fold is None else (folds, fold), seed)
+    train, val, test = split_parts(dataset, splits, val_fraction, None if fold is None else (folds, fold), seed)
     _check_counts(dataset, train, val, test, class_names, val_fraction, folds)
     train = limited(train, limit_train, seed)
     name = f"{source.name}-coarse" if coarse else source.name
@@ -132,6 +134,8 @@ def describe_train(
     targets: np.ndarray | None = None,
 ) -> ImageData:
     """What a run needs to know of its parts, with the mean and spread of what is trained on."""
+    notes = _notes(train, val, test, splits)
+    about_classes = [] if targets is not None else _class_remarks(class_names, train, val, test)
     moments = train.arrays.moments[train.ids].mean(0)
     return ImageData(
         name=name,
@@ -142,9 +146,14 @@ def describe_train(
         shape=train.arrays.images.shape[1:],
         mean=moments[:, 0].tolist(),
         std=np.sqrt(np.maximum(moments[:, 1] - moments[:, 0] ** 2, 1e-8)).tolist(),
-        notes=_notes(train, val, test, splits),
+        notes=notes,
+        remarks=about_classes + remarks.of_counts(notes),
         targets=targets,
     )
+
+
+def _class_remarks(class_names: list[str], *parts: Part) -> list[str]:
+    return remarks.of_classes(class_names, *(part.arrays.labels[part.ids] for part in parts))
 
 
 def _decoded(
@@ -181,13 +190,17 @@ def _digits(image_size: int | None) -> tuple[dict[str, Arrays], list[str]]:
 
 
 def split_parts(
-    splits: dict[str, Arrays], val_fraction: float | None, fold: tuple[int, int] | None, seed: int
+    dataset: str, splits: dict[str, Arrays], val_fraction: float | None, fold: tuple[int, int] | None, seed: int
 ) -> tuple[Part, Part, Part]:
-    """(train, validation, test) of the splits that there are; `fold` is (of how many, number) or None."""
+    """(train, validation, test) of the splits that there are; `fold` is (of how many, number) or None.
+
+    Raises:
+        UserError: every image of the validation split is in train too.
+    """
     train = Part(splits["train"], np.arange(len(splits["train"].labels)))
     own = {name: Part(splits[name], np.arange(len(splits[name].labels))) for name in splits}
     if "test" not in own and "validation" not in own:
-        train, test = _carve(train, TEST_FRACTION, TEST_SEED)
+        train, test = _carve(train, TEST_FRACTION, TEST_SEED, one_of_each=True)
     else:
         test = own["test"] if "test" in own else own["validation"]
     if fold is not None:
@@ -197,14 +210,19 @@ def split_parts(
     if "test" in own and "validation" in own and val_fraction is None:
         val = own["validation"]
         new = ~np.isin(val.arrays.hashes, train.arrays.hashes)  # an image that is trained on validates nothing
+        if len(val) and not new.any():
+            raise UserError(
+                f"{dataset}: all {len(val):,} images of the validation split are also in train, pixel for pixel: put "
+                "others there, or give --val-fraction 0.1 to validate on a part of train"
+            )
         return train, Part(val.arrays, val.ids[new]), test
     train, val = _carve(train, 0.1 if val_fraction is None else val_fraction, seed)
     return train, val, test
 
 
-def _carve(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
+def _carve(part: Part, fraction: float, seed: int, *, one_of_each: bool = False) -> tuple[Part, Part]:
     labels, hashes = part.arrays.labels[part.ids], part.arrays.hashes[part.ids]
-    rest, carved = stratified_split(labels, hashes, fraction, seed)
+    rest, carved = stratified_split(labels, hashes, fraction, seed, one_of_each=one_of_each)
     return Part(part.arrays, part.ids[rest]), Part(part.arrays, part.ids[carved])
 
 
@@ -230,13 +248,16 @@ def _check_counts(
 
 
 def _notes(train: Part, val: Part, test: Part, splits: dict[str, Arrays]) -> dict[str, int]:
-    train_hashes = train.arrays.hashes[train.ids]
-    test_hashes = test.arrays.hashes[test.ids]
+    train_hashes, val_hashes, test_hashes = (part.arrays.hashes[part.ids] for part in (train, val, test))
+    own_val = val.arrays is splits.get("validation")
+    left_out = np.isin(val.arrays.hashes, train.arrays.hashes).sum() if own_val else 0  # by `split_parts`
     return {
         "train_images": len(train),
         "val_images": len(val),
         "test_images": len(test),
+        "val_images_left_out": int(left_out),
         "test_images_also_in_train": int(np.isin(test_hashes, train_hashes).sum()),
+        "test_images_also_in_val": int(np.isin(test_hashes, val_hashes).sum()),
         "duplicates_within_train": len(train_hashes) - len(np.unique(train_hashes)),
         "bad_images_left_out": sum(len(split.bad_images) for split in splits.values()),
     }

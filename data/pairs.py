@@ -52,7 +52,7 @@ def load_pairs(
         rows[split] = np.array([number for number, pair in enumerate(pairs) if pair[0] == split])
         images = inputs[rows[split]]
         splits[split] = Arrays(images, np.zeros(len(images), dtype=np.int64), *cache.describe(images))
-    train, val, test = split_parts(splits, val_fraction, None, seed)
+    train, val, test = split_parts(dataset, splits, val_fraction, None, seed)
     train = limited(train, limit_train, seed)
     if not len(train) or not len(test) or (not len(val) and val_fraction != 0):
         raise UserError(f"{dataset} has {len(pairs)} pairs, too few to hold some out: add pairs")

@@ -4,17 +4,19 @@ import numpy as np
 
 
 def stratified_split(
-    labels: np.ndarray, hashes: np.ndarray, fraction: float, seed: int
+    labels: np.ndarray, hashes: np.ndarray, fraction: float, seed: int, *, one_of_each: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split samples 0..N-1 into (rest, part), each class giving `fraction` of its samples to the part.
 
-    Images with equal hashes go to the same side as a whole, even when their labels differ.
+    Images with equal hashes go to the same side as a whole, even when their labels differ. Where every class is so
+    small that its fraction rounds to nothing, the largest give one sample each.
 
     Args:
         labels: int64 (N,).
         hashes: uint64 (N,), equal for images that are equal in every pixel.
         fraction: 0..1, of each class, to the nearest whole sample.
         seed: the same seed gives the same parts on every machine.
+        one_of_each: every class of two different images or more gives at least one.
 
     Returns:
         Two sorted int64 arrays which together hold each of 0..N-1 once.
@@ -24,14 +26,21 @@ def stratified_split(
     shuffled = np.random.Generator(np.random.Philox(seed)).permutation(len(first))
     class_of_group = labels[first[shuffled]]
     chosen = np.zeros(len(first), dtype=bool)
-    for label in np.unique(labels):
-        room = round(fraction * int((labels == label).sum()))
-        for group_of_label in shuffled[class_of_group == label]:
+    classes, counts = np.unique(labels, return_counts=True)
+    rooms = [round(fraction * int(count)) for count in counts]
+    if not any(rooms):
+        for place in np.argsort(-counts, kind="stable")[: round(fraction * len(labels))]:
+            rooms[place] = 1
+    for label, room in zip(classes, rooms, strict=True):
+        own = shuffled[class_of_group == label]
+        for group_of_label in own:
             if room == 0:
                 break
             if sizes[group_of_label] <= room:  # many copies of one image may not fit, the next single one does
                 chosen[group_of_label] = True
                 room -= sizes[group_of_label]
+        if one_of_each and len(own) > 1 and not chosen[own].any():
+            chosen[own[np.argmin(sizes[own])]] = True
     in_part = chosen[group]
     return np.flatnonzero(~in_part), np.flatnonzero(in_part)
 

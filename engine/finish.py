@@ -46,12 +46,9 @@ def _track_end(run: Run, test: dict) -> None:
 def _say_what_next(run: Run, test: dict) -> None:
     say, folder, report = run.progress.say, run.folder, REPORTS[run.args.task]
     seconds = sum(record["seconds"] for record in run.history)
-    notes = run.data.notes
     say(f"\n{report.headline(test)} (weights of epoch {run.best_epoch()}; trained {seconds:.1f} s)")
-    if notes["test_images_also_in_train"]:
-        say(f"note: {notes['test_images_also_in_train']} test images are also in train, pixel for pixel")
-    if notes["bad_images_left_out"]:
-        say(f"note: {notes['bad_images_left_out']} images could not be read and were left out")
+    for remark in run.data.remarks:
+        say(remark)
     say(f"open     {folder / 'examples.png'}, {', '.join(sorted(set(report.PICTURES) - {'examples.png'}))}, test.json")
     if "tensorboard" in run.args.track:
         say(f"curves   tensorboard --logdir {run.args.output_dir}")

@@ -26,14 +26,15 @@ class LabelFigures(evaluate.Metric):
 
     def _compute(self, predictions: np.ndarray, references: np.ndarray, num_classes: int) -> dict:
         classes = np.arange(num_classes)
+        with_samples = np.unique(references)  # nothing can be said of the others, which would pull averages down
 
         def scores(average: str | None) -> tuple:
             return precision_recall_fscore_support(
-                references, predictions, labels=classes, average=average, zero_division=0
+                references, predictions, labels=with_samples, average=average, zero_division=0
             )
 
         macro, weighted = scores("macro"), scores("weighted")
-        *per_class, support = scores(None)
+        *of_each, support = scores(None)
         names = ("precision", "recall", "f1")
         correct = int((predictions == references).sum())
         return {
@@ -42,10 +43,19 @@ class LabelFigures(evaluate.Metric):
             "averages": {
                 name: {"macro": float(macro[i]), "weighted": float(weighted[i])} for i, name in enumerate(names)
             },
-            "per_class": {name: column.tolist() for name, column in zip(names, per_class, strict=True)},
-            "support": support.tolist(),
+            "per_class": {
+                name: _placed(column, with_samples, num_classes, None)
+                for name, column in zip(names, of_each, strict=True)
+            },
+            "support": _placed(support, with_samples, num_classes, 0),
             "confusion_matrix": confusion_matrix(references, predictions, labels=classes).tolist(),
         }
+
+
+def _placed(values: np.ndarray, classes: np.ndarray, num_classes: int, missing: float | None) -> list:
+    """A value for each of 0..num_classes-1: those of `classes` in their places, `missing` in the others."""
+    known = dict(zip(classes.tolist(), values.tolist(), strict=True))
+    return [known.get(label, missing) for label in range(num_classes)]
 
 
 class ProbabilityFigures(evaluate.Metric):
@@ -125,9 +135,10 @@ def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_
         `accuracy`, `top5_accuracy` (None for K <= 5): fractions 0..1; `loss`: mean cross-entropy in nats, the
         probabilities clipped from below at the smallest normal float32; `auc`: area under the ROC curve, for
         K = 2 of class 1, else the mean over the one-vs-rest curves of the classes that have samples;
-        `precision`, `recall`, `f1`: {"macro", "weighted"}, 0 where undefined, macro over all K classes;
-        `per_class`: {name: {"precision", "recall", "f1", "auc", "support"}}; `confusion_matrix`: K lists of K
-        counts, rows true, columns predicted; `samples`, `correct`: counts. Where a probability is not finite,
+        `precision`, `recall`, `f1`: {"macro", "weighted"}, over the classes that have samples, 0 where one is never
+        predicted; `per_class`: {name: {"precision", "recall", "f1", "auc", "support"}}, None but for the support where
+        a class has no sample; `classes_without_samples`: their names; `confusion_matrix`: K lists of K counts, rows
+        true, columns predicted; `samples`, `correct`: counts. Where a probability is not finite,
         the figures that need it (`top5_accuracy`, `loss`, every `auc`) are None.
 
     Raises:
@@ -149,6 +160,9 @@ def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_
         "per_class": {
             name: {figure: column[k] for figure, column in columns.items()} for k, name in enumerate(class_names)
         },
+        "classes_without_samples": [
+            name for name, support in zip(class_names, by_label["support"], strict=True) if support == 0
+        ],
         "confusion_matrix": by_label["confusion_matrix"],
         "samples": len(labels),
         "correct": by_label["correct"],

@@ -115,7 +115,7 @@ def report_on_test_split(
         names = [f"test[{number}]" for number in data.test.ids]
         if args.output is not None:
             _put_out(_rows(names, probabilities, task.class_names, args.topk), args.output)
-        print(report.headline(test))
+        print(printable("\n".join([report.headline(test), *data.remarks])))
         others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
         print(printable(f"open     {folder / 'examples.png'}, {', '.join(others)}"))
     return 0

@@ -78,7 +78,10 @@ def end_figures(test: dict) -> dict[str, float | None]:
 def headline(test: dict) -> str:
     """The test in one line."""
     loss = "not finite" if test["loss"] is None else f"{test['loss']:.4f}"
+    classes, absent = len(test["per_class"]), len(test["classes_without_samples"])
+    top5 = f", top-5 {test['top5_accuracy']:.2%}" if classes > 10 and test["top5_accuracy"] is not None else ""
+    over = f" over the {classes - absent} of {classes} classes that have test images" if absent else ""
     return (
-        f"test accuracy {test['accuracy']:.2%} on {test['samples']:,} images, loss {loss}, "
-        f"macro F1 {test['f1']['macro']:.4f}"
+        f"test accuracy {test['accuracy']:.2%}{top5} on {test['samples']:,} images, loss {loss}, "
+        f"macro F1 {test['f1']['macro']:.4f}{over}"
     )

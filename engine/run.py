@@ -89,7 +89,8 @@ class Run:
         self._freeze()
         self.accelerator.wait_for_everyone()
         self.progress.say(summary.as_text(facts, args.model))
-        self.progress.say(f"{self.data.in_words()}\n{runtime.describe(self.accelerator)}\n{self.folder}/\n")
+        said = [self.data.in_words(), *self.data.remarks, runtime.describe(self.accelerator), f"{self.folder}/\n"]
+        self.progress.say("\n".join(said))
         if self.accelerator.is_main_process:
             folder.describe_run(self.folder, args, self.accelerator, facts)
             resumed_at = None if args.resume is None else self.step

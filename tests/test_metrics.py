@@ -59,12 +59,13 @@ def test_precision_recall_f1(case):
     labels, probabilities, names, result = case
     predictions = probabilities.argmax(axis=1)
     scorers = {"precision": sk.precision_score, "recall": sk.recall_score, "f1": sk.f1_score}
+    present = np.unique(labels)
     for figure, scorer in scorers.items():
         for average in ("macro", "weighted"):
-            expected = scorer(labels, predictions, labels=range(len(names)), average=average, zero_division=0)
+            expected = scorer(labels, predictions, labels=present, average=average, zero_division=0)
             assert result[figure][average] == pytest.approx(expected)
-        expected = scorer(labels, predictions, labels=range(len(names)), average=None, zero_division=0)
-        assert [result["per_class"][name][figure] for name in names] == pytest.approx(expected.tolist())
+        expected = scorer(labels, predictions, labels=present, average=None, zero_division=0)
+        assert [result["per_class"][names[k]][figure] for k in present] == pytest.approx(expected.tolist())
 
 
 def test_auc(case):
@@ -98,10 +99,27 @@ def test_strict_json_holds_the_result(case):
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
-def test_class_without_samples_stays_in_the_report():
+def test_a_class_without_samples_has_no_figures_and_is_named():
     labels, probabilities, names = CASES["a class without samples"]
-    absent = classification_metrics(labels, probabilities, names)["per_class"]["class 3"]
-    assert absent == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "auc": None, "support": 0}
+    result = classification_metrics(labels, probabilities, names)
+    nothing = {"precision": None, "recall": None, "f1": None, "auc": None, "support": 0}
+    assert result["per_class"]["class 3"] == nothing
+    assert result["classes_without_samples"] == ["class 3"]
+
+
+def test_a_perfect_model_is_perfect_whichever_classes_have_samples():
+    labels = np.repeat([0, 2, 5], 4)
+    result = classification_metrics(labels, np.eye(8, dtype=np.float32)[labels], list("abcdefgh"))
+    assert result["classes_without_samples"] == ["b", "d", "e", "g", "h"]
+    assert [result[name] for name in ("precision", "recall", "f1")] == [{"macro": 1.0, "weighted": 1.0}] * 3
+    assert result["accuracy"] == result["auc"] == 1
+
+
+def test_what_is_said_to_be_of_an_absent_class_is_a_mistake():
+    probabilities = np.eye(3, dtype=np.float32)[[0, 0, 2, 1]]  # of the third class there is no sample
+    result = classification_metrics(np.array([0, 0, 1, 1]), probabilities, list("abc"))
+    assert result["recall"]["macro"] == 0.75 and result["f1"]["macro"] == pytest.approx((1 + 2 / 3) / 2)
+    assert result["per_class"]["c"]["precision"] is None
 
 
 def test_one_class_only_has_no_auc():

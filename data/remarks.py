@@ -1,0 +1,63 @@
+"""What a person should know of a data set before its figures are believed, in sentences."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+FEW = 5  # images of a class; a fifth of fewer is less than one
+NAMED_AT_ONCE = 5
+
+
+def named(names: Sequence[str]) -> str:
+    """Some names in a sentence, and how many more there are."""
+    more = len(names) - NAMED_AT_ONCE
+    return ", ".join(names[:NAMED_AT_ONCE]) + (f" and {more} more" if more > 0 else "")
+
+
+def of_classes(class_names: Sequence[str], train: np.ndarray, val: np.ndarray, test: np.ndarray) -> list[str]:
+    """Sentences about the classes that have few images, or none in a part.
+
+    Args:
+        class_names: the name of each label.
+        train, val, test: the labels of each part, int64 (N,); `val` may be empty, as nothing is validated then.
+    """
+    remarks = []
+    parts = {"training": train, "validation": val, "test": test}
+    counts = {part: np.bincount(labels, minlength=len(class_names)) for part, labels in parts.items()}
+    total = sum(counts.values())
+    few = np.flatnonzero(total < FEW)
+    if len(few):
+        each = named([f"{class_names[label]} {total[label]}" for label in few])
+        remarks.append(
+            f"warning: {_classes(few)} fewer than {FEW} images ({each}): their figures, and averages over classes, "
+            "say little"
+        )
+    for part, what_follows in (
+        ("training", "they cannot be learnt"),
+        ("validation", "the best epoch is chosen without them"),
+        ("test", "averages over classes leave them out"),
+    ):
+        absent = np.flatnonzero(counts[part] == 0)
+        if len(absent) and counts[part].any():
+            names = named([class_names[label] for label in absent])
+            remarks.append(f"note: {_classes(absent)} no {part} image ({names}): {what_follows}")
+    return remarks
+
+
+def _classes(labels: np.ndarray) -> str:
+    return "1 class has" if len(labels) == 1 else f"{len(labels)} classes have"
+
+
+def of_counts(notes: dict[str, int]) -> list[str]:
+    """Sentences about images that were left out or lie in two parts, from the counts that `ImageData.notes` holds."""
+    told = {
+        "val_images_left_out": ("validation", "also in train, pixel for pixel, and left out"),
+        "test_images_also_in_train": ("test", "also in train, pixel for pixel"),
+        "test_images_also_in_val": ("test", "also in validation, pixel for pixel"),
+        "bad_images_left_out": ("", "left out, as they cannot be read"),
+    }
+    return [
+        f"note: {notes[key]} {f'{part} ' if part else ''}{'image is' if notes[key] == 1 else 'images are'} {words}"
+        for key, (part, words) in told.items()
+        if notes.get(key)
+    ]
