@@ -25,7 +25,7 @@ from data import pixel_transforms
 from data.transform_spec import parse as parse_transform
 from engine import weights
 from engine.errors import UserError
-from engine.predictions import held_out_data
+from engine.predictions import check_same_test_images, held_out_data
 from engine.transformation import WITHIN, Maker
 
 ROUND_SECONDS = 0.1  # of so many lines
@@ -106,6 +106,8 @@ def _from_weights(args: argparse.Namespace, accelerator: Accelerator) -> Subject
         learnt.append(Learnt(name, model, weights.build_task(content, accelerator.device, None)))
     first = argparse.Namespace(weights=args.weights[0], data_dir=args.data_dir)
     data = held_out_data(first, contents[0], accelerator)
+    for path, content in zip(args.weights[1:], contents[1:], strict=True):
+        check_same_test_images(path, content, data, accelerator)
     images = torch.from_numpy(data.test.arrays.images[data.test.ids])
     spec = contents[0]["options"]["transform"]
     title = f"{spec}, {len(images)} test images of {data.name}; weights: {', '.join(args.weights)}"

@@ -55,12 +55,16 @@ class ImageData:
     remarks: list[str] = field(default_factory=list)
     targets: np.ndarray | None = None
 
-    def fingerprint(self) -> str:
-        """A hash of the training images' pixels, labels and order, to know them again when a run goes on."""
-        arrays, ids = self.train.arrays, self.train.ids
+    def fingerprints(self) -> dict[str, str]:
+        """Of "train", "validation" and "test" a hash of the images' pixels, labels and order, to know them again."""
+        parts = {"train": self.train, "validation": self.val, "test": self.test}
+        return {name: self._fingerprint(part) for name, part in parts.items()}
+
+    def _fingerprint(self, part: Part) -> str:
+        arrays, ids = part.arrays, part.ids
         labels = arrays.labels[ids]
-        parts = [ids, labels, arrays.hashes[ids], *([] if self.targets is None else [self.targets[labels]])]
-        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
+        hashed = [ids, labels, arrays.hashes[ids], *([] if self.targets is None else [self.targets[labels]])]
+        return hashlib.sha256(b"".join(array.tobytes() for array in hashed)).hexdigest()
 
     def in_words(self) -> str:
         """What there is, in one line."""
@@ -68,6 +72,17 @@ class ImageData:
         counts = f"{len(self.train):,} train, {len(self.val):,} validation, {len(self.test):,} test"
         kinds = f"{len(self.class_names)} classes" if self.targets is None else "each with its target"
         return f"{self.name}: {counts} images of {height}x{width}x{channels}, {kinds}"
+
+
+def changed_parts(before: dict[str, str], now: dict[str, str]) -> str:
+    """Which parts have other images: "train and test", say; empty where none has.
+
+    Args:
+        before: from `ImageData.fingerprints`; of an earlier version it may lack parts, which are not compared.
+        now: the same, of the images that there are.
+    """
+    changed = [name for name in now if before.get(name, now[name]) != now[name]]
+    return " and ".join([", ".join(changed[:-1]), *changed[-1:]] if len(changed) > 1 else changed)
 
 
 def load_images(

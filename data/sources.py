@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def find_source(dataset: str, data_dir: str | None) -> Source:
         raise UserError(f"--data-dir {data_dir}: there is no such folder")
     if dataset == BUILT_IN:
         return Source(BUILT_IN, "digits", "", "scikit-learn")
-    only_a_path = dataset.startswith((".", "~")) or Path(dataset).is_absolute()
+    only_a_path = _is_a_path(dataset)
     hub_id = NAMED[dataset][0] if dataset in NAMED else dataset
     places = [] if dataset in NAMED else [_expanded("--dataset", dataset)]
     if root and not only_a_path:
@@ -73,6 +74,52 @@ def find_source(dataset: str, data_dir: str | None) -> Source:
     raise UserError(
         f"unknown data set '{dataset}': {hint}give one of {', '.join(NAMED)}, a folder, or a Hub id (owner/name)"
     )
+
+
+def from_anywhere(dataset: str, data_dir: str | None) -> tuple[str, str | None]:
+    """`dataset` and `data_dir` as they would have to be given in any other folder to mean the same: paths absolute.
+
+    Raises:
+        UserError: as `find_source`.
+    """
+    source = find_source(dataset, data_dir)
+    root = str(Path(data_dir).expanduser().absolute()) if data_dir else None
+    if source.kind not in ("tree", "parquet") or dataset in NAMED:
+        return dataset, root
+    path = Path(dataset).expanduser().absolute()
+    return str(path) if str(path.resolve()) == source.where else dataset, root
+
+
+def found_again(dataset: str, trained_with: str | None, data_dir: str | None) -> tuple[str, str | None]:
+    """The `dataset` and `data_dir` by which to load the data set of a run, which may have been moved since.
+
+    Args:
+        dataset, trained_with: --dataset and --data-dir of the run.
+        data_dir: where the data set is now: the folder that holds it, or its own folder where the run was of one. None:
+            as in training, or where that is gone $SAMELOOP_DATA.
+
+    Raises:
+        UserError: there is no folder `data_dir`.
+    """
+    if trained_with and not Path(trained_with).expanduser().is_dir():
+        trained_with = None
+    if not _is_a_path(dataset):
+        return dataset, data_dir or trained_with or os.environ.get("SAMELOOP_DATA")
+    folder = Path(dataset).expanduser()
+    if data_dir:
+        root = _expanded("--data-dir", data_dir)
+        if not root.is_dir():
+            raise UserError(f"--data-dir {data_dir}: there is no such folder")
+        inner = root / folder.name
+        return str((inner if inner.is_dir() else root).absolute()), None
+    elsewhere = Path(os.environ.get("SAMELOOP_DATA", "")).absolute() / folder.name
+    moved = not folder.is_dir() and elsewhere.is_dir()
+    return str(elsewhere) if moved else dataset, None
+
+
+def _is_a_path(dataset: str) -> bool:
+    """Whether `dataset` can be nothing but a path."""
+    return dataset.startswith((".", "~")) or Path(dataset).is_absolute()
 
 
 def _expanded(option: str, path: str) -> Path:

@@ -13,6 +13,7 @@ from engine import setup, weights
 from engine.console import say
 from engine.evaluate import predict
 from engine.files import write_json
+from engine.predictions import check_same_test_images
 
 
 def report(args: argparse.Namespace, accelerator: Accelerator, group: Path, folders: Sequence[Path]) -> None:
@@ -27,6 +28,7 @@ def report(args: argparse.Namespace, accelerator: Accelerator, group: Path, fold
     total = np.zeros((len(data.test), len(data.class_names)))
     for folder in folders:
         content = weights.load(folder / "best.pth")
+        check_same_test_images(str(folder / "best.pth"), content, data, accelerator)
         model = weights.build_model(content, str(folder / "best.pth")).to(accelerator.device)
         task = weights.build_task(content, accelerator.device, None)
         logits, labels = predict(model, task, data.test, accelerator, args.batch_size or 256)

@@ -1,14 +1,13 @@
 """The command lines of the scripts, answered at once: nothing heavy is imported."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 
 import explain
 import models
 from data.augment_spec import parse as parse_augment
-from data.sources import NAMED, find_source
+from data.sources import NAMED, from_anywhere
 from engine.console import say
 from engine.errors import UserError
 from engine.option_groups import GROUPS, add_model, add_speed
@@ -53,9 +52,9 @@ def infer_parser() -> Parser:
     add("--mixed-precision", choices=("auto", "no", "fp16", "bf16"), help="(default: as in training)")
     add(
         "--data-dir",
-        default=os.environ.get("SAMELOOP_DATA"),
         metavar="DIR",
-        help="where the test split's data set is (default: $SAMELOOP_DATA, else as in training)",
+        help="where the test split's data set is now: the folder that holds it, or of your own images that folder "
+        "itself (default: as in training, else $SAMELOOP_DATA)",
     )
     _add_explain(parser.add_argument_group("explanations").add_argument)
     return parser
@@ -110,7 +109,7 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
             setattr(args, name, value)
     if args.warmup is None:
         args.warmup = 0.3 if args.schedule == "onecycle" else 0.05
-    find_source(args.dataset, args.data_dir)
+    args.dataset, args.data_dir = from_anywhere(args.dataset, args.data_dir)
     if args.match_classes and args.pretrained is None:
         raise UserError("--match-classes needs the weights of --pretrained")
     if args.patience and args.val_fraction == 0:
@@ -172,6 +171,7 @@ def bench_parser() -> Parser:
         help="run transform alone, on the test images of the run that these best.pth are from; several are compared "
         "(default: models that learn for seconds, on made-up images)",
     )
+    add("--data-dir", metavar="DIR", help="where the data set of --weights is now (default: as in training)")
     add_model(add)
     add("--batch-sizes", type=POSITIVE, nargs="+", default=[128], metavar="N", help="(default: 128)")
     add("--image-size", type=number(int, 4, 2048), default=32, metavar="PIXELS", help="(default: %(default)s)")
@@ -219,7 +219,8 @@ def _from_recipe(trained: argparse.Namespace, args: argparse.Namespace) -> dict:
     if trained.batch_size:
         trained.batch_size //= trained.accumulate
     trained.accumulate = 1
-    found = {name: value for name, value in vars(trained).items() if name in args and name != "output_dir"}
+    own = {"output_dir", "data_dir"}
+    found = {name: value for name, value in vars(trained).items() if name in args and name not in own}
     found["model_arg"] = list(trained.model_arg.items())
     if trained.batch_size:
         found["batch_sizes"] = [trained.batch_size]

@@ -14,8 +14,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from data.dataset import ImageData
+from data.dataset import ImageData, changed_parts
 from data.images import UNREADABLE, read_image
+from data.sources import found_again
 from engine.console import printable
 from engine.errors import UserError
 from engine.files import write_atomically
@@ -130,11 +131,10 @@ def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelera
         accelerator: of this process.
 
     Raises:
-        UserError: it is not on this machine, or no longer the same.
+        UserError: it is not on this machine, or its test images are no longer the same.
     """
     options = argparse.Namespace(**{"task": "classify", **content["options"]})  # weights may be older than the option
-    trained_with = options.data_dir if options.data_dir and Path(options.data_dir).expanduser().is_dir() else None
-    options.data_dir = args.data_dir or trained_with
+    options.dataset, options.data_dir = found_again(options.dataset, options.data_dir, args.data_dir)
     try:
         data = load_data(options, accelerator)
     except UserError as error:
@@ -143,7 +143,37 @@ def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelera
         ) from error
     if data.class_names != content["class_names"] or list(data.shape) != content["shape"]:
         raise UserError(f"the data set {options.dataset} has other classes or sizes than {args.weights} was trained on")
+    check_same_test_images(args.weights, content, data, accelerator)
     return data
+
+
+def check_same_test_images(path: str, content: dict, data: ImageData, accelerator: Accelerator) -> None:
+    """See to it that the test part of `data` is that of the run which the weights in the file `path` are from.
+
+    Where the other parts alone have changed, or weights of an earlier version do not say, the main process warns.
+
+    Args:
+        path, content: the file, and what `engine/weights.py` loads from it.
+        data: split as the run's options say.
+        accelerator: of this process.
+
+    Raises:
+        UserError: the test images are others, some of which the model may have been trained on.
+    """
+    before, dataset = content.get("fingerprints"), content["options"]["dataset"]
+    changed = changed_parts(before or {}, data.fingerprints())
+    if "test" in changed:
+        raise UserError(
+            f"the {changed} images of {dataset} have changed since {path} was trained: bring them back, say with "
+            "--data-dir where they are now, or name images"
+        )
+    warning = ""
+    if before is None:
+        warning = f"{path} is of an earlier version: it does not say which images its run was tested on"
+    elif changed:
+        warning = f"the {changed} images of {dataset} have changed since {path} was trained; its test images have not"
+    if warning and accelerator.is_main_process:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
 def _rows(names: list[str], probabilities: np.ndarray, class_names: list[str], topk: int) -> list[dict]:

@@ -33,6 +33,7 @@ class Run:
         step: optimizer steps done.
         totals: sums of the epoch under way, see `totals` of the task.
         history: an entry for each epoch done, as in train.json.
+        fingerprints: of the images, to know them again; see `ImageData`.
         best_from: the first epoch whose weights may be called the best: 1 but where earlier ones were lost.
     """
 
@@ -49,6 +50,7 @@ class Run:
     ) -> None:
         self.args, self.accelerator, self.data, self.task, self.plan = args, accelerator, data, task, plan
         self.model, self.ema, self.optimizer = model, ema, optimizer
+        self.fingerprints = data.fingerprints()
         self.folder = Path(broadcast_object_list([str(folder.choose_folder(args, data.name))])[0])
         self.step = 0
         self.history: list[dict] = []
@@ -244,6 +246,7 @@ class Run:
             "model_args": self.args.model_arg,
             "shape": list(self.data.shape),
             "class_names": self.data.class_names,
+            "fingerprints": self.fingerprints,
             "mean": self.task.mean,
             "std": self.task.std,
             "options": dict(vars(self.args)),

@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
+from data.dataset import changed_parts
 from engine import checkpoint, runtime, sharding, weights
 from engine.errors import UserError
 from engine.files import write_atomically
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # Options that may differ between a run and its resumption, as they do not change what is computed.
 FREE_OPTIONS = frozenset(
     {
+        "dataset",  # its images are compared, wherever they lie
         "data_dir",
         "epochs",
         "patience",
@@ -61,7 +63,8 @@ def save(run: "Run") -> None:
             "seconds": run.seconds + time.perf_counter() - run.clock,
             "best_from": run.best_from,
             "class_names": run.data.class_names,
-            "data": run.data.fingerprint(),
+            "data": run.fingerprints["train"],  # all that versions before `fingerprints` knew
+            "fingerprints": run.fingerprints,
             "options": vars(run.args),
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
@@ -171,14 +174,13 @@ def _find(run: "Run") -> tuple | None:
 
 
 def _check_same_run(run: "Run", place: Path, state: dict) -> None:
-    if state["class_names"] != run.data.class_names:
-        raise UserError(f"{place} was trained on other classes than those of --dataset {run.args.dataset}")
-    if state["data"] != run.data.fingerprint():
+    before, dataset = state["options"], run.args.dataset
+    changed = changed_parts(state.get("fingerprints") or {"train": state["data"]}, run.fingerprints)
+    if before["dataset"] != dataset and (changed or state["class_names"] != run.data.class_names):
         raise UserError(
-            f"{place} was trained on other images than those that --dataset {run.args.dataset} now has: bring them "
-            "back, or start a new run"
+            f"{place} was trained on other images than those of --dataset {dataset}: give --dataset "
+            f"{before['dataset']} again, or start a new run"
         )
-    before = state["options"]
     differing = [
         f"--{name.replace('_', '-')} was {before.get(name)} and is {value}"
         for name, value in vars(run.args).items()
@@ -186,5 +188,12 @@ def _check_same_run(run: "Run", place: Path, state: dict) -> None:
     ]
     if differing:
         raise UserError(f"{place} cannot go on with other options: {'; '.join(differing)}; give them as they were")
+    if state["class_names"] != run.data.class_names:
+        raise UserError(f"{place} was trained on other classes than those of --dataset {dataset}")
+    if changed:
+        raise UserError(
+            f"{place} is of a run on other images: the {changed} images of --dataset {dataset} have changed since; "
+            "bring them back, or start a new run"
+        )
     if run.args.epochs < before["epochs"]:  # more is allowed: a run that is done can be trained on
         raise UserError(f"{place} is of a run of --epochs {before['epochs']}: give that many, or more")

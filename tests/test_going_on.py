@@ -115,7 +115,8 @@ def test_changed_images_are_refused(tmp_path: Path, tree: Callable[..., Path], o
     time.sleep(0.01)
     codes, printed = train([*run, "--resume", "auto"])
     assert codes == [2]
-    assert "was trained on other images" in printed
+    assert "is of a run on other images: the train" in printed
+    assert f"images of --dataset {images} have changed since" in printed
 
 
 def test_more_epochs_from_an_older_checkpoint_forget_what_came_after_it(tmp_path: Path) -> None:
