@@ -1,6 +1,8 @@
 """Winograd's convolution is nn.Conv2d's but for rounding, gradients and theirs too; and it is used where it pays."""
 
 import copy
+import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import models
 from models.layers import winograd
 from models.layers.winograd_conv import WinogradConv2d, save_products
 from tests.graphs import FORMS, in_form, steps_back
+from tests.rounding import amplification, assert_rounds_like, times_of_winograd
 
 ALL = (1, 1, 1, 1)
 # Images, their height and width, padding (left, right, top, bottom), and the side of the tiles.
@@ -28,47 +31,67 @@ CASES = [
 ]
 
 
-def inputs(images: int, size: tuple[int, int], dtype: torch.dtype) -> list[torch.Tensor]:
+def inputs(images: int, size: tuple[int, int]) -> list[torch.Tensor]:
     random = torch.Generator().manual_seed(0)
-    shapes = (images, 5, *size), (6, 5, 3, 3)
-    return [torch.randn(shape, generator=random, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+    return [torch.randn(shape, generator=random).double() for shape in ((images, 5, *size), (6, 5, 3, 3))]
 
 
 def plain(images: torch.Tensor, weight: torch.Tensor, padding: tuple[int, ...]) -> torch.Tensor:
     return F.conv2d(F.pad(images, padding), weight)
 
 
+def both_ways(convolve: Callable, arguments: list[torch.Tensor], padding: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+    """(outputs, gradient of the images, gradient of the weight)."""
+    arguments = [argument.requires_grad_() for argument in arguments]
+    outputs = convolve(*arguments, padding)
+    grad = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(1)).to(outputs.dtype)
+    return outputs, *torch.autograd.grad(outputs, arguments, grad)
+
+
+def convolve(images: torch.Tensor, weight: torch.Tensor, padding: tuple[int, ...]) -> torch.Tensor:
+    return winograd.convolve(images, weight, None, padding)
+
+
 @pytest.mark.parametrize(("images", "size", "padding", "side"), CASES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_outputs_and_gradients_are_conv2ds(
-    images: int, size: tuple, padding: tuple, side: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    images: int, size: tuple, padding: tuple, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(winograd, "TILES_AT_ONCE", 64 // torch.get_num_threads())
-    arguments = inputs(images, size, dtype)
+    exact = both_ways(plain, inputs(images, size), padding)
+    assert winograd._tiling((images, *exact[0].shape[2:]))[0] == side
+    expected = both_ways(plain, [argument.float() for argument in inputs(images, size)], padding)
     for layout in (torch.contiguous_format, torch.channels_last):
-        found = winograd.convolve(arguments[0].contiguous(memory_format=layout), arguments[1], None, padding)
-        expected = plain(*arguments, padding)
-        assert winograd._tiling((images, *found.shape[2:]))[0] == side
-        assert found.is_contiguous(memory_format=torch.channels_last)
-        grad = torch.randn(found.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
-        found_grads, expected_grads = (torch.autograd.grad(y, arguments, grad) for y in (found, expected))
-        tolerance = 2e-5 if dtype == torch.float32 else 1e-13
-        for one, other in zip((found, *found_grads), (expected, *expected_grads), strict=True):
-            assert one.shape == other.shape
-            assert (one - other).norm() <= tolerance * other.norm()
+        arguments = [argument.contiguous(memory_format=layout) for argument in inputs(images, size)]
+        found = both_ways(convolve, [argument.float() for argument in arguments], padding)
+        assert found[0].is_contiguous(memory_format=torch.channels_last)
+        for results in zip(found, expected, exact, strict=True):
+            assert_rounds_like(*results, times_of_winograd(side))
+        for fine, (coarse, reference) in zip(
+            both_ways(convolve, arguments, padding), zip(found, exact, strict=True), strict=True
+        ):  # in float64 it errs as much less as it has more digits
+            digits = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+            error = (coarse.double() - reference).norm()
+            assert (fine - reference).norm() <= times_of_winograd(side) * digits * error
 
 
 @pytest.mark.parametrize(("images", "size", "padding", "side"), [case for case in CASES if case[0] < 4])
 def test_gradients_are_those_of_the_function_and_so_are_theirs(
     images: int, size: tuple, padding: tuple, side: int
 ) -> None:
-    arguments = inputs(images, size, torch.float64)
+    arguments = [argument.requires_grad_() for argument in inputs(images, size)]
+    assert torch.autograd.gradcheck(lambda *of: convolve(*of, padding), arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda *of: convolve(*of, padding), arguments, fast_mode=True)
 
-    def convolve(*arguments: torch.Tensor) -> torch.Tensor:
-        return winograd.convolve(*arguments, None, padding)
 
-    assert torch.autograd.gradcheck(convolve, arguments, fast_mode=True)
-    assert torch.autograd.gradgradcheck(convolve, arguments, fast_mode=True)
+@pytest.mark.parametrize("side", winograd.POINTS)
+def test_the_points_are_those_that_lose_the_fewest_digits(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    least, points = amplification(side), winograd.POINTS[side]
+    for number, way in itertools.product(range(len(points)), (-0.05, 0.05)):
+        moved = [*points[:number], points[number] + way, *points[number + 1 :]]
+        monkeypatch.setitem(winograd.POINTS, side, moved)
+        winograd._matrices.cache_clear()
+        assert amplification(side) > least, moved
+    winograd._matrices.cache_clear()
 
 
 def test_the_tiles_are_those_with_the_fewest_products() -> None:
@@ -79,26 +102,29 @@ def test_the_tiles_are_those_with_the_fewest_products() -> None:
 
 
 def net() -> nn.Sequential:
+    """Smooth, as a ReLU makes all or nothing of a difference in the last digit."""
     torch.manual_seed(0)
     wide = nn.Conv2d(128, 128, 3, padding=1)
-    return nn.Sequential(wide, nn.ReLU(), nn.Conv2d(128, 128, 3, padding="same", bias=False))
+    return nn.Sequential(wide, nn.Tanh(), nn.Conv2d(128, 128, 3, padding="same", bias=False))
+
+
+def results(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    outputs = model(images)
+    outputs.square().sum().backward()
+    return [outputs, *(parameter.grad for parameter in model.parameters())]
 
 
 def test_a_model_with_it_has_the_same_state_dict_results_and_gradients() -> None:
-    ours, theirs = net(), net()
+    ours, theirs, exact = net(), net(), net().double()
     save_products(ours)
-    assert [type(layer) for layer in ours] == [WinogradConv2d, nn.ReLU, WinogradConv2d]
+    assert [type(layer) for layer in ours] == [WinogradConv2d, nn.Tanh, WinogradConv2d]
     theirs.load_state_dict(ours.state_dict())
     images = torch.randn(80, 128, 8, 8).contiguous(memory_format=torch.channels_last)
     assert steps_back(ours(images)).count("_Winograd") == 2
     with torch.no_grad():
         assert torch.equal(ours(images), theirs(images))
-    outputs = [ours(images), theirs(images)]
-    for y in outputs:
-        y.square().sum().backward()
-    found, expected = ((y, *(p.grad for p in m.parameters())) for y, m in zip(outputs, (ours, theirs), strict=True))
-    for one, other in zip(found, expected, strict=True):
-        assert (one - other).norm() <= 2e-5 * other.norm()
+    for three in zip(results(ours, images), results(theirs, images), results(exact, images.double()), strict=True):
+        assert_rounds_like(*three, times_of_winograd(4))
 
 
 def test_what_is_computed_again_is_the_same_bit_for_bit() -> None:
@@ -131,7 +157,8 @@ def test_it_is_used_where_it_pays_alone() -> None:
 def test_it_traces_scripts_exports_and_compiles(how: str) -> None:
     model, images = net(), torch.randn(80, 128, 8, 8)
     save_products(model)
-    torch.testing.assert_close(in_form(how, model, images)(images), model(images), rtol=1e-4, atol=1e-4)
+    found = in_form(how, model, images)(images)
+    assert_rounds_like(found, net()(images), net().double()(images.double()), times_of_winograd(4))
 
 
 @pytest.mark.parametrize(("name", "count"), [("cnn", 3), ("whitened_cnn", 6), ("timm/resnet18", 9)])
