@@ -5,6 +5,10 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+# Threads that wait for one another spin by default, which on cores that are busy with other work takes several times as
+# long. OpenMP reads this once, when torch is imported; processes that tests start inherit it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 import pyarrow.parquet
 import pytest
