@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import train  # the only script that another one needs: its loop is what is measured
+from engine import console
 from engine.errors import UserError, user_errors_end_the_program
 from engine.options import parse_bench
 
@@ -26,6 +27,7 @@ LEAST_RATIO = 0.9
 
 def bench(args: argparse.Namespace) -> int:
     """Measure what `args` asks for, print it and write bench.json and bench.png; returns the exit code."""
+    console.status("loading PyTorch")
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
     from benches import chart, report, timing
     from engine.files import write_json
@@ -39,6 +41,7 @@ def bench(args: argparse.Namespace) -> int:
         raise UserError("bench.py measures one process: start it with 'python bench.py'")
     _refuse_early(args, accelerator)
     facts = environment(accelerator)
+    console.clear()
     versions = f"torch {facts['packages']['torch']}, accelerate {facts['packages']['accelerate']}"
     print(f"{facts['cpu']}, {facts['memory_gib']} GiB; {describe(accelerator)}; {versions}")
     print(
@@ -47,7 +50,7 @@ def bench(args: argparse.Namespace) -> int:
     print("speed: over the first line's; difference: largest, over the first line's largest value\n", flush=True)
     sections = []
     for section in _measure(args, accelerator):
-        print(report.as_text(section), flush=True)
+        console.say(report.as_text(section))
         sections.append(section)
     peak = timing.peak_rss()
     if peak is not None:

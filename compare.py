@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine import console
 from engine.errors import UserError, user_errors_end_the_program
 from engine.options import parse_compare
 
@@ -16,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run with the options in `argv` (default: the command line's)."""
     with user_errors_end_the_program():
         args = parse_compare(argv)
+        console.status("reading runs")
         from engine import comparison  # imported only now, as it takes a while: --help is answered at once
 
         folders = comparison.find_runs([Path(run) for run in args.runs])

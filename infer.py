@@ -14,12 +14,14 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine import console
 from engine.errors import user_errors_end_the_program
 from engine.options import parse_infer
 
 
 def infer(args: argparse.Namespace) -> int:
     """Predict what `args` asks for; returns the exit code."""
+    console.status("loading PyTorch")
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
     from data.folders import find_images
     from engine import predicted_images, predictions, runtime, weights

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from engine import console
 from engine.errors import user_errors_end_the_program
 from engine.options import parse_train
 from engine.several import asked_for, run_all
@@ -101,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run with the options in `argv` (default: the command line's)."""
     with user_errors_end_the_program():
         args = parse_train(argv)
+        if console.is_first_process():
+            console.say(f"{args.model} on {args.dataset}, {args.epochs} epochs: loading PyTorch ...")
         run_all(args, argv, train) if asked_for(args) else train(args)
         from engine import runtime
 

@@ -16,6 +16,7 @@ from benches.report import Row, Section, round_ratios
 from benches.step import training_step
 from benches.timing import MOST_CALLS, Timing, calls_for, interleave, warm_up
 from engine import tracking
+from engine.console import percent
 from engine.optim import set_lr
 from engine.run import Run
 from engine.runtime import seed_step
@@ -124,7 +125,8 @@ def _section(args: argparse.Namespace, run: Run, whole: dict[str, Timing], parts
     notes = ["", f"ratio {ratio:.3f} ({min(ratios):.3f} .. {max(ratios):.3f} in {len(ratios)} rounds)", ""]
     notes += [f"{'milliseconds of a step':<{width}}  {'':>10}  of the loop's"]
     notes += [
-        f"{name:<{width}}  {value:>10.3f}  {value / milliseconds[LOOP]:>7.2%}" for name, value in milliseconds.items()
+        f"{name:<{width}}  {value:>10.3f}  {percent(value / milliseconds[LOOP]):>8}"
+        for name, value in milliseconds.items()
     ]
     title = (
         f"loop: train.py with {args.model}, {batch_size} images of {args.channels}x{args.image_size}x{args.image_size} "

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from engine import console
+
 try:
     import resource
 except ImportError:  # Windows
@@ -40,6 +42,7 @@ class Timing:
 
 def warm_up(call: Callable[[], object], device: torch.device) -> float:
     """Call until compilers, profilers and allocators have done their work; seconds that the last call took."""
+    console.status("warming up")
     for _ in range(WARM_UP_CALLS):
         synchronize(device)
         start = time.perf_counter()
@@ -70,6 +73,7 @@ def interleave(
     for turn in range(rounds):
         for name in list(variants) if turn % 2 == 0 else reversed(variants):
             call, calls = variants[name]
+            console.status(f"round {turn + 1} of {rounds}: {name}")
             measures_memory = device.type in ("cuda", "xpu")
             if measures_memory:
                 torch.accelerator.reset_peak_memory_stats(device)

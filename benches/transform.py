@@ -24,6 +24,7 @@ from benches.variants import EAGER, MODES, check_pays, why_not
 from data import pixel_transforms
 from data.transform_spec import parse as parse_transform
 from engine import weights
+from engine.console import percent
 from engine.errors import UserError
 from engine.predictions import check_same_test_images, held_out_data
 from engine.transformation import WITHIN, Maker
@@ -197,7 +198,7 @@ def _section(subject: Subject, rows: list[Row]) -> Section:
     whole = max((row for row in timed if row.variant.startswith("torchvision")), key=section.share)
     section.facts = {"seconds_over_one_by_one": {whole.variant: 1 / section.share(whole)}}
     section.notes = ["", f"{whole.variant}: {1 / section.share(whole):.3f} of the time of {rows[0].variant}"]
-    wanted = f"{RIGHT[0]:.2%} of pixels within {WITHIN[0]} and {RIGHT[1]:.0%} within {WITHIN[1]}"
+    wanted = f"{percent(RIGHT[0])} of pixels within {WITHIN[0]} and {percent(RIGHT[1], 0)} within {WITHIN[1]}"
     models = [row for row in timed if not row.variant.startswith("torchvision")]
     for precision in ("fp32", "bf16"):
         right = [row for row in models if precision in row.variant and _is_right(row)]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from engine.console import open_closed_streams
+from engine import console
 
 
 class UserError(Exception):
@@ -19,7 +19,7 @@ def user_errors_end_the_program() -> Iterator[None]:
 
     Every other exception passes through: a fault of ours must show its traceback.
     """
-    open_closed_streams()
+    console.open_closed_streams()
     try:
         yield
     except (UserError, OSError) as error:
@@ -27,5 +27,6 @@ def user_errors_end_the_program() -> Iterator[None]:
             raise
         if os.environ.get("LOCAL_RANK", "0") in ("0", "-1"):
             message = " ".join(str(error).split())
+            console.clear()
             print(f"error: {message}", file=sys.stderr, flush=True)
         sys.exit(2)

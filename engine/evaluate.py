@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from data.dataset import Part
 from data.loader import Batch, eval_loader
+from engine.progress import track
 from engine.tasks import Classification, Task
 
 
@@ -17,17 +18,18 @@ def outputs_of(
     part: Part,
     accelerator: Accelerator,
     batch_size: int,
+    title: str = "testing",
 ) -> Iterator[tuple[Batch, Tensor]]:
     """This process's share of a part, batch by batch, with the model's float32 outputs.
 
-    `predict` makes them from the model and uint8 images.
+    `predict` makes them from the model and uint8 images; `title` says on the screen what is under way.
     """
     pin_memory = accelerator.device.type == "cuda"
     loader = eval_loader(part, batch_size, accelerator.process_index, accelerator.num_processes, pin_memory)
     training = model.training
     model.eval()
     with torch.no_grad():
-        for batch in loader:
+        for batch in track(loader, title, len(loader), accelerator.is_main_process):
             batch = batch.to(accelerator.device)
             with accelerator.autocast():
                 outputs = predict(model, batch.images)
@@ -54,7 +56,7 @@ def evaluate(
         return model(task.inputs(images))
 
     loss, correct, count = sum_over(
-        model, plain, task, task.score, task.no_totals(), part, accelerator, batch_size, between_batches
+        model, plain, task, task.score, task.no_totals(), part, accelerator, batch_size, between_batches, "validating"
     )
     return loss / count, correct / count
 
@@ -69,6 +71,7 @@ def sum_over(
     accelerator: Accelerator,
     batch_size: int,
     between_batches: Callable[[], None] = lambda: None,
+    title: str = "testing",
 ) -> list[float]:
     """`score`'s sums of (outputs, targets) over a part, added to `sums`, each sample once; the same on every process.
 
@@ -76,10 +79,11 @@ def sum_over(
         predict: outputs of the model for uint8 images.
         batch_size: of one process.
         between_batches: called after each batch, on all processes equally often; it may end the run.
+        title: what is under way, for the screen.
     """
     share = -(-len(part) // accelerator.num_processes)
     left = len(part) - accelerator.process_index * share  # what follows this process's own samples are repeats
-    for batch, outputs in outputs_of(model, predict, part, accelerator, batch_size):
+    for batch, outputs in outputs_of(model, predict, part, accelerator, batch_size, title):
         rows = min(max(left, 0), len(batch.labels))
         left -= rows
         if rows:

@@ -1,6 +1,6 @@
 """After the last step: the best weights meet the test set, and the person is told where to look."""
 
-from engine import tracking, weights
+from engine import console, tracking, weights
 from engine.checkpoint import load_weights
 from engine.reports import REPORTS
 from engine.run import Run
@@ -15,6 +15,7 @@ def report_run(run: Run) -> None:
     test, _ = report.test_report(run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size)
     if accelerator.is_main_process:
         report.plot_history(run.folder, run.history, run.folder.name)
+        console.status("giving the report to the trackers")
         _track_end(run, test)
         _say_what_next(run, test)
 
@@ -46,7 +47,8 @@ def _track_end(run: Run, test: dict) -> None:
 def _say_what_next(run: Run, test: dict) -> None:
     say, folder, report = run.progress.say, run.folder, REPORTS[run.args.task]
     seconds = sum(record["seconds"] for record in run.history)
-    say(f"\n{report.headline(test)} (weights of epoch {run.best_epoch()}; trained {seconds:.1f} s)")
+    say(f"\n{console.paint(report.headline(test), 'bold')}")
+    say(f"weights  of epoch {run.best_epoch()}; trained for {console.duration(seconds)}")
     for remark in run.data.remarks:
         say(remark)
     say(f"open     {folder / 'examples.png'}, {', '.join(sorted(set(report.PICTURES) - {'examples.png'}))}, test.json")

@@ -31,7 +31,10 @@ NOT_OF_A_RUN = (
     *("seeds", "sweep", "ensemble", "member_of"),
 )
 # Options that say where a run is written and how often, beside those that are no part of a run: nothing to compare.
-NOT_COMPARED = {*NOT_OF_A_RUN, "data_dir", "output_dir", "track", "log_every", "checkpoint_every", "keep", "workers"}
+NOT_COMPARED = {
+    *NOT_OF_A_RUN,
+    *("data_dir", "output_dir", "track", "log_every", "checkpoint_every", "keep", "workers", "verbose"),
+}
 
 LONGEST_NAME = 200  # of a run, in bytes; file systems take 255, and files are written under longer names at first
 

@@ -122,6 +122,7 @@ def _add_output(add: Callable) -> None:
     add("--max-time", type=duration, metavar="TIME", help="save and stop after this long, e.g. 90m or 11.5h")
     add("--log-every", type=POSITIVE, default=50, metavar="STEPS", help="(default: %(default)s)")
     add("--eval-every", type=POSITIVE, default=1, metavar="EPOCHS", help="(default: %(default)s)")
+    add("--verbose", action=FLAG, default=False, help="print a table of the model's layers too (default: no)")
 
 
 def _add_several(add: Callable) -> None:

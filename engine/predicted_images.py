@@ -9,10 +9,11 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from engine.console import printable
+from engine.console import say
 from engine.errors import UserError
 from engine.files import write_atomically
 from engine.predictions import read_images, tell_unreadable
+from engine.progress import track
 from engine.transformation import Transformation
 
 
@@ -45,21 +46,21 @@ def predict_files(
     folder = Path(args.output or Path(args.weights).parent / f"{Path(args.weights).stem}-images")
     places = _places(paths, folder)
     unreadable: list[str] = []
-    written = 0
+    written, main = 0, accelerator.is_main_process
     make = task.maker(model.eval())
-    for start in range(0, len(paths), batch_size):
+    for start in track(range(0, len(paths), batch_size), "predicting", -(-len(paths) // batch_size), main):
         readable, images = read_images(paths[start : start + batch_size], task.image_shape, unreadable)
         if not readable:
             continue
         with torch.no_grad(), accelerator.autocast():
             pixels = make(torch.from_numpy(images).to(accelerator.device)).cpu()
-        if accelerator.is_main_process:
+        if main:
             for path, image in zip(readable, pixels, strict=True):
                 _write(places[path], image)
         written += len(readable)
-    if accelerator.is_main_process:
+    if main:
         tell_unreadable(unreadable, len(paths))
-        print(printable(f"{written} images written to {folder}"))
+        say(f"{written} images written to {folder}")
     return 1 if unreadable else 0
 
 

@@ -17,9 +17,11 @@ from torch import nn
 from data.dataset import ImageData, changed_parts
 from data.images import UNREADABLE, read_image
 from data.sources import found_again
-from engine.console import printable
+from engine import console
+from engine.console import percent, printable, say
 from engine.errors import UserError
 from engine.files import write_atomically
+from engine.progress import track
 from engine.reports import REPORTS
 from engine.setup import load_data
 from engine.tasks import Classification, Task
@@ -49,8 +51,9 @@ def predict_files(
 ) -> int:
     """Predict image files and put out what was found. Returns the exit code: 1 when some could not be read."""
     names, probabilities, unreadable = [], [], []
+    main = accelerator.is_main_process
     model.eval()
-    for start in range(0, len(paths), batch_size):
+    for start in track(range(0, len(paths), batch_size), "predicting", -(-len(paths) // batch_size), main):
         readable, images = read_images(paths[start : start + batch_size], task.image_shape, unreadable)
         if not readable:
             continue
@@ -58,7 +61,7 @@ def predict_files(
             logits = task.predict(model, torch.from_numpy(images).to(accelerator.device))
         names += [str(path) for path in readable]
         probabilities.append(logits.float().softmax(1).cpu().numpy())
-    if accelerator.is_main_process:
+    if main:
         found = np.concatenate(probabilities) if probabilities else np.zeros((0, len(task.class_names)))
         _put_out(_rows(names, found, task.class_names, args.topk), args.output)
         tell_unreadable(unreadable, len(paths))
@@ -116,9 +119,9 @@ def report_on_test_split(
         names = [f"test[{number}]" for number in data.test.ids]
         if args.output is not None:
             _put_out(_rows(names, probabilities, task.class_names, args.topk), args.output)
-        print(printable("\n".join([report.headline(test), *data.remarks])))
+        say("\n".join([report.headline(test), *data.remarks]))
         others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
-        print(printable(f"open     {folder / 'examples.png'}, {', '.join(others)}"))
+        say(f"open     {folder / 'examples.png'}, {', '.join(others)}")
     return 0
 
 
@@ -194,9 +197,10 @@ def _put_out(rows: list[dict], output: str | None) -> None:
     Raises:
         UserError: no room or no right to write.
     """
+    console.clear()
     if output is None:
         for row in rows:
-            likely = ", ".join(f"{p['class']} {p['probability']:.1%}" for p in row["predictions"])
+            likely = ", ".join(f"{p['class']} {percent(p['probability'], 1)}" for p in row["predictions"])
             print(printable(f"{row['image']}: {likely}"))
         return
     text = _as_csv(rows) if output.endswith(".csv") else json.dumps(rows, indent=1, ensure_ascii=False) + "\n"

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from data.dataset import ImageData
-from engine import plots
+from engine import console, plots
 from engine.evaluate import predict
 from engine.files import write_json
 from engine.tasks import Classification
@@ -38,7 +38,8 @@ def test_report(
     if not accelerator.is_main_process:
         return report, probabilities
     write_json(folder / "test.json", report)
-    title = f"{data.name}, test set: {metrics['accuracy']:.2%} of {metrics['samples']:,} right"
+    console.status("drawing pictures")
+    title = f"{data.name}, test set: {console.percent(metrics['accuracy'])} of {metrics['samples']:,} right"
     plots.plot_confusion(
         np.asarray(metrics["confusion_matrix"]), data.class_names, folder / "confusion_matrix.png", title
     )
@@ -66,6 +67,7 @@ def _plot_worst(path: Path, data: ImageData, labels: np.ndarray, probabilities: 
 
 def plot_history(folder: Path, history: list[dict], name: str) -> None:
     """Draw loss.png and accuracy.png of a run."""
+    console.status("drawing curves")
     for key in ("loss", "accuracy"):
         plots.plot_curve(history, key, folder / f"{key}.png", f"{name}: {key}")
 
@@ -79,9 +81,10 @@ def headline(test: dict) -> str:
     """The test in one line."""
     loss = "not finite" if test["loss"] is None else f"{test['loss']:.4f}"
     classes, absent = len(test["per_class"]), len(test["classes_without_samples"])
-    top5 = f", top-5 {test['top5_accuracy']:.2%}" if classes > 10 and test["top5_accuracy"] is not None else ""
+    top5 = test["top5_accuracy"] if classes > 10 else None
+    top5 = "" if top5 is None else f", top-5 {console.percent(top5)}"
     over = f" over the {classes - absent} of {classes} classes that have test images" if absent else ""
     return (
-        f"test accuracy {test['accuracy']:.2%}{top5} on {test['samples']:,} images, loss {loss}, "
+        f"test accuracy {console.percent(test['accuracy'])}{top5} on {test['samples']:,} images, loss {loss}, "
         f"macro F1 {test['f1']['macro']:.4f}{over}"
     )

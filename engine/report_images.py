@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from data.dataset import ImageData
 from data.loader import ArrayDataset
-from engine import plots, plots_of_images
+from engine import console, plots, plots_of_images
 from engine.evaluate import sum_over
 from engine.files import write_json
 from engine.transformation import WITHIN, Transformation
@@ -42,6 +42,7 @@ def test_report(
     report = {**figures, "seconds": seconds, "images_per_second": figures["samples"] / seconds, "data": data.notes}
     if accelerator.is_main_process:
         write_json(folder / "test.json", report)
+        console.status("drawing pictures")
         _plot_examples(folder / "examples.png", model, task, data, accelerator, figures)
     return report, None
 
@@ -117,5 +118,7 @@ def _in_words(test: dict) -> str:
     more = [f"PSNR {test['psnr']:.1f} dB"] * (test["psnr"] is not None)
     more += [f"SSIM {test['ssim']:.4f}"] * (test["ssim"] is not None)
     shares = (test["accuracy"], test[f"within_{WITHIN[1]}"])
-    near = " and ".join(f"{share:.3%} within {within}" for share, within in zip(shares, WITHIN, strict=True))
-    return ", ".join([f"{near} of the target", *more])
+    near = " and ".join(
+        f"{console.percent(share, 3)} within {within}" for share, within in zip(shares, WITHIN, strict=True)
+    )
+    return ", ".join([f"{' and '.join(near)} of the target", *more])

@@ -13,7 +13,7 @@ from torch import nn
 
 from data.dataset import ImageData
 from data.loader import train_loader
-from engine import folder, layers, runtime, sharding, state, summary, tracking, weights
+from engine import console, folder, layers, runtime, sharding, state, summary, tracking, weights
 from engine.evaluate import evaluate
 from engine.files import write_json
 from engine.optim import EMA, lr_at
@@ -90,7 +90,7 @@ class Run:
         self.stop = stop
         self._freeze()
         self.accelerator.wait_for_everyone()
-        self.progress.say(summary.as_text(facts, args.model))
+        self.progress.say(summary.as_text(facts, args.model, args.verbose))
         said = [self.data.in_words(), *self.data.remarks, runtime.describe(self.accelerator), f"{self.folder}/\n"]
         self.progress.say("\n".join(said))
         if self.accelerator.is_main_process:
@@ -101,6 +101,8 @@ class Run:
         self.clock = time.perf_counter()
         if self.step == (len(self.history) + 1) * self.plan.steps_per_epoch:
             self._end_epoch()  # it was stopped in the evaluation
+        if not self.done:
+            self.progress.begin(self.step)
 
     def batches(self) -> torch.utils.data.DataLoader:
         """This process's micro-batches from here to the end of the run."""
@@ -135,7 +137,7 @@ class Run:
     def after_step(self) -> None:
         """Count the step; show, log, evaluate, save and stop when it is time."""
         self.step += 1
-        self.progress.step(self.step)
+        self.progress.step(self.step, self._so_far)
         if self.step % self.args.log_every == 0:
             self._log()
         end_of_epoch = self.step % self.plan.steps_per_epoch == 0
@@ -143,6 +145,7 @@ class Run:
             self._end_epoch()
         every = self.args.checkpoint_every
         if end_of_epoch if every == "epoch" else self.step % every == 0:
+            console.status(f"saving step {self.step}")
             state.save(self)
         if self.accelerator.num_processes == 1 or self.step % self.guard.look_every == 0:
             self._stop_if_asked()
@@ -161,12 +164,14 @@ class Run:
         self.accelerator.end_training()
         sys.exit(code)
 
-    def _log(self) -> None:
+    def _so_far(self) -> tuple[float, float]:
+        """Mean loss and accuracy of this process's part of the epoch under way; makes the device wait."""
         loss, correct, count = self.totals.tolist()
+        return loss / max(count, 1), correct / max(count, 1)
+
+    def _log(self) -> None:
         lr = self.lr(self.step - 1)
-        if count:
-            self.progress.figures(loss / count, correct / count, lr)
-            tracking.log(self.trackers, {"train/running_loss": loss / count, "lr": lr}, self.step)
+        tracking.log(self.trackers, {"train/running_loss": self._so_far()[0], "lr": lr}, self.step)
 
     def _freeze(self) -> None:
         """Leave out of training what --freeze names for the coming epoch."""

@@ -15,7 +15,7 @@ from data.dataset import ImageData, load_images
 from data.loader import TrainSampler
 from data.pairs import load_pairs
 from data.transform_spec import parse as parse_transform
-from engine import layers, pretrained
+from engine import console, layers, pretrained
 from engine.errors import UserError
 from engine.parsing import by_epoch, parse_freeze
 from engine.tasks import Classification, Task
@@ -61,6 +61,7 @@ def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -
 
 def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
     """The data set of --dataset; one process of each machine decodes it where it is not cached yet."""
+    console.status(f"opening {args.dataset}")
     with accelerator.local_main_process_first():
         if args.task == "transform" and args.transform is None:
             return load_pairs(
@@ -141,6 +142,7 @@ def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: 
     Raises:
         UserError: the constructor refuses --model-arg or the images' size, or --pretrained is of another model.
     """
+    console.status(f"building {args.model}")
     torch.manual_seed(args.seed)
     try:
         model = models.create_model(

@@ -33,7 +33,7 @@ FREE_OPTIONS = frozenset(
         "list_datasets",
         "pretrained",
     }
-    | {"output_dir", "run_name", "track", "log_every", "resume", "checkpoint_every", "keep", "max_time"}
+    | {"output_dir", "run_name", "track", "log_every", "resume", "checkpoint_every", "keep", "max_time", "verbose"}
     | {"seeds", "sweep", "ensemble", "member_of"}
 )
 

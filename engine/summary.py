@@ -39,8 +39,8 @@ def summarize(model: nn.Module, input_shape: tuple[int, int, int]) -> dict:
     }
 
 
-def as_text(summary: dict, model_name: str, most: int = 40) -> str:
-    """The summary as a table of at most `most` layers and a line of totals."""
+def as_text(summary: dict, model_name: str, verbose: bool, most: int = 40) -> str:
+    """The summary as a line of totals, below a table of at most `most` layers where it is to be `verbose`."""
     rows = [
         f"  {layer['name']:<28.28} {layer['type']:<20.20} {'x'.join(map(str, layer['output'])):<14}"
         f" {layer['parameters']:>12,}"
@@ -49,4 +49,4 @@ def as_text(summary: dict, model_name: str, most: int = 40) -> str:
     if len(rows) > most:
         rows = [*rows[: most - 3], f"  ... {len(rows) - most + 1} more layers ...", *rows[-2:]]
     total = f"{model_name}: {summary['parameters']:,} parameters, {summary['macs'] / 1e6:,.1f} M MACs an image"
-    return "\n".join([*rows, total])
+    return "\n".join([*rows, total] if verbose else [total])

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.console import percent
+from engine.progress import track
 from engine.tasks import Classification
 from explain.faithfulness import middle, road
 from explain.layers import Layer
@@ -46,7 +48,7 @@ class Explained:
     def heats(self, method: str, images: np.ndarray, labels: Sequence[int]) -> np.ndarray:
         """The heat of a class in each image: float32 (B, H, W) in 0..1, for uint8 (B, H, W, C)."""
         found = []
-        for part in _batches(len(images)):
+        for part in track(_batches(len(images)), f"explaining by {method}", -(-len(images) // BATCH)):
             maps = compute_maps(method, self.model, self.layer, self._inputs(images[part]), list(labels[part]))
             found.append(heat(maps, images.shape[1:3]))
         return np.concatenate(found)
@@ -57,7 +59,7 @@ class Explained:
         for row, hot, label, chances in zip(
             rows, self.heats(method, images, labels), labels, probabilities, strict=True
         ):
-            row.maps.append((hot, f"{self.task.class_names[label]} {chances[label]:.0%}"))
+            row.maps.append((hot, f"{self.task.class_names[label]} {percent(chances[label], 0)}"))
 
     def measure(self, method: str, images: np.ndarray, labels: Sequence[int]) -> tuple[dict, np.ndarray]:
         """How faithful a method (or MIDDLE) is to the model on these images, and the heats that were measured.
@@ -66,7 +68,7 @@ class Explained:
             {"faithfulness", "standard_error" (None for one image), "samples", "seconds_per_image"}, and as `heats`.
         """
         scores, heats, seconds = [], [], 0.0
-        for part in _batches(len(images)):
+        for part in track(_batches(len(images)), f"measuring {method}", -(-len(images) // BATCH)):
             inputs, these = self._inputs(images[part]), list(labels[part])
             start = time.perf_counter()
             if method == MIDDLE:

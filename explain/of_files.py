@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.console import percent, say
 from engine.predictions import read_images, tell_unreadable
 from explain.explained import Explained, in_words
 from explain.output import finish, make_folder
@@ -46,7 +47,7 @@ def _explain(
     figures = {}
     for method in explained.methods:
         figures[method], _ = explained.measure(method, images[:count], said[:count])
-        print(in_words(method, figures[method]), flush=True)
+        say(in_words(method, figures[method]))
     # What eigencam shows is the same for every class.
     others = [(method, label) for label in named for method in explained.methods if method != "eigencam"]
     columns = ["", *(f"{method}\nfaithfulness {figure['faithfulness']:.3f}" for method, figure in figures.items())]
@@ -55,7 +56,7 @@ def _explain(
     for start in range(0, len(images), ROWS):
         part = slice(start, start + ROWS)
         rows = [
-            Row(image, [path.name, f"{class_names[label]} {row[label]:.0%}"])
+            Row(image, [path.name, f"{class_names[label]} {percent(row[label], 0)}"])
             for path, image, row, label in zip(paths[part], images[part], probabilities[part], said[part], strict=True)
         ]
         for method in explained.methods:

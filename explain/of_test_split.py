@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data.dataset import ImageData
+from engine.console import say
 from engine.errors import UserError
 from explain.explained import MIDDLE, Explained, in_words
 from explain.output import finish, make_folder
@@ -49,7 +50,7 @@ def explain_test_split(
     means = [Row(_mean(images[labels[sample] == label]), [data.class_names[label]]) for label in shown]
     for method in [*explained.methods, MIDDLE]:
         figures[method], heats = explained.measure(method, images, labels[sample])
-        print(in_words(method, figures[method]), flush=True)
+        say(in_words(method, figures[method]))
         if method != MIDDLE:
             for row, label in zip(means, shown, strict=True):
                 of_class = heats[labels[sample] == label]

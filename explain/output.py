@@ -5,7 +5,7 @@ from pathlib import Path
 from accelerate.tracking import TensorBoardTracker
 
 from engine import tracking
-from engine.console import printable
+from engine.console import say
 from engine.errors import UserError
 from engine.files import write_json
 from explain.explained import Explained
@@ -51,8 +51,8 @@ def finish(explained: Explained, folder: Path, pictures: list[str], figures: dic
     except OSError as error:
         raise _no_room(folder, error) from error
     first, *others = pictures
-    print(printable(f"open     {folder / first}, {', '.join([*others, 'explain.json'])}"))
-    print(printable(f"curves   tensorboard --logdir {folder}"))
+    say(f"open     {folder / first}, {', '.join([*others, 'explain.json'])}")
+    say(f"curves   tensorboard --logdir {folder}")
 
 
 def _no_room(folder: Path, error: OSError) -> UserError:

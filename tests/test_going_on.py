@@ -52,7 +52,7 @@ def test_a_closed_terminal_saves_the_step_and_the_run_resumes(tmp_path: Path) ->
     )
     os.close(slave)
     screen = b""
-    while b" 3/9999" not in screen:
+    while b"epoch 4/9999" not in screen:
         screen += os.read(master, 4096)
     os.close(master)  # the kernel sends SIGHUP, and from here to print is an error
     assert process.wait(60) == 129

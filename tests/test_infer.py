@@ -33,7 +33,7 @@ def test_without_images_it_repeats_the_runs_own_test(capsys, run_folder, best, t
     for speed in ("seconds", "images_per_second"):
         assert report.pop(speed) > 0 and again.pop(speed) > 0
     assert again == report
-    assert f"test accuracy {report['accuracy']:.2%} on 359 images" in out
+    assert f"test accuracy {100 * report['accuracy']:.2f} % on 359 images" in out
     assert {path.name for path in (tmp_path / "best-test").iterdir()} == {
         *("test.json", "confusion_matrix.png", "examples.png")
     }
@@ -140,7 +140,7 @@ def test_csv_and_json_agree(capsys, best, tmp_path):
         for k, prediction in enumerate(row["predictions"], 1):
             assert flat[f"class_{k}"] == prediction["class"]
             assert float(flat[f"probability_{k}"]) == prediction["probability"]
-        likely = ", ".join(f"{p['class']} {p['probability']:.1%}" for p in row["predictions"])
+        likely = ", ".join(f"{p['class']} {100 * p['probability']:.1f} %" for p in row["predictions"])
         assert f"{row['image']}: {likely}\n" in predict(capsys, "--weights", best, tmp_path, "--topk", 3)[1]
 
 

@@ -268,12 +268,14 @@ def test_the_summary_counts_parameters_and_multiply_accumulates():
     assert summary["parameters"] == sum(p.numel() for p in model.parameters())
     assert sum(layer["parameters"] for layer in summary["layers"]) == summary["parameters"]
     assert summary["layers"][0] == {"name": "stem.0", "type": "Conv2d", "output": [8, 8, 8], "parameters": 216}
-    assert as_text(summary, "cnn").endswith("\ncnn: 3,922 parameters, 0.1 M MACs an image")
+    totals = "cnn: 3,922 parameters, 0.1 M MACs an image"
+    assert as_text(summary, "cnn", verbose=False) == totals
+    assert as_text(summary, "cnn", verbose=True).endswith(f"\n{totals}")
     assert model.training and all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
 
 
 def test_the_summary_is_short_for_a_long_model_that_hands_parameters_around():
     model = create_model("timm/cait_xxs24_224", input_shape=(3, 32, 32), num_classes=10)
-    lines = as_text(summarize(model, (3, 32, 32)), "cait").splitlines()
+    lines = as_text(summarize(model, (3, 32, 32)), "cait", verbose=True).splitlines()
     assert len(lines) == 41
     assert lines[-1].startswith("cait: 11,")
