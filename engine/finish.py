@@ -1,5 +1,7 @@
 """After the last step: the best weights meet the test set, and the person is told where to look."""
 
+import json
+
 from engine import console, tracking, weights
 from engine.checkpoint import load_weights
 from engine.reports import REPORTS
@@ -7,7 +9,13 @@ from engine.run import Run
 
 
 def report_run(run: Run) -> None:
-    """Test the kept weights, draw the pictures, close the trackers and print what to open next."""
+    """Test the kept weights, draw the pictures, close the trackers and print what to open next.
+
+    A run that had its report before it was resumed keeps it.
+    """
+    if run.reported:
+        _say_reported(run)
+        return
     accelerator, data, report = run.accelerator, run.data, REPORTS[run.args.task]
     run.stop.patient = False  # all is saved: from here a signal ends the process at once
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
@@ -18,6 +26,16 @@ def report_run(run: Run) -> None:
         console.status("giving the report to the trackers")
         _track_end(run, test)
         _say_what_next(run, test)
+
+
+def _say_reported(run: Run) -> None:
+    say, args = run.progress.say, run.args
+    if run.accelerator.is_main_process:
+        test = json.loads((run.folder / "test.json").read_text(encoding="utf-8"))
+        say(f"finished before: nothing is left to train\n{REPORTS[args.task].headline(test)}")
+    say(f"open     {run.folder / 'examples.png'}")
+    more = "a larger --patience" if run.step < run.plan.total_steps else f"--epochs above {args.epochs}"
+    say(f"train on with {more}")
 
 
 def _track_end(run: Run, test: dict) -> None:

@@ -34,6 +34,7 @@ class Run:
         totals: sums of the epoch under way, see `totals` of the task.
         history: an entry for each epoch done, as in train.json.
         fingerprints: of the images, to know them again; see `ImageData`.
+        reported: whether the run was resumed after its end and its report, so that nothing is left to do.
         best_from: the first epoch whose weights may be called the best: 1 but where earlier ones were lost.
     """
 
@@ -54,6 +55,7 @@ class Run:
         self.folder = Path(broadcast_object_list([str(folder.choose_folder(args, data.name))])[0])
         self.step = 0
         self.history: list[dict] = []
+        self.reported = False
         self.best_from = 1
         self.seconds = 0.0  # of the epoch under way, before `clock`
         self.totals = task.no_totals()
@@ -83,7 +85,8 @@ class Run:
         if self.accelerator.is_main_process:
             claim = folder.claim(self.folder)
             weakref.finalize(self, folder.release, claim)
-        if checkpoint is not None:
+        self.reported = checkpoint is not None and state.is_reported(self)
+        if checkpoint is not None and not self.reported:
             state.recover_best(self, checkpoint)
         self.sampler = build_sampler(args, self.data, self.task, self.plan, self.accelerator, self.step)
         self.guard = FiniteGuard(self.accelerator, self.optimizer, self.sampler.ids_at)
@@ -93,13 +96,13 @@ class Run:
         self.progress.say(summary.as_text(facts, args.model, args.verbose))
         said = [self.data.in_words(), *self.data.remarks, runtime.describe(self.accelerator), f"{self.folder}/\n"]
         self.progress.say("\n".join(said))
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and not self.reported:
             folder.describe_run(self.folder, args, self.accelerator, facts)
             resumed_at = None if args.resume is None else self.step
             self.trackers = tracking.start_trackers(args.track, self.folder, vars(args), resumed_at)
         stop.patient = True
         self.clock = time.perf_counter()
-        if self.step == (len(self.history) + 1) * self.plan.steps_per_epoch:
+        if self.step == (len(self.history) + 1) * self.plan.steps_per_epoch and not self.reported:
             self._end_epoch()  # it was stopped in the evaluation
         if not self.done:
             self.progress.begin(self.step)
@@ -144,7 +147,7 @@ class Run:
         if end_of_epoch:
             self._end_epoch()
         every = self.args.checkpoint_every
-        if end_of_epoch if every == "epoch" else self.step % every == 0:
+        if self.done or (end_of_epoch if every == "epoch" else self.step % every == 0):
             console.status(f"saving step {self.step}")
             state.save(self)
         if self.accelerator.num_processes == 1 or self.step % self.guard.look_every == 0:

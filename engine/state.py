@@ -1,5 +1,6 @@
 """The whole state of a run, to a checkpoint and back: weights, moving average, optimizer, step, and figures so far."""
 
+import json
 import shutil
 import sys
 import time
@@ -14,6 +15,7 @@ from data.dataset import changed_parts
 from engine import checkpoint, runtime, sharding, weights
 from engine.errors import UserError
 from engine.files import write_atomically
+from engine.reports import REPORTS
 
 if TYPE_CHECKING:
     from engine.run import Run
@@ -119,6 +121,33 @@ def _remove_later(run: "Run") -> None:
         for folder in later:
             shutil.rmtree(folder)
     run.accelerator.wait_for_everyone()
+
+
+def is_reported(run: "Run") -> bool:
+    """Whether the run is done and its folder holds the report on it; the main process looks, for all.
+
+    Where it goes on instead, or is to be reported, what an earlier end of it had left is removed.
+    """
+    report = [run.folder / name for name in ("test.json", *REPORTS[run.args.task].PICTURES)]
+    reported = False
+    if run.accelerator.is_main_process:
+        reported = run.done and all(path.exists() for path in report) and _holds_the_best(run)
+        for path in report if not reported else []:
+            path.unlink(missing_ok=True)
+    return broadcast_object_list([reported])[0]
+
+
+def _holds_the_best(run: "Run") -> bool:
+    """Whether the folder has figures up to the step reached, and in best.pth the weights of the best epoch in them.
+
+    A checkpoint that was saved in the last evaluation knows less than train.json.
+    """
+    try:
+        trained = json.loads((run.folder / "train.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    best, last = trained["epochs"][trained["best_epoch"] - 1], trained["epochs"][-1]
+    return last["step"] == run.step and _step_of(run.folder / "best.pth") == best["step"]
 
 
 def recover_best(run: "Run", place: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_run_that_was_stopped_and_resumed_has_one_set(tmp_path: Path) -> None:
 
 def test_a_run_that_is_trained_on_after_its_end_has_the_new_set_alone(tmp_path: Path) -> None:
     whole(tmp_path)
-    whole(tmp_path, "--resume", "auto")  # nothing is left to train: it is tested again
+    whole(tmp_path, "--resume", "auto")  # nothing is left to do
     check_figures(events_of(tmp_path / "run"), tmp_path / "run")
     whole(tmp_path, "--resume", "auto", epochs=3)
     events = events_of(tmp_path / "run")
