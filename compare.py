@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine import console
 from engine.errors import UserError, user_errors_end_the_program
+from engine.files import is_folder
 from engine.options import parse_compare
 
 
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         root = Path(os.path.commonpath(folders))
         root = root.parent if root in folders else root
         output = Path(args.output_dir or root)
-        if not output.is_dir() or not os.access(output, os.W_OK):
+        if not is_folder(output) or not os.access(output, os.W_OK):
             raise UserError(f"cannot write in {output}: give another --output-dir")
         comparison.report(output, folders, root)
 

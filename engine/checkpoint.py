@@ -107,6 +107,8 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
         raise Damaged(f"{folder} {reason}") from None
     except NotADirectoryError:
         raise Damaged(f"{folder} is no folder step-N of checkpoints/, nor a run's folder") from None
+    except OSError as error:  # a name that is too long, or a file that may not be read
+        raise Damaged(f"{folder} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder / MANIFEST} is damaged: {error}") from error
     if version != FORMAT:

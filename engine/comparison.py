@@ -12,7 +12,7 @@ import yaml
 
 from engine.console import say
 from engine.errors import UserError
-from engine.files import write_atomically, write_json
+from engine.files import is_folder, write_atomically, write_json
 from engine.folder import NOT_COMPARED
 
 REPEATS = ("seed", "fold")  # runs that differ in these alone are repetitions of one another
@@ -59,7 +59,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     """
     found = []
     for path in paths:
-        if not path.is_dir():
+        if not is_folder(path):
             raise UserError(f"{path} is no folder: give folders of runs, or folders that hold some")
         trained = (file.parent.resolve() for file in path.rglob("train.json"))
         here = sorted(run for run in trained if (run / "args.yaml").is_file())

@@ -42,6 +42,22 @@ def strict(value: object) -> object:
     return value
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder: no for a name that no disk can hold, of which `Path.exists` raises."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder: no for a name that no disk can hold, of which `Path.is_dir` raises."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def flush(path: Path) -> None:
     """Make what was written to a file, or the names in a folder, survive a loss of power."""
     if os.name == "nt" and path.is_dir():

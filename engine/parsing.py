@@ -14,6 +14,7 @@ import yaml
 from data.augment_spec import make_a_whole
 from engine.console import outliving_its_reader
 from engine.errors import UserError
+from engine.files import exists
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -147,7 +148,7 @@ def epoch_or_steps(text: str) -> str | int:
 def recipe_argv(parser: Parser, recipe: str) -> list[str]:
     """A recipe as the command line that it stands for, so that one parser checks both."""
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
-    if not path.is_file():
+    if not exists(path):
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml"))) or "none"
         raise UserError(f"--recipe {recipe}: there is no file {path.name}; the recipes are: {known}")
     try:

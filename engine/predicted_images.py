@@ -11,7 +11,7 @@ from torch import nn
 
 from engine.console import say
 from engine.errors import UserError
-from engine.files import write_atomically
+from engine.files import exists, is_folder, write_atomically
 from engine.predictions import read_images, tell_unreadable
 from engine.progress import track
 from engine.transformation import Transformation
@@ -23,7 +23,7 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError("--tta: these weights make images, of which there is one view; leave it out")
     if args.output is not None and not args.images:
         raise UserError("--output is where predicted images go: name images, or leave it out")
-    if args.output is not None and Path(args.output).exists() and not Path(args.output).is_dir():
+    if args.output is not None and exists(Path(args.output)) and not is_folder(Path(args.output)):
         raise UserError(f"--output {args.output}: is a file; give the name of a folder, which may be new")
 
 

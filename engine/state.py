@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from data.dataset import changed_parts
 from engine import checkpoint, runtime, sharding, weights
 from engine.errors import UserError
-from engine.files import write_atomically
+from engine.files import is_folder, write_atomically
 from engine.reports import REPORTS
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _find(run: "Run") -> tuple | None:
             raise UserError("--resume auto needs the --run-name of the run to go on with")
         return checkpoint.newest_intact(run.folder / "checkpoints")
     place = Path(run.args.resume)
-    if (place / "checkpoints").is_dir():  # a run's folder
+    if is_folder(place / "checkpoints"):  # a run's folder
         found = checkpoint.newest_intact(place / "checkpoints")
         if found is None:
             raise UserError(f"--resume {place}: no checkpoint in {place / 'checkpoints'}")

@@ -10,6 +10,7 @@ from torch import nn
 
 from engine import evaluate
 from engine.errors import UserError
+from engine.files import exists, is_folder
 from engine.predictions import held_out_data
 from engine.tasks import Classification
 from explain import CAMS
@@ -29,7 +30,7 @@ def check_options(args: argparse.Namespace, content: dict) -> None:
             raise UserError(f"--{name.replace('_', '-')} says nothing to --explain, as {why}: leave it out")
     if args.explain_layer is not None and not set(args.explain) & set(CAMS):
         raise UserError(f"--explain-layer is of use to {', '.join(CAMS)} alone: leave it out")
-    if args.output is not None and Path(args.output).exists() and not Path(args.output).is_dir():
+    if args.output is not None and exists(Path(args.output)) and not is_folder(Path(args.output)):
         raise UserError(f"--output {args.output}: is a file; give the name of a folder, which may be new")
     check_installed(args.explain)
 
