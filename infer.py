@@ -23,11 +23,13 @@ def infer(args: argparse.Namespace) -> int:
     """Predict what `args` asks for; returns the exit code."""
     console.status("loading PyTorch")
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
-    from data.folders import find_images
+    from data.folders import find_images, left_out_in_words
     from engine import predicted_images, predictions, runtime, weights
 
     content = weights.load(Path(args.weights))
-    paths = find_images(args.images)
+    paths, left_out = find_images(args.images)
+    if left_out and os.environ.get("LOCAL_RANK", "0") in ("0", "-1"):
+        print(left_out_in_words(left_out), file=sys.stderr)
     if args.explain:
         return explained(args, content, paths)
     answers = predicted_images if content["options"].get("task") == "transform" else predictions

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.images import UNREADABLE, is_grey, open_image, to_array, upright_size
-from data.raw import RawSplit
+from data.raw import UNLABELLED, RawSplit
 from engine.errors import UserError
 from engine.files import flush
 
-FORMAT = 3  # part of every key: raise it when what is stored changes
+FORMAT = 4  # part of every key: raise it when what is stored changes
 ARRAYS = ("labels", "hashes", "moments")  # beside the images
 CHUNK = 32  # images that a thread reads at once: the cost of a slice is spread, and few encoded photos are in memory
+NAMED_AT_ONCE = 100  # bad images in a message
 CHUNK_BYTES = 2**22  # of decoded pixels at once
 
 
@@ -35,7 +36,8 @@ class Arrays:
         labels: int64 (N,).
         hashes: uint64 (N,), equal for images that are equal in every pixel.
         moments: float64 (N, C, 2), each image's mean and mean square per channel, of pixels in 0..1.
-        bad_images: "where: why" of every sample that could not be decoded and was left out.
+        bad_images: "where: why" of every sample that could not be decoded or has no label, and was left out.
+        names: of an unlabelled split, where each image is from.
     """
 
     images: np.ndarray
@@ -43,6 +45,7 @@ class Arrays:
     hashes: np.ndarray
     moments: np.ndarray
     bad_images: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def cache_root() -> Path:
@@ -64,28 +67,37 @@ def _key(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def read(folder: Path) -> tuple[dict[str, Arrays], list[str]] | None:
-    """Open a cached data set: its splits and class names, or None where it is not cached or has lost a part."""
+def read(folder: Path) -> tuple[dict[str, Arrays], list[str], list[str]] | None:
+    """Open a cached data set: splits, class names, remarks; None where it is not cached or has lost a part."""
     try:
         return _open(folder)
     except (OSError, ValueError, KeyError, EOFError):  # gone, or cut short: whoever tidies a cache does not ask
         return None
 
 
-def _open(folder: Path) -> tuple[dict[str, Arrays], list[str]]:
+def _open(folder: Path) -> tuple[dict[str, Arrays], list[str], list[str]]:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     splits = {}
-    for name, (shape, bad_images) in meta["splits"].items():
+    for name, (shape, bad_images, names) in meta["splits"].items():
         # Mode "c" (copy on write) because torch warns about arrays that it could not write to.
         place = folder / f"{name}-images.raw"
         images = np.memmap(place, np.uint8, "c", shape=tuple(shape)) if shape[0] else np.zeros(shape, np.uint8)
         rest = [np.load(folder / f"{name}-{array}.npy") for array in ARRAYS]
-        splits[name] = Arrays(images, *rest, bad_images=tuple(bad_images))
-    return splits, meta["class_names"]
+        splits[name] = Arrays(images, *rest, bad_images=tuple(bad_images), names=tuple(names))
+    return splits, meta["class_names"], meta["remarks"]
 
 
-def build(folder: Path, splits: dict[str, RawSplit], *, image_size: int | None, skip_bad_images: bool) -> None:
+def build(
+    folder: Path,
+    splits: dict[str, RawSplit],
+    remarks: Sequence[str] = (),
+    *,
+    image_size: int | None,
+    skip_bad_images: bool,
+) -> None:
     """Decode all splits into `folder`, which appears whole or not at all; nothing happens where it is there already.
+
+    `remarks`, sentences about the splits, are kept with them.
 
     Raises:
         UserError: images that cannot be decoded (all are named), of many sizes without `image_size`, or no room.
@@ -101,7 +113,7 @@ def build(folder: Path, splits: dict[str, RawSplit], *, image_size: int | None, 
             staging = home / "unfinished"
             staging.mkdir()
             try:
-                _build_into(staging, splits, image_size, skip_bad_images)
+                _build_into(staging, splits, remarks, image_size, skip_bad_images)
                 staging.rename(folder)
             finally:
                 if staging.exists():
@@ -116,12 +128,14 @@ def refuse_bad(bad_images: list[str]) -> None:
     """Raise UserError, which names them all, if there are any."""
     if bad_images:
         raise UserError(
-            f"{len(bad_images)} of the images cannot be read; mend or remove them, or give --skip-bad-images: "
-            + "; ".join(bad_images)
+            f"{len(bad_images)} of the images cannot be read or have no label; mend or remove them, or give "
+            f"--skip-bad-images: {'; '.join(bad_images[:NAMED_AT_ONCE])}" + "; ..." * (len(bad_images) > NAMED_AT_ONCE)
         )
 
 
-def _build_into(staging: Path, splits: dict[str, RawSplit], image_size: int | None, skip_bad_images: bool) -> None:
+def _build_into(
+    staging: Path, splits: dict[str, RawSplit], remarks: Sequence[str], image_size: int | None, skip_bad_images: bool
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of is either harmless or refused here, in one line
         kinds = set().union(*(_kinds(name, split) for name, split in splits.items()))
@@ -132,8 +146,8 @@ def _build_into(staging: Path, splits: dict[str, RawSplit], image_size: int | No
         shape = (height, width, channels)
         written = {name: _decode(staging, name, split, shape) for name, split in splits.items()}
     if not skip_bad_images:
-        refuse_bad([line for _, bad_images in written.values() for line in bad_images])
-    meta = {"class_names": splits["train"].class_names, "splits": written}
+        refuse_bad([line for _, bad_images, _ in written.values() for line in bad_images])
+    meta = {"class_names": splits["train"].class_names, "remarks": list(remarks), "splits": written}
     (staging / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     for path in [*staging.iterdir(), staging]:
         flush(path)
@@ -176,40 +190,51 @@ def _check_room(folder: Path, wanted: int) -> None:
         )
 
 
-def _decode(staging: Path, name: str, split: RawSplit, shape: tuple[int, int, int]) -> tuple[list[int], list[str]]:
-    """Write the arrays of one split; returns the images' (N, H, W, C) and what could not be decoded and is left out."""
+def _decode(
+    staging: Path, name: str, split: RawSplit, shape: tuple[int, int, int]
+) -> tuple[list[int], list[str], list[str]]:
+    """Write the arrays of one split; returns the images' (N, H, W, C), what is left out and why, and names.
 
-    def decode(rows: range) -> tuple[list[int], list[np.ndarray], list[str]]:
-        good, pictures, bad = [], [], []
+    The names are those of the images of UNLABELLED alone, whose rows nothing else tells apart.
+    """
+
+    def decode(rows: range) -> tuple[list[int], list[np.ndarray], list[str], list[str]]:
+        good, pictures, bad, names = [], [], [], []
         for number, encoded in zip(rows, split.read(rows), strict=True):
+            where = (encoded or {}).get("path") or f"{name}[{number}]"
+            if split.labels[number] < 0 and name != UNLABELLED:
+                bad.append(f"{where}: it has no label")
+                continue
             try:
                 with open_image(encoded) as image:
                     pictures.append(to_array(image, shape[2], shape[:2]))
                     good.append(number)
+                    names.append(where)
             except UNREADABLE as error:
-                bad.append(_complaint(f"{name}[{number}]", encoded, error))
+                bad.append(f"{where}: {_complaint(error)}")
         images = np.stack(pictures) if pictures else np.zeros((0, *shape), dtype=np.uint8)
-        return good, [images, *describe(images)], bad
+        return good, [images, *describe(images)], bad, names if name == UNLABELLED else []
 
     rows_at_once = max(1, min(CHUNK, CHUNK_BYTES // (shape[0] * shape[1] * shape[2])))
-    kept, parts, complaints = [], [], []
+    kept, parts, complaints, names = [], [], [], []
     # Written from first to last and not through the memory map: on a full disk that is an error, not a signal.
     with (staging / f"{name}-images.raw").open("wb") as file:
-        for good, (images, *rest), bad in _in_threads(decode, split.length, rows_at_once, f"decoding {name}"):
+        decoded = _in_threads(decode, split.length, rows_at_once, f"decoding {name}")
+        for good, (images, *rest), bad, named in decoded:
             file.write(images)
             kept += good
             parts.append(rest)
             complaints += bad
+            names += named
     labels = np.asarray(split.labels, dtype=np.int64)[kept]
     arrays = (labels, *(np.concatenate(part) for part in zip(*parts, strict=True)))
     for array_name, array in zip(ARRAYS, arrays, strict=True):
         np.save(staging / f"{name}-{array_name}.npy", array)
-    return [len(kept), *shape], complaints
+    return [len(kept), *shape], complaints, names
 
 
-def _complaint(place: str, encoded: dict | None, error: Exception) -> str:
-    reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
-    return f"{(encoded or {}).get('path') or place}: {reason}"
+def _complaint(error: Exception) -> str:
+    return "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
 
 
 def describe(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,14 +1,16 @@
 """A data set ready to train on: decoded splits, what is train, validation and test, and what the pixels are like."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from data import cache, remarks
 from data.cache import Arrays
+from data.class_folders import read_class_folders
 from data.images import to_array
-from data.raw import read_raw_splits
+from data.raw import UNLABELLED, Columns, read_raw_splits
 from data.sources import Source, find_source
 from data.split import stratified_folds, stratified_split, stratified_subset
 from engine.errors import UserError
@@ -41,6 +43,7 @@ class ImageData:
         notes: counts that belong in the report: parts, duplicates, images left out.
         remarks: what a person should know before the figures are believed, a sentence each.
         targets: uint8 (N, H, W, C), of pairs of images, which the labels then number; else None.
+        unlabelled: images of a test split whose labels are kept secret, to be predicted; None where there is none.
     """
 
     name: str
@@ -54,6 +57,7 @@ class ImageData:
     notes: dict[str, int] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     targets: np.ndarray | None = None
+    unlabelled: Part | None = None
 
     def fingerprints(self) -> dict[str, str]:
         """Of "train", "validation" and "test" a hash of the images' pixels, labels and order, to know them again."""
@@ -96,6 +100,8 @@ def load_images(
     fold: int | None = None,
     limit_train: int | None = None,
     skip_bad_images: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
     seed: int = 0,
 ) -> ImageData:
     """Find, decode (once; see `data/cache.py`) and split a data set.
@@ -109,21 +115,26 @@ def load_images(
             where it has one beside a test split, else 0.1.
         folds, fold: validate on part `fold` of `folds` stratified parts of train, instead.
         limit_train: keep this many training images, classes in proportion.
-        skip_bad_images: leave out what cannot be decoded and count it, instead of refusing.
+        skip_bad_images: leave out and count what cannot be decoded or has no label, instead of refusing.
+        image_column, label_column: of a table, where it has several; None: the only one, or "label".
         seed: of the validation part, the folds and `limit_train`.
 
     Raises:
         UserError: whatever the user can put right; see the messages.
     """
     source = find_source(dataset, data_dir)
-    splits, class_names = _decoded(source, coarse, image_size, skip_bad_images)
+    columns = Columns(image_column, label_column, coarse)
+    splits, class_names, about_source = _decoded(source, columns, image_size, skip_bad_images)
     if len(class_names) < 2:
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
     train, val, test = split_parts(dataset, splits, val_fraction, None if fold is None else (folds, fold), seed)
     _check_counts(dataset, train, val, test, class_names, val_fraction, folds)
     train = limited(train, limit_train, seed)
     name = f"{source.name}-coarse" if coarse else source.name
-    return describe_train(name, train, val, test, class_names, splits)
+    if UNLABELLED in splits:
+        tested = "the validation split is tested on" if "validation" in splits else "a part of train is held out"
+        about_source = [*about_source, f"the test split has no labels: {tested} instead"]
+    return describe_train(name, train, val, test, class_names, splits, about_source=about_source)
 
 
 def limited(train: Part, count: int | None, seed: int) -> Part:
@@ -147,11 +158,16 @@ def describe_train(
     class_names: list[str],
     splits: dict[str, Arrays],
     targets: np.ndarray | None = None,
+    about_source: Sequence[str] = (),
 ) -> ImageData:
-    """What a run needs to know of its parts, with the mean and spread of what is trained on."""
+    """What a run needs to know of its parts, with the mean and spread of what is trained on.
+
+    `about_source`: what a person should know of how the data set was read.
+    """
     notes = _notes(train, val, test, splits)
     about_classes = [] if targets is not None else _class_remarks(class_names, train, val, test)
     moments = train.arrays.moments[train.ids].mean(0)
+    hidden = splits.get(UNLABELLED)
     return ImageData(
         name=name,
         train=train,
@@ -162,8 +178,9 @@ def describe_train(
         mean=moments[:, 0].tolist(),
         std=np.sqrt(np.maximum(moments[:, 1] - moments[:, 0] ** 2, 1e-8)).tolist(),
         notes=notes,
-        remarks=about_classes + remarks.of_counts(notes),
+        remarks=[f"note: {sentence}" for sentence in about_source] + about_classes + remarks.of_counts(notes),
         targets=targets,
+        unlabelled=Part(hidden, np.arange(len(hidden.labels))) if hidden and len(hidden.labels) else None,
     )
 
 
@@ -172,23 +189,27 @@ def _class_remarks(class_names: list[str], *parts: Part) -> list[str]:
 
 
 def _decoded(
-    source: Source, coarse: bool, image_size: int | None, skip_bad_images: bool
-) -> tuple[dict[str, Arrays], list[str]]:
+    source: Source, columns: Columns, image_size: int | None, skip_bad_images: bool
+) -> tuple[dict[str, Arrays], list[str], list[str]]:
+    """The decoded splits, the classes' names, and what a person should know of how the source was read."""
+    if source.kind in ("digits", "tree"):
+        columns.refuse(source.name)
     if source.kind == "digits":
-        if coarse:
-            raise UserError("--coarse: digits has one set of classes only; leave the option out")
-        return _digits(image_size)
-    raw = None if source.fingerprint else read_raw_splits(source, coarse)
-    fingerprint = source.fingerprint or raw["train"].fingerprint
-    folder = cache.cache_folder(source.name, fingerprint, source.where, coarse, image_size)
+        return *_digits(image_size), []
+    # Files that are no images leave the cache as it is, so what is said of them is not taken from there.
+    about_folders = read_class_folders(source.folder).remarks if source.kind == "tree" else None
+    raw = None if source.fingerprint else read_raw_splits(source, columns)
+    fingerprint = source.fingerprint or raw[0]["train"].fingerprint
+    folder = cache.cache_folder(source.name, fingerprint, source.where, columns, image_size)
     cached = cache.read(folder)
     if cached is None:
-        raw = raw or read_raw_splits(source, coarse)
-        cache.build(folder, raw, image_size=image_size, skip_bad_images=skip_bad_images)
+        splits, about_source = raw or read_raw_splits(source, columns)
+        cache.build(folder, splits, about_source, image_size=image_size, skip_bad_images=skip_bad_images)
         cached = cache.read(folder)
     elif not skip_bad_images:  # built by a run that was told to skip
         cache.refuse_bad([line for split in cached[0].values() for line in split.bad_images])
-    return cached
+    splits, class_names, about_source = cached
+    return splits, class_names, about_source if about_folders is None else about_folders
 
 
 def _digits(image_size: int | None) -> tuple[dict[str, Arrays], list[str]]:
@@ -250,9 +271,14 @@ def _check_counts(
     val_fraction: float | None,
     folds: int | None,
 ) -> None:
-    counts = np.bincount(train.arrays.labels[train.ids], minlength=len(class_names))
-    empty = [class_names[label] for label in np.flatnonzero(counts == 0)]
-    if empty:
+    counts, held_out = (
+        sum(np.bincount(part.arrays.labels[part.ids], minlength=len(class_names)) for part in parts)
+        for parts in ([train], [val, test])
+    )
+    # A name that no image has is left as it is; such as "background", where all of them are of something.
+    empty = [class_names[label] for label in np.flatnonzero((counts == 0) & (held_out > 0))]
+    if empty or np.count_nonzero(counts) < 2:
+        empty = empty or [class_names[label] for label in np.flatnonzero(counts == 0)]
         raise UserError(f"{dataset}: no training image is left of {', '.join(empty)}: add images to these classes")
     if len(test) == 0:
         raise UserError(f"{dataset}: no image is left for the test part: add images")

@@ -1,61 +1,147 @@
 """Image files in folders, found without importing anything heavy."""
 
+import functools
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.files import is_folder
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"}
-)
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, in the order of the names, but for what systems and tools keep for themselves."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__")))
-    except OSError as error:
-        raise UserError(f"cannot look into {folder}: {error.strerror}; mend its rights, or move it away") from error
+# Formats that Pillow recognises but has no decoder of its own for.
+NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+REASONS_AT_ONCE = 6  # in a message
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, hidden ones left out, in the order of their names."""
-    return [path for path in _entries(folder) if path.is_dir()]
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """The suffixes, in small letters, of the formats that Pillow decodes."""
+    from PIL import Image  # its plugins take a moment to load, and many data sets are no files of images
+
+    known = Image.registered_extensions()
+    return frozenset(s for s, kind in known.items() if kind in Image.OPEN and kind not in NOT_DECODED)
 
 
-def files_in(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """All files below a folder, hidden ones left out, in the order of their paths.
+@dataclass(frozen=True)
+class Folder:
+    """What a folder holds, hidden files and folders (".name") apart.
+
+    Attributes:
+        path: of the folder.
+        entries: files and folders, in the order of their names.
+        passed_over: how many files directly in it are neither, by reason: broken links, files in folders "__name".
+    """
+
+    path: Path
+    entries: tuple["Path | Folder", ...]
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+    def folders(self) -> list["Folder"]:
+        """The folders directly in it."""
+        return [entry for entry in self.entries if isinstance(entry, Folder)]
+
+    def files(self) -> Iterator[Path]:
+        """All files below it, in the order of their paths."""
+        for entry in self.entries:
+            if isinstance(entry, Folder):
+                yield from entry.files()
+            else:
+                yield entry
+
+    def images(self) -> Iterator[Path]:
+        """All files below it that have an image's suffix, in the order of their paths."""
+        return (path for path in self.files() if is_image(path))
+
+    def holds_images(self) -> bool:
+        """Whether there is any image below it."""
+        return next(self.images(), None) is not None
+
+    def images_here(self) -> list[Path]:
+        """The images directly in it."""
+        return [entry for entry in self.entries if isinstance(entry, Path) and is_image(entry)]
+
+    def left_out(self) -> Counter[str]:
+        """How many of the files below it are no images, by suffix or another reason."""
+        counts = Counter(self.passed_over)
+        for entry in self.entries:
+            if isinstance(entry, Folder):
+                counts += entry.left_out()
+            elif not is_image(entry):
+                counts[entry.suffix.lower() or "without suffix"] += 1
+        return counts
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name has the suffix of an image."""
+    return path.suffix.lower() in image_suffixes()
+
+
+def left_out_in_words(left_out: Counter[str]) -> str:
+    """Such as "13 files left out (.heic 12, broken links 1)"; empty where there are none."""
+    total = left_out.total()
+    if not total:
+        return ""
+    counts = [f"{reason} {count:,}" for reason, count in left_out.most_common(REASONS_AT_ONCE)]
+    more = ", ..." * (len(left_out) > REASONS_AT_ONCE)
+    return f"{total:,} file{'s' * (total > 1)} left out ({', '.join(counts)}{more})"
+
+
+def walk(path: Path, above: tuple[Path, ...] = ()) -> Folder:
+    """Look through a folder and all folders in it.
 
     Links to folders are followed, but for one to a folder that holds it (`above`, resolved), which would never end.
 
     Raises:
         UserError: a folder that may not be looked into.
     """
-    real = folder.resolve()
-    if real in above:
-        return
-    for path in _entries(folder):
-        if path.is_dir():
-            yield from files_in(path, (*above, real))
-        elif path.is_file():
-            yield path
+    above = (*above, path.resolve())
+    entries: list[Path | Folder] = []
+    passed_over: Counter[str] = Counter()
+    for entry, kind in _entries(path):
+        if kind == "folder" and entry.resolve() in above:
+            continue
+        inside = walk(entry, above) if kind == "folder" else None
+        if kind == "broken":
+            passed_over["broken links"] += 1
+        elif inside and entry.name.startswith("__"):  # what archives and Python keep for themselves
+            passed_over[f"in {entry.name}/"] += sum(1 for _ in inside.files())
+        else:
+            entries.append(inside or entry)
+    return Folder(path, tuple(entries), +passed_over)
 
 
-def images_in(folder: Path) -> list[Path]:
-    """All files below a folder that have an image's suffix, hidden ones left out, in the order of their paths."""
-    return [path for path in files_in(folder) if path.suffix.lower() in SUFFIXES]
+def _entries(folder: Path) -> list[tuple[Path, str]]:
+    """(path, "folder", "file" or "broken") of all in a folder but what is hidden, in the order of the names."""
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        return [(path, "folder" if path.is_dir() else "file" if path.is_file() else "broken") for path in paths]
+    except OSError as error:
+        raise UserError(f"cannot look into {folder}: {error.strerror}; mend its rights, or move it away") from error
 
 
-def find_images(places: Sequence[str]) -> list[Path]:
-    """The files named (whether they exist or not) and the images in the folders named.
+def find_images(paths: Sequence[str]) -> tuple[list[Path], Counter[str]]:
+    """The files named (whether they exist or not) and the images in the folders named; and what is left out of these.
 
     Raises:
         UserError: a folder holds no image.
     """
     found: list[Path] = []
-    for place in map(Path, places):
-        inside = images_in(place) if place.is_dir() else [place]
-        if not inside:
-            raise UserError(f"the folder {place} holds no image ({', '.join(sorted(SUFFIXES))})")
-        found += inside
-    return found
+    left_out: Counter[str] = Counter()
+    for path in map(Path, paths):
+        if not is_folder(path):
+            found.append(path)
+            continue
+        folder = walk(path)
+        images = list(folder.images())
+        if not images:
+            raise UserError(f"the folder {path} holds no image{in_brackets(folder.left_out())}")
+        found += images
+        left_out += folder.left_out()
+    return found, left_out
+
+
+def in_brackets(left_out: Counter[str]) -> str:
+    """What was left out, as an addition to a message."""
+    words = left_out_in_words(left_out)
+    return f" ({words})" if words else ""

@@ -10,10 +10,10 @@ import numpy as np
 from data import cache
 from data.cache import Arrays
 from data.dataset import ImageData, describe_train, limited, split_parts
-from data.folders import images_in, subfolders
+from data.folders import Folder, left_out_in_words
 from data.images import UNREADABLE, is_grey, open_image, to_array, upright_size
-from data.raw import named_splits
-from data.sources import find_source
+from data.sources import Source, find_source
+from data.split_names import named_splits
 from engine.errors import UserError
 
 INPUTS, TARGETS = ("input", "inputs"), ("target", "targets")
@@ -43,7 +43,7 @@ def load_pairs(
         UserError: no pairs there, an image without its other half, unreadable images, or images of several sizes.
     """
     source = find_source(dataset, data_dir)
-    places = _places(source.where, dataset)
+    places, about_source = _places(source, dataset)
     pairs = [(split, one, other) for split, place in places.items() for one, other in _paired(place)]
     inputs = _decode([one for _, one, _ in pairs], "inputs", image_size)
     targets = _decode([other for _, _, other in pairs], "targets", None)
@@ -58,37 +58,38 @@ def load_pairs(
         raise UserError(f"{dataset} has {len(pairs)} pairs, too few to hold some out: add pairs")
     for split, arrays in splits.items():
         arrays.labels[:] = rows[split]  # from here on a label is the number of a target
-    return describe_train(source.name, train, val, test, ["pair"], splits, targets)
+    return describe_train(source.name, train, val, test, ["pair"], splits, targets, about_source)
 
 
-def _places(where: str, dataset: str) -> dict[str, Path]:
-    """The folder that holds `input` and `target`, by split."""
-    root = Path(where)
-    named = named_splits([place.name for place in subfolders(root)], where)
-    found = {split: root / name for split, name in named.items()} or {"train": root}
-    if (
-        where
-        and "train" in found
-        and all(_inside(place, INPUTS) and _inside(place, TARGETS) for place in found.values())
-    ):
-        return found
+def _places(source: Source, dataset: str) -> tuple[dict[str, Folder], list[str]]:
+    """The folder that holds `input` and `target`, by split; and what is left out, in sentences."""
+    if source.kind == "tree":
+        root = source.folder
+        inner = {folder.path.name: folder for folder in root.folders() if folder.holds_images()}
+        found = {split: inner[name] for split, name in named_splits(inner, source.where).items()} or {"train": root}
+        if "train" in found and all(_inside(place, INPUTS) and _inside(place, TARGETS) for place in found.values()):
+            used = [root, *(_inside(root, names) for names in (INPUTS, TARGETS)), *found.values()]
+            others = [name for name, folder in inner.items() if all(folder is not other for other in used)]
+            left_out = left_out_in_words(root.left_out())
+            remarks = [f"the folder {name}/ is left out: it is not one of {', '.join(found)}" for name in others]
+            return found, [*remarks, *([left_out] if left_out else [])]
     raise UserError(
         f"--task transform without --transform needs a folder of pairs, input/ and target/ with equal names (below "
         f"train/ and test/ where there are splits), which {dataset} is not: give --transform, or such a folder"
     )
 
 
-def _inside(place: Path, names: Sequence[str]) -> Path | None:
-    return next((place / name for name in names if (place / name).is_dir()), None)
+def _inside(place: Folder, names: Sequence[str]) -> Folder | None:
+    return next((folder for folder in place.folders() if folder.path.name in names), None)
 
 
-def _paired(place: Path) -> list[tuple[Path, Path]]:
+def _paired(place: Folder) -> list[tuple[Path, Path]]:
     halves = []
     for names in (INPUTS, TARGETS):
         folder = _inside(place, names)
         half: dict[Path, Path] = {}
-        for path in images_in(folder):
-            first = half.setdefault(path.relative_to(folder).with_suffix(""), path)
+        for path in folder.images():
+            first = half.setdefault(path.relative_to(folder.path).with_suffix(""), path)
             if first != path:
                 raise UserError(f"{first} and {path} differ in their suffix alone: rename or remove one of them")
         halves.append(half)
@@ -96,7 +97,7 @@ def _paired(place: Path) -> list[tuple[Path, Path]]:
     if alone or not halves[0]:
         named = ", ".join(alone[:NAMED_AT_ONCE]) + (" ..." if len(alone) > NAMED_AT_ONCE else "")
         reason = f"{len(alone)} images are only in one of the two: {named}" if alone else "they are empty"
-        raise UserError(f"input and target in {place} do not match: {reason}")
+        raise UserError(f"input and target in {place.path} do not match: {reason}")
     return [(path, halves[1][name]) for name, path in halves[0].items()]
 
 

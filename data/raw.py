@@ -1,47 +1,22 @@
-"""Opens a source through `datasets`: encoded images, labels and class names of each split.
+"""Opens a source: encoded images, labels and class names of each split, and what a person should know of them.
 
 `datasets` is imported only where it is needed: it takes seconds to import, and a data set whose decoded copy is already
 cached (see `data/cache.py`) does without it.
 """
 
-import errno
-import json
-import os
-import socket
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlparse
 
-from data.folders import files_in, images_in, subfolders
-from data.sources import BUILT_IN, Source
+from data import tables
+from data.class_folders import read_class_folders, same_form
+from data.folders import left_out_in_words
+from data.sources import Source
+from data.split_names import named_splits
 from engine.errors import UserError
 
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-}
-
-
-def named_splits(names: Iterable[str], where: str) -> dict[str, str]:
-    """Which of the names is "train", "validation" and "test"; names that say neither are left out.
-
-    Raises:
-        UserError: two of them name one split.
-    """
-    found: dict[str, str] = {}
-    for name in names:
-        split = SPLITS.get(name.lower())
-        if split in found:
-            raise UserError(f"{where} has two {split} splits, {found[split]} and {name}: move one of them away")
-        if split:
-            found[split] = name
-    return found
+UNLABELLED = "unlabelled"  # a split: the images of a test split whose labels are kept secret
 
 
 @dataclass(frozen=True)
@@ -51,7 +26,7 @@ class RawSplit:
     Attributes:
         length: how many samples.
         read: sample numbers -> their images as `datasets` holds them undecoded, `{"bytes": ..., "path": ...}`.
-        labels: one int for each sample.
+        labels: one int for each sample; -1 where it has none.
         class_names: the name of each label.
         fingerprint: changes when the data changes.
     """
@@ -63,178 +38,113 @@ class RawSplit:
     fingerprint: str
 
 
-def read_raw_splits(source: Source, coarse: bool) -> dict[str, RawSplit]:
-    """Open the splits of `source` ("train" and, where it has them, "validation" and "test"), images undecoded.
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table to read, where that is not clear by itself; a folder of images has none.
+
+    Attributes:
+        image, label: their names; None: as the data set has it.
+        coarse: of two columns of labels the one with fewer classes.
+    """
+
+    image: str | None = None
+    label: str | None = None
+    coarse: bool = False
+
+    def refuse(self, name: str) -> None:
+        """Raise UserError where any is given, for a data set that has no columns."""
+        if self.coarse:
+            raise UserError(f"--coarse: {name} has one set of classes only; leave the option out")
+        for option, column in (("--image-column", self.image), ("--label-column", self.label)):
+            if column is not None:
+                raise UserError(f"{option}: {name} is no table, so it has no columns; leave it out")
+
+
+def read_raw_splits(source: Source, columns: Columns) -> tuple[dict[str, RawSplit], list[str]]:
+    """Open the splits of `source`, images undecoded.
+
+    Returns:
+        "train", and where it has them "validation" and "test", or UNLABELLED in the place of the last; and what a
+        person should know of how the source was understood, in sentences.
 
     Raises:
         UserError: no network and no copy, no train split, no image or label column, or a split whose classes
             are not the train split's.
     """
-    splits = _tree_splits(source, coarse) if source.kind == "tree" else _table_splits(source, coarse)
+    splits, remarks = _tree_splits(source) if source.kind == "tree" else _table_splits(source, columns)
     if "train" not in splits:
         raise UserError(f"{source.where} has no train split, only: {', '.join(splits) or 'none'}")
     for name, split in splits.items():
         _check_classes(source, name, split, splits["train"].class_names)
-    return splits
+    return splits, remarks
 
 
-def _load(source: Source) -> dict:
-    import datasets
-    import huggingface_hub
-
-    if source.kind == "parquet" and set("[]*?") & set(source.where):
-        raise UserError(f"{source.where}: `datasets` reads [ ] * ? in a folder's name as a pattern: rename it")
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said here, in one line
-    if source.kind == "hub" and not _hub_answers():
-        # A copy from an earlier download still loads; without this a missing one costs half a minute of retries.
-        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
-    try:
-        return datasets.load_dataset(source.where)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        if errno.ENOSPC in (getattr(e, "errno", None) for e in (error, error.__cause__, error.__context__)):
-            cache = datasets.config.HF_DATASETS_CACHE
-            raise UserError(f"no space left in {cache}: make room there, or set HF_HOME to another disk") from error
-        lost = ConnectionError, datasets.exceptions.DatasetNotFoundError
-        if source.kind == "parquet" or not isinstance(error, lost):
-            raise UserError(f"{source.where} cannot be opened: {error.__cause__ or error}") from error
-        raise UserError(
-            f"the data set {source.where} is not on the Hub or the Hub is out of reach, and there is no local "
-            "copy. Three ways out: connect to the internet once and start again (later runs need none); put a "
-            f"copy at DIR/{source.name} and give --data-dir DIR; or give --dataset {BUILT_IN}, which needs no download"
-        ) from error
-
-
-def _hub_answers() -> bool:
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        return False
-    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-        return True
-    endpoint = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    try:
-        socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=3).close()
-    except OSError:
-        return False
-    return True
-
-
-def _table_splits(source: Source, coarse: bool) -> dict[str, RawSplit]:
+def _table_splits(source: Source, columns: Columns) -> tuple[dict[str, RawSplit], list[str]]:
     import datasets
 
-    tables = _load(source)
+    full, empty = tables.load(source)
+    remarks = [f"the split {name} is left out: it is empty" for name in empty]
+    named = named_splits(full, source.where)
+    remarks += [
+        f"the split {name} is left out: {len(full[name]):,} images that are neither train, validation nor test"
+        for name in full
+        if name not in named.values()
+    ]
     splits: dict[str, RawSplit] = {}
-    for name, own_name in sorted(named_splits(tables, source.where).items(), key=lambda item: item[0] != "train"):
-        table = tables[own_name]
-        images = [column for column, feature in table.features.items() if _holds_images(feature)]
-        if len(images) != 1:
-            raise UserError(f"{source.where} needs one image column, it has {len(images)} among {list(table.features)}")
-        labels, class_names = _labels(table, source, coarse, splits["train"].class_names if "train" in splits else None)
-        undecoded = table.cast_column(images[0], datasets.Image(decode=False))
-        splits[name] = RawSplit(
-            length=len(table),
-            read=_reader(undecoded, images[0]),
-            labels=labels,
-            class_names=class_names,
-            fingerprint=table._fingerprint,
-        )
-    return splits
+    image = label = None
+    for name, own_name in named.items():  # train first
+        table = full[own_name]
+        if image is None:
+            image = tables.image_column(table, columns.image, source.where)
+            label = tables.label_column(table, columns.label, columns.coarse, source.where)
+        train_names = splits["train"].class_names if "train" in splits else None
+        labels, class_names = tables.labels(table, label, source, train_names)
+        undecoded = table.cast_column(image, datasets.Image(decode=False))
+        split = RawSplit(len(table), _reader(undecoded, image), labels, class_names, table._fingerprint)
+        splits[UNLABELLED if name == "test" and max(labels) < 0 else name] = split
+    if source.folder is not None:
+        remarks += _pictures_beside(source)
+    return splits, remarks
 
 
-def _holds_images(feature: object) -> bool:
-    """Whether a column is of images: typed so, or written without `datasets` in the form that it stores them in."""
-    import datasets
-
-    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+def _pictures_beside(source: Source) -> list[str]:
+    """What is said of the files of images in a folder of parquet files."""
+    suffixes = Counter(path.suffix.lower() for path in source.folder.images())
+    return [left_out_in_words(suffixes)] if suffixes else []
 
 
 def _reader(table, column: str) -> Callable[[range], list[dict]]:
     return lambda rows: table[rows.start : rows.stop][column]
 
 
-def _check_files(folder: Path, column: str, class_names: list[str]) -> None:
-    """Refuse files that name their classes otherwise: `datasets` reads the numbers of all by the first file's names."""
-    from pyarrow import parquet
-
-    for path in (path for path in files_in(folder) if path.suffix == ".parquet"):
-        written = (parquet.read_schema(path).metadata or {}).get(b"huggingface", b"{}")
-        own = json.loads(written).get("info", {}).get("features", {}).get(column, {}).get("names", class_names)
-        if own != class_names:
-            raise UserError(
-                f"{path} names its classes {own}, the train split names them {class_names}: make them equal"
-            )
+def _tree_splits(source: Source) -> tuple[dict[str, RawSplit], list[str]]:
+    tree = read_class_folders(source.folder)
+    train_names = list(tree.splits.get("train", {}))
+    splits = {name: _tree_split(classes, train_names) for name, classes in tree.splits.items()}
+    if tree.unlabelled:
+        splits[UNLABELLED] = _raw_split(tree.unlabelled, [-1] * len(tree.unlabelled), train_names)
+    return splits, tree.remarks
 
 
-def _labels(table, source: Source, coarse: bool, train_names: list[str] | None) -> tuple[list[int], list[str]]:
-    """Labels and class names from the column of type ClassLabel, or from plain numbers or words called "label"."""
+def _tree_split(classes: dict[str, list[Path]], train_names: list[str]) -> RawSplit:
+    """A split of class folders, numbered as the train split's are, if that has all of them."""
+    number = {same_form(name): label for label, name in enumerate(train_names)}
+    known = all(same_form(name) in number for name in classes)
+    own = number if known else {same_form(name): label for label, name in enumerate(classes)}
+    labels = [own[same_form(name)] for name, images in classes.items() for _ in images]
+    paths = [path for images in classes.values() for path in images]
+    return _raw_split(paths, labels, train_names if known else list(classes))
+
+
+def _raw_split(paths: list[Path], labels: list[int], class_names: list[str]) -> RawSplit:
     import datasets
 
-    features = table.features
-    typed = {name: feature for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
-    if coarse and len(typed) < 2:
-        raise _no_coarse(source)
-    if typed:
-        by_size = sorted(typed, key=lambda name: typed[name].num_classes)
-        column = by_size[0] if coarse else by_size[-1]
-        if source.kind == "parquet":
-            _check_files(Path(source.where), column, list(typed[column].names))
-        labels = table[column][:]
-        return [-1 if label is None else label for label in labels], list(typed[column].names)
-    plain = getattr(features.get("label"), "dtype", "")
-    if not plain.startswith(("int", "uint", "string", "large_string", "bool")):
-        raise UserError(
-            f"{source.where} has no column of class labels in {list(features)}: it needs one of the feature type "
-            "ClassLabel, or one called 'label' of whole numbers or words"
-        )
-    values = table["label"][:]
-    class_names = train_names or [str(value) for value in sorted(set(values) - {None})]
-    number = {name: label for label, name in enumerate(class_names)}
-    unknown = sorted({str(value) for value in values if value is not None} - set(number))
-    if unknown:
-        raise UserError(f"a split of {source.where} has labels that its train split lacks: {', '.join(unknown)}")
-    return [number.get(str(value), -1) for value in values], class_names
-
-
-def _no_coarse(source: Source) -> UserError:
-    return UserError(f"--coarse: {source.name} has one set of classes only; leave the option out")
-
-
-def _tree_splits(source: Source, coarse: bool) -> dict[str, RawSplit]:
-    if coarse:
-        raise _no_coarse(source)
-    root = Path(source.where)
-    folders = subfolders(root)
-    named = named_splits([folder.name for folder in folders], source.where)
-    if "train" in named or 0 < len(named) == len(folders):
-        return {split: _tree_split(root / name) for split, name in named.items()}
-    return {"train": _tree_split(root)}
-
-
-def _tree_split(root: Path) -> RawSplit:
-    import datasets
-
-    class_folders = subfolders(root)
-    if not class_folders:
-        raise UserError(f"the folder {root} has no folder for each class: put images into {root}/<class name>/")
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, folder in enumerate(class_folders):
-        images = images_in(folder)
-        if not images:
-            raise UserError(f"the class folder {folder} holds no image: put images there or remove the folder")
-        paths += [str(path) for path in images]
-        labels += [label] * len(images)
-    table = datasets.Dataset.from_dict({"image": paths}).cast_column("image", datasets.Image(decode=False))
-    return RawSplit(
-        length=len(paths),
-        read=_reader(table, "image"),
-        labels=labels,
-        class_names=[folder.name for folder in class_folders],
-        fingerprint=table._fingerprint,
-    )
+    table = datasets.Dataset.from_dict({"image": list(map(str, paths))})
+    table = table.cast_column("image", datasets.Image(decode=False))
+    return RawSplit(len(paths), _reader(table, "image"), labels, class_names, table._fingerprint)
 
 
 def _check_classes(source: Source, split_name: str, split: RawSplit, train_names: list[str]) -> None:
-    if split.length == 0:
-        raise UserError(f"the {split_name} split of {source.where} is empty")
     missing = [name for name in train_names if name not in split.class_names]
     extra = [name for name in split.class_names if name not in train_names]
     if missing or extra:
@@ -247,5 +157,5 @@ def _check_classes(source: Source, split_name: str, split: RawSplit, train_names
             f"the {split_name} split of {source.where} numbers its classes otherwise than train: "
             f"{split.class_names} against {train_names}"
         )
-    if min(split.labels) < 0:
-        raise UserError(f"the {split_name} split of {source.where} has samples without a label; leave them out")
+    if max(split.labels) < 0 and split_name != UNLABELLED:
+        raise UserError(f"the {split_name} split of {source.where} has no labels: give --label-column, or move it away")

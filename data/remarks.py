@@ -54,7 +54,7 @@ def of_counts(notes: dict[str, int]) -> list[str]:
         "val_images_left_out": ("validation", "also in train, pixel for pixel, and left out"),
         "test_images_also_in_train": ("test", "also in train, pixel for pixel"),
         "test_images_also_in_val": ("test", "also in validation, pixel for pixel"),
-        "bad_images_left_out": ("", "left out, as they cannot be read"),
+        "bad_images_left_out": ("", "left out, without a label or unreadable"),
     }
     return [
         f"note: {notes[key]} {f'{part} ' if part else ''}{'image is' if notes[key] == 1 else 'images are'} {words}"

@@ -4,11 +4,12 @@ import difflib
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.folders import SUFFIXES, files_in
+from data.folders import Folder, in_brackets, walk
 from engine.errors import UserError
+from engine.files import is_folder
 
 BUILT_IN = "digits"
 CARDS = ("README.md", "dataset_infos.json")  # beside parquet files: they say to `datasets` which file is which split
@@ -35,12 +36,14 @@ class Source:
         kind: "digits", "parquet", "tree" (a folder of images for each class) or "hub".
         where: the folder, or the Hub id; empty for the built-in one.
         fingerprint: changes when the data changes; None where only loading can tell (a Hub id).
+        folder: what the folder holds, where it is one.
     """
 
     name: str
     kind: str
     where: str
     fingerprint: str | None
+    folder: Folder | None = field(default=None, compare=False, repr=False)
 
 
 def find_source(dataset: str, data_dir: str | None) -> Source:
@@ -63,7 +66,7 @@ def find_source(dataset: str, data_dir: str | None) -> Source:
     if root and not only_a_path:
         places = [root / dataset, *places, root / Path(hub_id).name]
     for place in places if dataset else []:
-        if place.is_dir():
+        if is_folder(place):
             return _folder_source(place)
     if dataset in NAMED or (not only_a_path and re.fullmatch(r"[\w.-]+/[\w.-]+", dataset)):
         return Source(dataset.split("/")[-1], "hub", hub_id, None)
@@ -101,7 +104,7 @@ def found_again(dataset: str, trained_with: str | None, data_dir: str | None) ->
     Raises:
         UserError: there is no folder `data_dir`.
     """
-    if trained_with and not Path(trained_with).expanduser().is_dir():
+    if trained_with and not is_folder(Path(trained_with).expanduser()):
         trained_with = None
     if not _is_a_path(dataset):
         return dataset, data_dir or trained_with or os.environ.get("SAMELOOP_DATA")
@@ -111,9 +114,9 @@ def found_again(dataset: str, trained_with: str | None, data_dir: str | None) ->
         if not root.is_dir():
             raise UserError(f"--data-dir {data_dir}: there is no such folder")
         inner = root / folder.name
-        return str((inner if inner.is_dir() else root).absolute()), None
+        return str((inner if is_folder(inner) else root).absolute()), None
     elsewhere = Path(os.environ.get("SAMELOOP_DATA", "")).absolute() / folder.name
-    moved = not folder.is_dir() and elsewhere.is_dir()
+    moved = not is_folder(folder) and is_folder(elsewhere)
     return str(elsewhere) if moved else dataset, None
 
 
@@ -131,19 +134,37 @@ def _expanded(option: str, path: str) -> Path:
     return expanded
 
 
-def _folder_source(folder: Path) -> Source:
-    """Parquet or images, whichever the folder holds more of, which is how `datasets` decides too."""
-    name = folder.resolve().name if folder.name in ("", "..") else folder.name
-    folder = folder.resolve()
-    files = list(files_in(folder))
+def _folder_source(path: Path) -> Source:
+    """A folder of parquet files where these hold images, whatever else lies beside them; else one of images."""
+    name = path.resolve().name if path.name in ("", "..") else path.name
+    folder = walk(path.resolve())
+    where = folder.path
+    files = list(folder.files())
     parquet = [path for path in files if path.suffix == ".parquet"]
-    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    images = list(folder.images())
     if not parquet and not images:
-        raise UserError(f"the folder {folder} holds neither parquet files nor images in one folder a class")
-    if len(parquet) < len(images):
-        return Source(name, "tree", str(folder), _files_fingerprint(images, folder))
-    cards = [path for path in files if path.parent == folder and path.name in CARDS]
-    return Source(name, "parquet", str(folder), _files_fingerprint(parquet + cards, folder))
+        raise UserError(
+            f"the folder {where} holds neither parquet files nor images in one folder a class"
+            + in_brackets(folder.left_out())
+        )
+    if not parquet or (images and not any(map(_holds_images, parquet))):
+        return Source(name, "tree", str(where), _files_fingerprint(images, where), folder)
+    cards = [path for path in files if path.parent == where and path.name in CARDS]
+    return Source(name, "parquet", str(where), _files_fingerprint(parquet + cards, where), folder)
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether a parquet file has a column of encoded images; a table of what is known of images has none."""
+    import pyarrow  # a moment, for the few folders that hold files of both kinds
+    from pyarrow import parquet
+
+    try:
+        types = parquet.read_schema(path).types
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be opened: {error}; mend it, or move it away from the images") from error
+    structs = [kind for kind in types if pyarrow.types.is_struct(kind)]
+    types += [inner.type for kind in structs for inner in kind if inner.name == "bytes"]
+    return any(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind) for kind in types)
 
 
 def _files_fingerprint(files: list[Path], root: Path) -> str:

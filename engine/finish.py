@@ -2,7 +2,7 @@
 
 import json
 
-from engine import console, tracking, weights
+from engine import console, predictions, tracking, weights
 from engine.checkpoint import load_weights
 from engine.reports import REPORTS
 from engine.run import Run
@@ -21,6 +21,8 @@ def report_run(run: Run) -> None:
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
     load_weights(run.plain_model, weights.load(run.folder / "best.pth")["weights"], str(run.folder / "best.pth"))
     test, _ = report.test_report(run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size)
+    if data.unlabelled is not None and run.args.task == "classify":
+        predictions.predict_unlabelled(run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size)
     if accelerator.is_main_process:
         report.plot_history(run.folder, run.history, run.folder.name)
         console.status("giving the report to the trackers")
@@ -69,6 +71,8 @@ def _say_what_next(run: Run, test: dict) -> None:
     say(f"weights  of epoch {run.best_epoch()}; trained for {console.duration(seconds)}")
     for remark in run.data.remarks:
         say(remark)
+    if run.data.unlabelled is not None and run.args.task == "classify":
+        say(f"{len(run.data.unlabelled):,} images without labels: their classes are in {predictions.UNLABELLED_FILE}")
     say(f"open     {folder / 'examples.png'}, {', '.join(sorted(set(report.PICTURES) - {'examples.png'}))}, test.json")
     if "tensorboard" in run.args.track:
         say(f"curves   tensorboard --logdir {run.args.output_dir}")

@@ -43,6 +43,8 @@ def _add_data(add: Callable) -> None:
         metavar="DIR",
         help="looked in for a folder named like the data set before the Hub (default: $SAMELOOP_DATA)",
     )
+    add("--image-column", metavar="NAME", help="column of images in a table (default: the only one of that type)")
+    add("--label-column", metavar="NAME", help="column of labels in a table (default: label, or the only ClassLabel)")
     add("--coarse", action=FLAG, default=False, help="the coarser set of classes, where there are two (default: no)")
     add(
         "--val-fraction",
@@ -58,7 +60,12 @@ def _add_data(add: Callable) -> None:
         metavar="PIXELS",
         help="bring every image to a square of this side (default: as they are)",
     )
-    add("--skip-bad-images", action=FLAG, default=False, help="leave out what cannot be decoded (default: refuse)")
+    add(
+        "--skip-bad-images",
+        action=FLAG,
+        default=False,
+        help="leave out and count what cannot be decoded or has no label (default: refuse)",
+    )
     add(
         "--workers",
         type=number(int, 0, 64),

@@ -132,8 +132,11 @@ def _check_task(args: argparse.Namespace) -> None:
         raise UserError("--transform needs --task transform")
     if args.task == "classify":
         return
-    if args.transform is None and (args.folds or args.skip_bad_images):
-        raise UserError("--folds and --skip-bad-images do nothing for pairs: leave them out, or give --transform")
+    if args.transform is None and (args.folds or args.skip_bad_images or args.image_column or args.label_column):
+        raise UserError(
+            "--folds, --skip-bad-images, --image-column and --label-column do nothing for pairs: leave them out, or "
+            "give --transform"
+        )
     for_classes = {"label_smoothing": 0.0, "train_sizes": None, "tta": "none", "coarse": False, "ensemble": False}
     for_classes |= {"pretrained": None, "input_size": None, "freeze": "none"}
     odd = [f"--{name.replace('_', '-')}" for name, default in for_classes.items() if getattr(args, name) != default]

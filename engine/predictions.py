@@ -17,14 +17,17 @@ from torch import nn
 from data.dataset import ImageData, changed_parts
 from data.images import UNREADABLE, read_image
 from data.sources import found_again
-from engine import console
+from engine import console, evaluate
 from engine.console import percent, printable, say
 from engine.errors import UserError
-from engine.files import write_atomically
+from engine.files import is_folder, write_atomically
 from engine.progress import track
 from engine.reports import REPORTS
 from engine.setup import load_data
 from engine.tasks import Classification, Task
+
+UNLABELLED_FILE = "predictions.csv"
+TOPK = 5  # classes named for each image in it
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -35,9 +38,9 @@ def check_options(args: argparse.Namespace) -> None:
     if Path(output).suffix not in (".csv", ".json"):
         raise UserError(f"--output {output}: must end in .csv or .json")
     folder = Path(output).absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
+    if not is_folder(folder) or not os.access(folder, os.W_OK):
         raise UserError(f"--output {output}: the folder {folder} does not exist, or must not be written to")
-    if Path(output).is_dir():
+    if is_folder(Path(output)):
         raise UserError(f"--output {output}: is a folder; give the name of a file")
 
 
@@ -66,6 +69,18 @@ def predict_files(
         _put_out(_rows(names, found, task.class_names, args.topk), args.output)
         tell_unreadable(unreadable, len(paths))
     return 1 if unreadable else 0
+
+
+def predict_unlabelled(
+    folder: Path, model: nn.Module, task: Classification, data: ImageData, accelerator: Accelerator, batch_size: int
+) -> None:
+    """Write predictions.csv, as --output does, of the images of a test split whose labels are kept secret."""
+    logits, _ = evaluate.predict(model, task, data.unlabelled, accelerator, batch_size)
+    if accelerator.is_main_process:
+        names, probabilities = list(data.unlabelled.arrays.names), logits.softmax(1).numpy()
+        text = _as_csv(_rows(names, probabilities, task.class_names, TOPK))
+        encoded = text.encode("utf-8", errors="backslashreplace")
+        write_atomically(folder / UNLABELLED_FILE, lambda place: place.write_bytes(encoded))
 
 
 def read_images(paths: list[Path], shape: tuple[int, int, int], unreadable: list[str]) -> tuple[list[Path], np.ndarray]:
@@ -136,7 +151,8 @@ def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelera
     Raises:
         UserError: it is not on this machine, or its test images are no longer the same.
     """
-    options = argparse.Namespace(**{"task": "classify", **content["options"]})  # weights may be older than the option
+    younger = {"task": "classify", "image_column": None, "label_column": None}  # options that the weights may not know
+    options = argparse.Namespace(**younger | content["options"])
     options.dataset, options.data_dir = found_again(options.dataset, options.data_dir, args.data_dir)
     try:
         data = load_data(options, accelerator)

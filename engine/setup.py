@@ -82,6 +82,8 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
             fold=args.fold,
             limit_train=args.limit_train,
             skip_bad_images=args.skip_bad_images,
+            image_column=args.image_column,
+            label_column=args.label_column,
             seed=args.seed,
         )
 

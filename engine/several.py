@@ -18,7 +18,8 @@ from engine.parsing import setting_argv
 NOT_SWEPT = ("recipe", "list_models", "list_datasets", "output_dir", "run_name", "resume", "max_time")
 NOT_SWEPT += ("seeds", "folds", "fold", "sweep", "ensemble", "help", "model_arg")
 
-OF_THE_TEST = {"dataset", "data_dir", "coarse", "image_size", "skip_bad_images"}  # options that say what is tested on
+# Options that say what is tested on.
+OF_THE_TEST = {"dataset", "data_dir", "coarse", "image_column", "label_column", "image_size", "skip_bad_images"}
 
 
 def asked_for(args: argparse.Namespace) -> bool:
@@ -131,10 +132,11 @@ def _choose_group(args: argparse.Namespace) -> Path:
 
     from data.sources import find_source
     from engine import folder
+    from engine.files import exists
 
     name = find_source(args.dataset, args.data_dir).name
     group = Path(broadcast_object_list([str(folder.choose_folder(args, name))])[0])
-    if args.resume is None and group.exists():
+    if args.resume is None and exists(group):
         raise UserError(f"{group} exists: give another --run-name, or --resume auto to go on with its runs")
     return group
 
@@ -149,10 +151,11 @@ def _is_done(place: Path, member: argparse.Namespace) -> bool:
     from accelerate.utils import broadcast_object_list
 
     from engine import folder, pretrained, state
+    from engine.files import exists
     from engine.reports import REPORTS
 
     wanted = ("test.json", *REPORTS[member.task].PICTURES)
-    if not broadcast_object_list([all((place / name).exists() for name in wanted)])[0]:
+    if not broadcast_object_list([all(exists(place / name) for name in wanted)])[0]:
         return False
     before = yaml.safe_load((place / "args.yaml").read_text(encoding="utf-8"))
     now = folder.options_of_a_run(member)

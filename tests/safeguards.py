@@ -315,8 +315,8 @@ CONTROLS = [
     ),
     Control(
         "19 classes of parquet files not compared",
-        "data/raw.py",
-        "_check_files(Path(source.where), column, list(typed[column].names))",
+        "data/tables.py",
+        "_check_files(source, column, list(feature.names))",
         "pass",
         "tests/test_classes.py::test_classes_in_another_order_or_of_other_names_are_refused[names0]",
         "with pytest.raises(UserError",

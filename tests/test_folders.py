@@ -57,12 +57,30 @@ def test_a_source_is_found_where_a_person_means_it(tmp_path, monkeypatch):
                 find_source(dataset, place)
 
 
-@pytest.mark.parametrize("more", ["images", "parquet"])
-def test_a_folder_with_both_kinds_is_what_it_holds_more_of(more, tmp_path):
-    write_images(tmp_path / "a", 3)
-    for number in range(1 if more == "images" else 4):
-        (tmp_path / f"{number}.parquet").touch()
-    assert find_source(str(tmp_path), None).kind == ("tree" if more == "images" else "parquet")
+def test_parquet_that_holds_images_goes_before_pictures_beside_it(tmp_path, own_cache):
+    (tmp_path / "set").mkdir()
+    write_parquet(tmp_path / "set" / "train.parquet")
+    pixels = write_parquet(tmp_path / "set" / "test.parquet")
+    write_images(tmp_path / "set" / "docs", 3)
+    (tmp_path / "set" / "README.md").write_text("# A set\n")
+    assert find_source(str(tmp_path / "set"), None).kind == "parquet"
+    for _ in range(2):  # read, then from the cache
+        data = load_images(str(tmp_path / "set"), val_fraction=0)
+        assert data.remarks == ["note: 3 files left out (.png 3)"]
+        assert np.array_equal(data.test.arrays.images, pixels)
+
+
+def test_parquet_that_holds_no_images_goes_behind_class_folders(tree, own_cache):
+    import pyarrow
+    from pyarrow import parquet
+
+    root = tree("cat", "dog")
+    parquet.write_table(pyarrow.table({"file_name": ["cat/0.png"], "width": [8]}), root / "metadata.parquet")
+    data = load_images(str(root), val_fraction=0)
+    assert data.class_names == ["cat", "dog"] and data.remarks == ["note: 1 file left out (.parquet 1)"]
+    (root / "metadata.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"metadata\.parquet cannot be opened: .*move it away from the images"):
+        find_source(str(root), None)
 
 
 def test_what_links_lead_to_is_read_and_noticed_when_it_changes(tree, tmp_path, own_cache):

@@ -118,6 +118,16 @@ def test_what_cannot_be_read_is_listed_and_the_rest_predicted(capsys, best, tmp_
         assert complaint.startswith(f"cannot read {tmp_path / name}: ")
 
 
+def test_names_too_long_for_any_disk_are_named(capsys, best, tmp_path):
+    picture().save(tmp_path / "good.png")
+    long = "n" * 300
+    code, out, err = predict(capsys, "--weights", best, tmp_path / "good.png", tmp_path / f"{long}.png")
+    assert code == 1 and out.startswith(f"{tmp_path / 'good.png'}: ") and out.count("\n") == 1
+    assert f"cannot read {tmp_path / long}.png: " in err and err.endswith("1 of 2 images could not be read\n")
+    assert "too long" in refusal(capsys, "--weights", best, tmp_path / "good.png", "--output", f"{long}.csv")
+    assert "too long" in refusal(capsys, "--weights", f"{long}/best.pth", tmp_path / "good.png")
+
+
 def test_nothing_readable_is_still_an_answer(capsys, best, tmp_path):
     output = tmp_path / "none.csv"
     code, out, _ = predict(capsys, "--weights", best, tmp_path / "absent.png", "--output", output)
@@ -126,22 +136,24 @@ def test_nothing_readable_is_still_an_answer(capsys, best, tmp_path):
 
 def test_csv_and_json_agree(capsys, best, tmp_path):
     names = ("plain.png", "a, b.png", 'quoted "x".png', "日本 🎉.png", "two\nlines.png")
+    photos = tmp_path / "photos"
+    photos.mkdir()
     for name in names:
-        picture(size=(8 + len(name), 9)).save(tmp_path / name)
+        picture(size=(8 + len(name), 9)).save(photos / name)
     for output in ("out.csv", "out.json"):
-        code, out, err = predict(capsys, "--weights", best, tmp_path, "--output", tmp_path / output, "--topk", 3)
+        code, out, err = predict(capsys, "--weights", best, photos, "--output", tmp_path / output, "--topk", 3)
         assert (code, out, err) == (0, "", "")
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
         from_csv = list(csv.DictReader(file))
     from_json = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    assert {row["image"] for row in from_json} == {str(tmp_path / name) for name in names}
+    assert {row["image"] for row in from_json} == {str(photos / name) for name in names}
     for flat, row in zip(from_csv, from_json, strict=True):
         assert flat["image"] == row["image"]
         for k, prediction in enumerate(row["predictions"], 1):
             assert flat[f"class_{k}"] == prediction["class"]
             assert float(flat[f"probability_{k}"]) == prediction["probability"]
         likely = ", ".join(f"{p['class']} {100 * p['probability']:.1f} %" for p in row["predictions"])
-        assert f"{row['image']}: {likely}\n" in predict(capsys, "--weights", best, tmp_path, "--topk", 3)[1]
+        assert f"{row['image']}: {likely}\n" in predict(capsys, "--weights", best, photos, "--topk", 3)[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names that are not text")
