@@ -28,8 +28,8 @@ def infer(args: argparse.Namespace) -> int:
 
     content = weights.load(Path(args.weights))
     paths, left_out = find_images(args.images)
-    if left_out and os.environ.get("LOCAL_RANK", "0") in ("0", "-1"):
-        print(left_out_in_words(left_out), file=sys.stderr)
+    if left_out and console.is_first_process():
+        console.note(left_out_in_words(left_out))
     if args.explain:
         return explained(args, content, paths)
     answers = predicted_images if content["options"].get("task") == "transform" else predictions
