@@ -20,9 +20,12 @@ from engine.options import parse_bench
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from benches.budget import Budget
     from benches.report import Section
 
 LEAST_RATIO = 0.9
+# Of the budget: what compiles, and learns, takes most.
+WEIGHTS = {"forward": 3, "train": 3, "loop": 2, "conv": 2, "data": 1, "transform": 3}
 
 
 def bench(args: argparse.Namespace) -> int:
@@ -30,10 +33,12 @@ def bench(args: argparse.Namespace) -> int:
     console.status("loading PyTorch")
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
     from benches import chart, report, timing
+    from benches.budget import Budget
     from engine.files import write_json
     from engine.folder import check_folder, environment
     from engine.runtime import describe, start
 
+    budget = Budget(args.budget)
     folder = Path(args.output_dir or f"runs/bench-{datetime.now().strftime('%Y%m%d-%H%M%S')}")
     check_folder(folder, parameters=0, resuming=True, keep=0)
     accelerator = start(args)
@@ -49,7 +54,7 @@ def bench(args: argparse.Namespace) -> int:
     )
     print("speed: over the first line's; difference: largest, over the first line's largest value\n", flush=True)
     sections = []
-    for section in _measure(args, accelerator):
+    for section in _measure(args, accelerator, budget):
         console.say(report.as_text(section))
         sections.append(section)
     peak = timing.peak_rss()
@@ -78,25 +83,37 @@ def _refuse_early(args: argparse.Namespace, accelerator: "Accelerator") -> None:
         conv.refuse_early(args)
 
 
-def _measure(args: argparse.Namespace, accelerator: "Accelerator") -> Iterator["Section"]:
-    """One bench after another, for each batch size."""
+def _measure(args: argparse.Namespace, accelerator: "Accelerator", budget: "Budget") -> Iterator["Section"]:
+    """One bench after another, for each batch size, as long as there is time."""
+    parts = [(what, size) for what in args.what for size in (args.batch_sizes if what != "transform" else [0])]
+    for (what, batch_size), share in zip(parts, budget.divide([WEIGHTS[what] for what, _ in parts]), strict=True):
+        if share.is_spent() and (what, batch_size) != parts[0]:
+            console.say(f"{what}: left out, as --budget {args.budget} is spent; give it more seconds\n")
+            continue
+        for section in _measure_part(what, args, accelerator, batch_size, share):
+            rounds = min((len(row.timing.seconds) for row in section.rows if row.timing), default=args.rounds)
+            if rounds < args.rounds:
+                section.notes.append(f"{rounds} of {args.rounds} rounds: a larger --budget has time for more")
+            yield section
+
+
+def _measure_part(
+    what: str, args: argparse.Namespace, accelerator: "Accelerator", batch_size: int, budget: "Budget"
+) -> Iterator["Section"]:
     from benches import conv, data, forward, loop, transform
 
     device, precision = accelerator.device, accelerator.mixed_precision
-    for what in args.what:
-        if what == "transform":
-            yield transform.measure(args, accelerator)
-            continue
-        for batch_size in args.batch_sizes:
-            if what == "loop":
-                yield loop.measure(args, accelerator, batch_size, train.begin, train.steps)
-            elif what == "conv":
-                yield from conv.measure(args, device, precision, batch_size)
-            elif what == "data":
-                for steps in data.STEPS:
-                    yield data.measure(args, device, batch_size, steps)
-            else:
-                yield forward.measure(what, args, device, precision, batch_size)
+    if what == "transform":
+        yield transform.measure(args, accelerator, budget)
+    elif what == "loop":
+        yield loop.measure(args, accelerator, batch_size, train.begin, train.steps, budget)
+    elif what == "conv":
+        yield from conv.measure(args, device, precision, batch_size, budget)
+    elif what == "data":
+        for steps, share in zip(data.STEPS, budget.divide([1] * len(data.STEPS)), strict=True):
+            yield data.measure(args, device, batch_size, steps, share)
+    else:
+        yield forward.measure(what, args, device, precision, batch_size, budget)
 
 
 def _check(sections: list["Section"]) -> int:

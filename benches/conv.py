@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from benches.budget import Budget
 from benches.forward import WORDS
 from benches.report import Row, Section
 from benches.step import autocast
@@ -15,14 +16,19 @@ from models import create_model
 from models.conv2d import Conv2d
 
 
-def measure(args: argparse.Namespace, device: torch.device, precision: str, batch_size: int) -> Iterator[Section]:
+def measure(
+    args: argparse.Namespace, device: torch.device, precision: str, batch_size: int, budget: Budget
+) -> Iterator[Section]:
     """A section for each layer, in fp32 and in the options' precision ("auto" resolved)."""
-    for used in dict.fromkeys(("no", precision)):
-        for place, (layer, shape) in enumerate(_layers((args.channels, args.image_size, args.image_size))):
+    layers = _layers((args.channels, args.image_size, args.image_size))
+    precisions = dict.fromkeys(("no", precision))
+    shares = budget.divide([1] * len(layers) * len(precisions))
+    for used in precisions:
+        for place, (layer, shape) in enumerate(layers):
             inputs = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0))
             inputs = inputs.to(device, memory_format=torch.channels_last)
             inputs.requires_grad_(place > 0)  # an image needs no gradient
-            yield _section(layer, inputs, used, args.rounds)
+            yield _section(layer, inputs, used, args.rounds, next(shares))
 
 
 def refuse_early(args: argparse.Namespace) -> None:
@@ -42,7 +48,7 @@ def _layers(input_shape: tuple[int, int, int]) -> list[tuple[nn.Conv2d, tuple[in
     ]
 
 
-def _section(layer: nn.Conv2d, inputs: Tensor, precision: str, rounds: int) -> Section:
+def _section(layer: nn.Conv2d, inputs: Tensor, precision: str, rounds: int, budget: Budget) -> Section:
     """Time one layer; both convolutions have the same weights."""
     native = nn.Conv2d(
         layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding, bias=layer.bias is not None
@@ -51,11 +57,11 @@ def _section(layer: nn.Conv2d, inputs: Tensor, precision: str, rounds: int) -> S
     rows, calls, reference = {}, {}, None
     for name, module in (("nn.Conv2d", native), ("by hand", layer)):
         call, gradient = _pass(module.to(inputs.device, memory_format=torch.channels_last), inputs, precision)
-        calls[name] = call, calls_for(warm_up(call, inputs.device))
+        calls[name] = call, calls_for(warm_up(call, inputs.device, budget))
         difference = None if reference is None else ((gradient - reference).abs().max() / reference.abs().max()).item()
         reference = gradient if reference is None else reference
         rows[name] = Row(name, len(inputs), difference=difference)
-    for name, timing in interleave(calls, rounds, inputs.device).items():
+    for name, timing in interleave(calls, rounds, inputs.device, budget).items():
         rows[name].timing = timing
     ratio = rows["by hand"].timing.median / rows["nn.Conv2d"].timing.median
     size = "x".join(map(str, inputs.shape[1:]))

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benches.budget import Budget
 from benches.images import make_images
 from benches.report import Row, Section
 from benches.timing import calls_for, interleave, warm_up
@@ -18,7 +19,7 @@ from engine.setup import build_task
 STEPS = ("normalise", "crop, flip, normalise")
 
 
-def measure(args: argparse.Namespace, device: torch.device, batch_size: int, steps: str) -> Section:
+def measure(args: argparse.Namespace, device: torch.device, batch_size: int, steps: str, budget: Budget) -> Section:
     """Time batches from stored images to what a model takes, on the device, in this process alone.
 
     Ours starts with a gather from a uint8 array, the usual way with PIL images that are decoded already. The images
@@ -29,6 +30,7 @@ def measure(args: argparse.Namespace, device: torch.device, batch_size: int, ste
         device: where a batch ends up, and where ours is augmented.
         batch_size: images of a call.
         steps: one of STEPS.
+        budget: for warming up and all rounds.
     """
     data = make_images(args.image_size, args.channels)
     ids = np.random.default_rng(0).permutation(data.train.ids)[:batch_size]
@@ -36,8 +38,8 @@ def measure(args: argparse.Namespace, device: torch.device, batch_size: int, ste
     usual, ours = _one_by_one(data, ids, device, padding), _whole_batch(args, data, ids, device, padding)
     difference = None if padding else ((ours() - usual()).abs().max() / usual().abs().max()).item()
     calls = {"PIL and torchvision, one by one": usual, "ours, by whole batches": ours}
-    timed = {name: (call, calls_for(warm_up(call, device))) for name, call in calls.items()}
-    rows = [Row(name, len(ids), timing) for name, timing in interleave(timed, args.rounds, device).items()]
+    timed = {name: (call, calls_for(warm_up(call, device, budget))) for name, call in calls.items()}
+    rows = [Row(name, len(ids), timing) for name, timing in interleave(timed, args.rounds, device, budget).items()]
     rows[-1].difference = difference
     shape = f"{args.channels}x{args.image_size}x{args.image_size}"
     title = f"data: {steps} {len(ids)} images of {shape} a call, in one process"

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benches.budget import Budget
 from benches.images import make_images
 from benches.report import Row, Section
 from benches.step import autocast, training_step
 from benches.timing import calls_for, interleave, warm_up
-from benches.variants import EAGER, MODES, OWN_LAYERS, check_pays, why_not
+from benches.variants import EAGER, MODES, OWN_LAYERS, check_pays, check_time, why_not
 from data.loader import ArrayDataset
 from engine.setup import build_model, build_task
 from engine.tasks import Task
@@ -30,7 +31,9 @@ class Variant(NamedTuple):
         return f"{self.mode}, {WORDS[self.precision]}, {'channels_last' if self.channels_last else 'contiguous'}"
 
 
-def measure(what: str, args: argparse.Namespace, device: torch.device, precision: str, batch_size: int) -> Section:
+def measure(
+    what: str, args: argparse.Namespace, device: torch.device, precision: str, batch_size: int, budget: Budget
+) -> Section:
     """Time one batch size: every mode in the options' precision and format, and eager in the others.
 
     Args:
@@ -39,6 +42,7 @@ def measure(what: str, args: argparse.Namespace, device: torch.device, precision
         device: where.
         precision: that of the options, "auto" resolved.
         batch_size: images of a call.
+        budget: the first variant is measured even where it is spent.
     """
     torch._dynamo.reset()  # what was compiled for another batch size would count towards the limit of recompilations
     rows: dict[str, Row] = {}
@@ -48,14 +52,16 @@ def measure(what: str, args: argparse.Namespace, device: torch.device, precision
         name = variant.in_words()
         try:
             check_pays(variant.precision, precision, device)
+            if calls:
+                check_time(budget)
             call, outputs = _prepare(what, variant, args, device, batch_size)
-            calls[name] = call, calls_for(warm_up(call, device))
+            calls[name] = call, calls_for(warm_up(call, device, budget))
         except Exception as error:  # a compiler, a model or a device may refuse in any way: its line says why
             rows[name] = Row(name, batch_size, reason=why_not(error))
             continue
         reference = outputs if reference is None and variant.mode == EAGER else reference
         rows[name] = Row(name, batch_size, difference=_difference(outputs, reference))
-    for name, timing in interleave(calls, args.rounds, device).items():
+    for name, timing in interleave(calls, args.rounds, device, budget).items():
         rows[name].timing = timing
     shape = f"{args.channels}x{args.image_size}x{args.image_size}"
     title = f"{what}: {args.model}, {batch_size} images of {shape} a call"

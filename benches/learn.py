@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benches.budget import Budget
 from benches.images import make_images
 from data.dataset import ImageData
 from data.loader import ArrayDataset
@@ -32,7 +33,9 @@ class Learnt(NamedTuple):
     task: Transformation
 
 
-def learn(args: argparse.Namespace, transform: str, device: torch.device) -> tuple[Tensor, list[Learnt]]:
+def learn(
+    args: argparse.Namespace, transform: str, device: torch.device, budget: Budget
+) -> tuple[Tensor, list[Learnt]]:
     """Other images than were learnt from, uint8 (N, H, W, C) on the CPU, and MODELS, trained.
 
     The pixels are white noise, which tells a map all that it can know of each of them.
@@ -41,13 +44,16 @@ def learn(args: argparse.Namespace, transform: str, device: torch.device) -> tup
         args: the options of bench.py and, for the rest, of train.py.
         transform: as `data/transform_spec.py` reads it.
         device: where the models learn and stay.
+        budget: a quarter of it is for learning; the first model takes what it needs.
 
     Raises:
         UserError: the transform does not fit the images.
     """
     data = make_images(args.image_size, args.channels, TRAIN + TEST)
-    learnt = []
+    learnt, least_left = [], 0.75 * budget.left()
     for name, model_args, lr, steps in MODELS:
+        if learnt and budget.left() < least_left:
+            break
         own = {"task": "transform", "transform": transform, "model": name, "model_arg": model_args, "augment": "none"}
         options = argparse.Namespace(**(vars(args) | own | {"conv": "native"}))
         task = build_task(options, data, device)

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from benches.budget import Budget
 from benches.images import ROWS, make_images
 from benches.report import Row, Section, round_ratios
 from benches.step import training_step
@@ -33,6 +34,7 @@ def measure(
     batch_size: int,
     begin: Callable[..., Run],
     steps: Callable[[Run], Iterator[None]],
+    budget: Budget,
 ) -> Section:
     """Let a run of train.py and the bare model take turns of some steps each, in one process.
 
@@ -44,6 +46,7 @@ def measure(
         accelerator: of this process, which is the only one.
         batch_size: images of a step.
         begin, steps: those of train.py.
+        budget: two thirds are for the loop and the bare model, one for the parts.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
         run = _begin_run(args, accelerator, batch_size, begin, place)
@@ -52,8 +55,9 @@ def measure(
         bare_model = build_model(run.args, run.task, run.data, sharded=False).to(accelerator.device)
         called = torch.compile(bare_model) if args.compile else bare_model
         bare = training_step(called, bare_model, run.args, accelerator.mixed_precision, batch, run.task.loss)
-        whole = _take_turns(run, {BARE: bare, LOOP: lambda: next(loop)})
-        parts = _time_parts(run, bare_model, batch)
+        shares = budget.divide([2, 1])
+        whole = _take_turns(run, {BARE: bare, LOOP: lambda: next(loop)}, next(shares))
+        parts = _time_parts(run, bare_model, batch, next(shares))
         run.progress.close()
         tracking.finish(run.trackers)
         accelerator.free_memory()
@@ -73,15 +77,15 @@ def _begin_run(
     return run
 
 
-def _take_turns(run: Run, variants: dict[str, Callable[[], object]]) -> dict[str, Timing]:
+def _take_turns(run: Run, variants: dict[str, Callable[[], object]], budget: Budget) -> dict[str, Timing]:
     """Time loop and bare model in chunks of equally many steps, of which the loop logs at the last one."""
     device = run.accelerator.device
-    calls = calls_for(max(warm_up(call, device) for call in variants.values()), CHUNK_SECONDS)
+    calls = calls_for(max(warm_up(call, device, budget) for call in variants.values()), CHUNK_SECONDS)
     run.args.log_every = min(run.args.log_every, calls)
-    return interleave({name: (call, calls) for name, call in variants.items()}, run.args.rounds, device)
+    return interleave({name: (call, calls) for name, call in variants.items()}, run.args.rounds, device, budget)
 
 
-def _time_parts(run: Run, model: torch.nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Timing]:
+def _time_parts(run: Run, model: torch.nn.Module, batch: tuple[Tensor, Tensor], budget: Budget) -> dict[str, Timing]:
     """Time what the loop does beside the model, each part alone, once a step."""
     device, task = run.accelerator.device, run.task
     batches = iter(run.batches())
@@ -107,10 +111,10 @@ def _time_parts(run: Run, model: torch.nn.Module, batch: tuple[Tensor, Tensor]) 
         "progress, log, stop": run.after_step,
         "learning rate and seed": set_lr_and_seed,
     }
-    timed = {name: (call, calls_for(warm_up(call, device))) for name, call in parts.items()}
+    timed = {name: (call, calls_for(warm_up(call, device, budget))) for name, call in parts.items()}
     # The run's log falls on every so many steps; fewer calls than that would miss it.
     timed["progress, log, stop"] = run.after_step, run.args.log_every
-    return interleave(timed, run.args.rounds, device)
+    return interleave(timed, run.args.rounds, device, budget)
 
 
 def _section(args: argparse.Namespace, run: Run, whole: dict[str, Timing], parts: dict[str, Timing]) -> Section:

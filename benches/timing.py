@@ -1,13 +1,14 @@
 """How long calls take: warmed up apart, in interleaved rounds, waiting for the device before the clock is read."""
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter as clock
 
 import psutil
 import torch
 
+from benches.budget import UNLIMITED, Budget
 from engine import console
 
 try:
@@ -40,15 +41,21 @@ class Timing:
         return statistics.median(self.seconds)
 
 
-def warm_up(call: Callable[[], object], device: torch.device) -> float:
-    """Call until compilers, profilers and allocators have done their work; seconds that the last call took."""
+def warm_up(call: Callable[[], object], device: torch.device, budget: Budget = UNLIMITED) -> float:
+    """Call until compilers, profilers and allocators have done their work; seconds that the last call took.
+
+    Once is enough where the time for it is over.
+    """
     console.status("warming up")
     for _ in range(WARM_UP_CALLS):
         synchronize(device)
-        start = time.perf_counter()
+        start = clock()
         call()
         synchronize(device)
-    return time.perf_counter() - start
+        seconds = clock() - start
+        if not budget.may_prepare():
+            break
+    return seconds
 
 
 def calls_for(seconds: float, round_seconds: float = ROUND_SECONDS) -> int:
@@ -57,7 +64,10 @@ def calls_for(seconds: float, round_seconds: float = ROUND_SECONDS) -> int:
 
 
 def interleave(
-    variants: dict[str, tuple[Callable[[], object], int]], rounds: int, device: torch.device
+    variants: dict[str, tuple[Callable[[], object], int]],
+    rounds: int,
+    device: torch.device,
+    budget: Budget = UNLIMITED,
 ) -> dict[str, Timing]:
     """Time variants in turn, round after round, so that a machine that gets slower or faster favours none of them.
 
@@ -65,12 +75,14 @@ def interleave(
 
     Args:
         variants: name -> (a call, warmed up before; calls of a round).
-        rounds: how often each is timed.
+        rounds: how often each is timed, at most.
         device: waited for before the clock is read.
+        budget: no round but the first is begun that would not end in it.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     peaks: dict[str, list[int]] = {name: [] for name in variants}
     for turn in range(rounds):
+        left = budget.left()
         for name in list(variants) if turn % 2 == 0 else reversed(variants):
             call, calls = variants[name]
             console.status(f"round {turn + 1} of {rounds}: {name}")
@@ -78,13 +90,15 @@ def interleave(
             if measures_memory:
                 torch.accelerator.reset_peak_memory_stats(device)
             synchronize(device)
-            start = time.perf_counter()
+            start = clock()
             for _ in range(calls):
                 call()
             synchronize(device)
-            seconds[name].append((time.perf_counter() - start) / calls)
+            seconds[name].append((clock() - start) / calls)
             if measures_memory:
                 peaks[name].append(torch.accelerator.max_memory_allocated(device))
+        if budget.left() < left - budget.left():  # the next one takes as long
+            break
     return {name: Timing(seconds[name], calls, max(peaks[name], default=None)) for name, (_, calls) in variants.items()}
 
 

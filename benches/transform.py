@@ -15,12 +15,14 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
+from benches import learn
+from benches.budget import Budget
 from benches.forward import WORDS
-from benches.learn import Learnt, in_words, learn
+from benches.learn import Learnt, in_words
 from benches.report import Row, Section
 from benches.step import DTYPES, autocast
 from benches.timing import calls_for, interleave, warm_up
-from benches.variants import EAGER, MODES, check_pays, why_not
+from benches.variants import EAGER, MODES, check_pays, check_time, why_not
 from data import pixel_transforms
 from data.transform_spec import parse as parse_transform
 from engine import weights
@@ -70,27 +72,35 @@ def refuse_early(args: argparse.Namespace) -> None:
         raise UserError(f"--weights: {one} and {other} are of other data or transforms; give them one by one")
 
 
-def measure(args: argparse.Namespace, accelerator: Accelerator) -> Section:
-    """Time everything on the same images, with how many of its pixels are right beside it."""
+def measure(args: argparse.Namespace, accelerator: Accelerator, budget: Budget) -> Section:
+    """Time everything on the same images, with how many of its pixels are right beside it.
+
+    Args:
+        args: the options of bench.py.
+        accelerator: of this process.
+        budget: torchvision's three ways are measured even where it is spent, as the others are compared with them.
+    """
     torch._dynamo.reset()
     device, asked = accelerator.device, accelerator.mixed_precision
-    subject = _from_weights(args, accelerator) if args.weights else _made_up(args, device)
+    subject = _from_weights(args, accelerator) if args.weights else _made_up(args, device, budget)
     planes = subject.images.permute(0, 3, 1, 2)
     targets = pixel_transforms.apply(subject.transforms, planes).permute(0, 2, 3, 1)
     sizes = list(dict.fromkeys(min(size, len(planes)) for size in (*args.batch_sizes, len(planes))))
     rows: dict[str, Row] = {}
     calls: dict[str, tuple[Made, int]] = {}
-    for variant in _variants(subject, sizes, device):
+    for number, variant in enumerate(_variants(subject, sizes, device)):
         # Whole batches alone: what is compiled or exported for one size takes no other.
         count = len(planes) // variant.batch_size * variant.batch_size
         try:
             check_pays(variant.precision, asked, device)
+            if number >= 3:
+                check_time(budget)
             call = variant.prepare(subject.images[:count])
-            calls[variant.name] = call, calls_for(warm_up(call, device), ROUND_SECONDS)
+            calls[variant.name] = call, calls_for(warm_up(call, device, budget), ROUND_SECONDS)
             rows[variant.name] = Row(variant.name, count, accuracy=_accuracy(call(), targets[:count]))
         except Exception as error:  # a compiler, a model or a device may refuse in any way: its line says why
             rows[variant.name] = Row(variant.name, count, reason=why_not(error))
-    for name, timing in interleave(calls, args.rounds, device).items():
+    for name, timing in interleave(calls, args.rounds, device, budget).items():
         rows[name].timing = timing
     return _section(subject, list(rows.values()))
 
@@ -115,11 +125,13 @@ def _from_weights(args: argparse.Namespace, accelerator: Accelerator) -> Subject
     return Subject(images, parse_transform(spec), learnt, title)
 
 
-def _made_up(args: argparse.Namespace, device: torch.device) -> Subject:
+def _made_up(args: argparse.Namespace, device: torch.device, budget: Budget) -> Subject:
     """Made-up images and models that learn from others of their kind for some seconds each."""
     spec = args.transform or f"resize={args.image_size * 7 // 8},grayscale,vflip,hflip"
-    images, learnt = learn(args, spec, device)
+    images, learnt = learn.learn(args, spec, device, budget)
     title = f"{spec}, {len(images)} made-up images; models that learnt it from others"
+    if len(learnt) < len(learn.MODELS):
+        title += f" ({len(learnt)} of {len(learn.MODELS)} models, as a larger --budget has time for more)"
     return Subject(images, parse_transform(spec), learnt, title)
 
 

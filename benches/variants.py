@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from benches.budget import Budget
 from engine import runtime
 
 EAGER = "eager"
@@ -81,6 +82,12 @@ def check_pays(precision: str, asked: str, device: torch.device) -> None:
     """Raise Refused for bf16 ("no", "bf16", "fp16") that nobody asked for and in which the hardware is slower."""
     if precision == "bf16" != asked and not runtime.bf16_pays(device.type):
         raise Refused("bf16 is slower than fp32 on this hardware; --mixed-precision bf16 measures it all the same")
+
+
+def check_time(budget: Budget) -> None:
+    """Raise Refused where the time for getting variants ready is over."""
+    if not budget.may_prepare():
+        raise Refused("no time was left for it; a larger --budget has some")
 
 
 def _without_deprecation() -> warnings.catch_warnings:

@@ -166,6 +166,14 @@ def bench_parser() -> Parser:
     add("--what", nargs="+", choices=BENCHES, metavar="BENCH", help=f"some of {', '.join(BENCHES)} (default: all)")
     add("--check", action="store_true", help="run loop alone; exit code 1 under 0.9 of the bare model's speed")
     add("--rounds", type=POSITIVE, default=5, metavar="N", help="times that each is measured (default: %(default)s)")
+    add(
+        "--budget",
+        type=POSITIVE,
+        default=120,
+        metavar="SECONDS",
+        help="for all benches together: what does not fit is measured in fewer rounds or left out, and a line says so "
+        "(default: %(default)s)",
+    )
     add("--recipe", metavar="NAME|FILE", help="model, batch size, optimizer and the rest from a recipe of train.py")
     add(
         "--weights",

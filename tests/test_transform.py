@@ -164,7 +164,20 @@ def test_bench_times_weights_on_the_test_images_of_their_run(learnt: Path, tmp_p
     fresh_process()
     weights = str(learnt / "best.pth")
     with pytest.raises(SystemExit) as ended:
-        bench.main(["--cpu", "--rounds", "1", "--weights", weights, weights, "--output-dir", str(tmp_path / "out")])
+        bench.main(
+            [
+                "--cpu",
+                "--rounds",
+                "1",
+                "--budget",
+                "100000",
+                "--weights",
+                weights,
+                weights,
+                "--output-dir",
+                str(tmp_path / "out"),
+            ]
+        )
     out, test = capsys.readouterr().out, json.loads((learnt / "test.json").read_text())
     assert not ended.value.code
     assert f"transform: resize=6,vflip,hflip, {test['samples']} test images of digits; weights: {weights}" in out
