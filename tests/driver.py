@@ -14,6 +14,8 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+HANGS = 900  # seconds after which a process is taken to hang: many times what it takes on a busy machine
+
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
     ["train", "engine.finish", "engine.run", "engine.setup", "engine.stopping", "engine.summary", "sklearn.datasets"]
@@ -54,14 +56,14 @@ class Deed:
     shard: bool = False
 
 
-def train(argv: list[str], processes: int = 1, deed: Deed | None = None, timeout: float = 120) -> tuple[list[int], str]:
+def train(
+    argv: list[str], processes: int = 1, deed: Deed | None = None, timeout: float = HANGS
+) -> tuple[list[int], str]:
     """Run train.py; returns the exit codes of its processes and all that they printed.
 
     Those still alive `timeout` seconds after the start are killed: one deadline for all, as a hang is seldom of one.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = Path(argv[argv.index("--output-dir") + 1]) / f"log-{port}"
     log.parent.mkdir(parents=True, exist_ok=True)
     workers = []
@@ -81,6 +83,13 @@ def train(argv: list[str], processes: int = 1, deed: Deed | None = None, timeout
             worker.join()
     printed = "".join(Path(f"{log}.{rank}").read_text() for rank in range(processes))
     return [worker.exitcode for worker in workers], printed
+
+
+def free_port() -> int:
+    """One at which processes may meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def fill_disk(ballast: Path) -> None:

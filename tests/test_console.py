@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.driver import HANGS
 
 TINY = "--cpu --dataset digits --model mlp --track none --epochs 1 --limit-train 320".split()
 
@@ -15,7 +16,7 @@ TINY = "--cpu --dataset digits --model mlp --track none --epochs 1 --limit-train
 def shell(script: str, *arguments: str) -> subprocess.CompletedProcess:
     """Run `script`, in which "$@" is train.py with these arguments."""
     command = ["bash", "-c", script, "bash", sys.executable, "train.py", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=HANGS)
 
 
 @pytest.mark.parametrize("question", ["--list-models", "--list-datasets", "--help"])

@@ -16,6 +16,7 @@ from data.sources import find_source
 from data.split import stratified_split, stratified_subset
 from engine.errors import UserError
 from tests.conftest import REPOSITORY, write_images
+from tests.driver import HANGS
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 # name: train, test, (height, width, channels), mean, std as the real sets' own description gives them.
@@ -186,7 +187,7 @@ from data.raw import RawSplit
 decoded = cache.to_array
 def to_array(*args):
     print("decoding", flush=True)
-    time.sleep(60 if "kill" in sys.argv else 0.02)
+    time.sleep(9999 if "kill" in sys.argv else 0.02)
     return decoded(*args)
 cache.to_array = to_array
 paths = [str(path) for path in sorted(Path(sys.argv[1]).rglob("*.png"))]
@@ -223,7 +224,7 @@ def test_a_killed_build_leaves_nothing_that_loads_and_a_race_decodes_once(tree, 
     for racer in racers:
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    said = [racer.communicate(timeout=60)[0].splitlines() for racer in racers]
+    said = [racer.communicate(timeout=HANGS)[0].splitlines() for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0] and [lines[-1] for lines in said] == ["20", "20"]
     assert sum(lines.count("decoding") for lines in said) == 20  # one of them decoded, the other waited
     assert len(list(own_cache.glob("*/*/meta.json"))) == 1 and not litter.exists()

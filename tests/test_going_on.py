@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY
-from tests.driver import Deed, train
+from tests.driver import HANGS, Deed, train
 
 OPTIONS = (
     "--cpu --track none --model mlp --limit-train 128 --batch-size 32 --mixed-precision no --model-arg hidden=8 "
@@ -55,7 +55,7 @@ def test_a_closed_terminal_saves_the_step_and_the_run_resumes(tmp_path: Path) ->
     while b"epoch 4/9999" not in screen:
         screen += os.read(master, 4096)
     os.close(master)  # the kernel sends SIGHUP, and from here to print is an error
-    assert process.wait(60) == 129
+    assert process.wait(HANGS) == 129
     step = max(int(place.name.removeprefix("step-")) for place in (tmp_path / "run" / "checkpoints").iterdir())
     assert step >= 12
     codes, printed = train(options(tmp_path, "--resume", "auto", "--max-time", "1s", epochs=9999))
@@ -69,7 +69,7 @@ def test_nobody_reading_the_output_does_not_stop_the_run(tmp_path: Path) -> None
     )
     process.stdout.close()
     error = process.stderr.read().decode()
-    assert process.wait(60) == 0, error
+    assert process.wait(HANGS) == 0, error
     assert "BrokenPipe" not in error
     assert (tmp_path / "run" / "test.json").exists()
 
@@ -77,7 +77,7 @@ def test_nobody_reading_the_output_does_not_stop_the_run(tmp_path: Path) -> None
 def test_a_terminal_that_lacks_the_letters_of_a_folder_stops_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "train.py", *options(tmp_path / "Żółć", epochs=1)]
     environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, timeout=120)
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, timeout=HANGS)
     assert done.returncode == 0 and b"\\u017b\xf3\\u0142" in done.stdout, done.stderr
     assert (tmp_path / "Żółć" / "run" / "test.json").exists()
 

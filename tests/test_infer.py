@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 
 from engine import weights
 from tests.conftest import REPOSITORY, changed, predict, refusal
+from tests.driver import HANGS
 
 
 def picture(mode="RGB", size=(30, 20)):
@@ -236,4 +237,4 @@ def test_a_reader_that_has_seen_enough_is_no_fault(best, tmp_path):
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert process.stderr.read() == ""
-    assert process.wait(timeout=120) == 1
+    assert process.wait(timeout=HANGS) == 1

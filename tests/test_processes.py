@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.driver import Deed, server, train
+from tests.driver import HANGS, Deed, free_port, server, train
 
 # A model without batch norm, whose statistics would be those of a process's own part of the batch; 20 steps.
 OPTIONS = (
@@ -142,14 +142,14 @@ def test_evaluation_counts_every_sample_exactly_once_on_any_number_of_processes(
     sizes, found = (82, 97, 101), {}
     for processes in (1, 2, 3):
         answers = server.Queue()
-        port = 29600 + processes
+        port = free_port()
         workers = [
             server.Process(target=_evaluate, args=(rank, processes, port, sizes, answers)) for rank in range(processes)
         ]
         for worker in workers:
             worker.start()
         for _ in range(processes * len(sizes)):
-            rank, size, *answer = answers.get(timeout=60)
+            rank, size, *answer = answers.get(timeout=HANGS)
             found[processes, rank, size] = answer
         for worker in workers:
             worker.join()

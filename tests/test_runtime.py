@@ -14,6 +14,7 @@ import torch
 
 from engine import runtime
 from engine.errors import UserError
+from tests.driver import HANGS
 
 ROOT = Path(__file__).parent.parent
 LAUNCH_VARIABLES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -191,7 +192,7 @@ def run(*command, **variables):
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANGS,
     )
 
 

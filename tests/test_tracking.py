@@ -19,7 +19,7 @@ from torch import nn
 
 from engine import tracking
 from tests.conftest import REPOSITORY
-from tests.driver import Deed, train
+from tests.driver import HANGS, Deed, train
 
 OPTIONS = (
     "--cpu --dataset digits --limit-train 128 --batch-size 32 --model mlp --model-arg hidden=[16,8] --lr 0.004 "
@@ -197,7 +197,7 @@ def test_wandb_without_a_network_holds_curves_options_figures_and_pictures_in_th
     env = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "XDG_"))}
     env |= {"WANDB_MODE": "offline", "HOME": str(home), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "train.py", *options(tmp_path, "--track", "tensorboard,wandb")]
-    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "run"
     assert not list(home.rglob("*wandb*"))
