@@ -19,6 +19,7 @@ from PIL import Image
 import infer
 import train
 from engine import weights
+from tests.driver import one_thread
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -28,6 +29,7 @@ def pytest_configure() -> None:
     for number in {signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)}:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+    one_thread()
 
 
 @pytest.fixture(scope="session")

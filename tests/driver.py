@@ -92,6 +92,17 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def one_thread() -> None:
+    """Compute with one thread, whatever is asked for: with small images others only cost time.
+
+    On a machine that is busy elsewhere, threads that wait for one another make minutes of a second.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_num_threads = lambda count: None
+
+
 def fill_disk(ballast: Path) -> None:
     with ballast.open("wb", buffering=0) as file:
         for size in (2**20, 2**12, 1):
@@ -136,6 +147,8 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
 
     import train
     from engine import finish, run, tasks
+
+    one_thread()
 
     if deed.shard:
         shard_on_cpus()
