@@ -1,4 +1,4 @@
-"""The ways to run a model: as it is, with PyTorch's own layers, compiled, exported, traced, scripted."""
+"""The ways to run a model: as it is, with PyTorch's own layers, compiled, CUDA graphs, exported, traced, scripted."""
 
 import warnings
 from collections.abc import Callable
@@ -50,6 +50,18 @@ def _export(model: nn.Module, inputs: Tensor) -> nn.Module:
     return torch.export.export(model, (inputs,)).module()
 
 
+def _cuda_graphs(model: nn.Module, inputs: Tensor) -> nn.Module:
+    """The model's forward and backward pass as recorded CUDA graphs, which are launched as a whole."""
+    if inputs.device.type != "cuda":
+        raise Refused("CUDA graphs need a CUDA GPU")
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)  # casts that are kept from outside of a recording cannot be replayed
+    try:
+        return torch.cuda.make_graphed_callables(model, (inputs,))
+    finally:
+        torch.set_autocast_cache_enabled(cached)
+
+
 def _trace(model: nn.Module, inputs: Tensor) -> nn.Module:
     with _without_deprecation():
         return torch.jit.trace(model, inputs, check_trace=False)
@@ -72,6 +84,7 @@ MODES: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
     EAGER: lambda model, _inputs: model,
     OWN_LAYERS: _own_layers,
     "torch.compile": _compile,
+    "CUDA graphs": _cuda_graphs,
     "torch.export": _export,
     "jit.trace (deprecated)": _trace,
     "jit.script (deprecated)": _script,

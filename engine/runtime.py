@@ -25,7 +25,8 @@ def start(args: argparse.Namespace) -> Accelerator:
         args: `cpu`, `mixed_precision`; for training also `compile` and `deterministic`.
 
     Raises:
-        UserError: fp16 on a CPU, processes that would each train alone, or FSDP version 1 or compiled.
+        UserError: fp16 on a CPU, more processes than GPUs, processes that would each train alone, or FSDP version 1 or
+            compiled.
     """
     keep_freed_memory()
     # The momentum of a unit that died fades through numbers below 1.2e-38, with which Intel's CPUs compute many times
@@ -33,6 +34,8 @@ def start(args: argparse.Namespace) -> Accelerator:
     torch.set_flush_denormal(True)
     cpu = args.cpu or not torch.accelerator.is_available()
     precision = choose_precision(args.mixed_precision, cpu)
+    if not cpu:
+        check_gpus()
     if getattr(args, "deterministic", False):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -56,6 +59,25 @@ def start(args: argparse.Namespace) -> Accelerator:
 def end() -> None:
     """Part from the other processes, after the last run: what NCCL holds must be given back before the process ends."""
     PartialState().destroy_process_group()
+
+
+def check_gpus() -> None:
+    """Refuse to start more processes on this machine than it has GPUs, which NCCL would do in its own words.
+
+    Raises:
+        UserError: processes would share a GPU.
+    """
+    processes, gpus = local_processes(), torch.cuda.device_count()
+    if 0 < gpus < processes:
+        raise UserError(
+            f"{processes} processes cannot share {gpus} GPU{'s' if gpus > 1 else ''}: start {gpus}, or give --cpu"
+        )
+
+
+def local_processes() -> int:
+    """How many processes the launcher says that it started on this machine."""
+    names = ["LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"]
+    return get_int_from_env(names, 1)
 
 
 def check_processes(found: int) -> None:
@@ -104,8 +126,7 @@ def threads_per_process() -> int:
         return int(wish)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(psutil.cpu_count(logical=False) or allowed, allowed)
-    local = ["LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"]
-    return max(1, cores // get_int_from_env(local, 1))
+    return max(1, cores // local_processes())
 
 
 def choose_precision(wish: str, cpu: bool) -> str:

@@ -35,11 +35,13 @@ class Deed:
         signal_ranks: which processes get it.
         signal_in_evaluation: (step, signal number), sent when the evaluation after that step is under way.
         nan_at: (step from 0, rank): that process's loss becomes NaN.
+        overflow_at: step from 0 whose loss becomes so large that its gradient in half precision overflows.
         drift_after: (step, rank): that process's weights move a little by themselves when this step is done.
         fill_disk_after: a file "ballast" takes all room left in --output-dir when this step is done.
         ledger: a file for each rank, `<ledger>.<rank>`, gets a line "step id id ..." for each micro-batch.
         report: whether to go on to the test report at the end.
         shard: FSDP2 as accelerate_configs/fsdp2.yaml asks for it, but on CPUs and with every layer a unit of its own.
+        gloo: processes talk by gloo, which unlike NCCL lets several of them share a GPU.
     """
 
     kill_after: int | None = None
@@ -49,11 +51,13 @@ class Deed:
     signal_ranks: tuple[int, ...] = (0, 1, 2, 3)
     signal_in_evaluation: tuple[int, int] | None = None
     nan_at: tuple[int, int] | None = None
+    overflow_at: int | None = None
     drift_after: tuple[int, int] | None = None
     fill_disk_after: int | None = None
     ledger: Path | None = None
     report: bool = False
     shard: bool = False
+    gloo: bool = False
 
 
 def train(
@@ -141,6 +145,19 @@ def shard_on_cpus() -> None:
     runtime.Accelerator, run.Run.begin = sharding_accelerator, sure_begin
 
 
+def talk_by_gloo() -> None:
+    """Have Accelerate use gloo on GPUs too, and let processes share one."""
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
+
+    from engine import runtime
+
+    def accelerator_by_gloo(kwargs_handlers: list, **options: object) -> Accelerator:
+        return Accelerator(kwargs_handlers=[*kwargs_handlers, InitProcessGroupKwargs(backend="gloo")], **options)
+
+    runtime.Accelerator, runtime.check_gpus = accelerator_by_gloo, lambda: None
+
+
 def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str) -> None:
     os.environ.update(env)
     import torch
@@ -152,6 +169,8 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
 
     if deed.shard:
         shard_on_cpus()
+    if deed.gloo:
+        talk_by_gloo()
     after_step, training_batch, loss = (
         run.Run.after_step,
         tasks.Classification.training_batch,
@@ -183,7 +202,8 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         return training_batch(self, batch, epoch)
 
     def spied_loss(self: tasks.Classification, *args: object) -> object:
-        return loss(self, *args) * (float("nan") if (step, rank) == deed.nan_at else 1)
+        factor = float("nan") if (step, rank) == deed.nan_at else 1e30 if step == deed.overflow_at else 1
+        return loss(self, *args) * factor
 
     begin, validate, score = run.Run.begin, run.Run._validate, tasks.Classification.score
     evaluated_step = 0

@@ -1,0 +1,32 @@
+"""The tests of this folder, with the outcome of each."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.gpu.options import Options
+
+
+class Outcomes:
+    """A plugin of pytest that hands over each test's outcome as soon as it is known."""
+
+    def __init__(self, record: Callable[[dict], None]) -> None:
+        self.record = record
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            outcome = {"test": report.nodeid.rpartition("::")[2], "outcome": report.outcome}
+            if report.outcome == "failed":
+                outcome["why"] = report.longreprtext.splitlines()[-30:]
+            if report.outcome == "skipped":
+                outcome["why"] = report.longrepr[2]
+            self.record(outcome | {"seconds": round(report.duration, 1)})
+
+
+def measure(options: Options, record: Callable[[dict], None]) -> None:
+    """Run them all; exit code 1 when one fails."""
+    arguments = [str(Path(__file__).parent), "-q", "-p", "no:cacheprovider", "--basetemp", options.scratch + "/pytest"]
+    if pytest.main(arguments, plugins=[Outcomes(record)]) != 0:
+        sys.exit(1)

@@ -1,0 +1,59 @@
+"""A GPU augments to the CPU's very bits, and its memory formats and compilers compute what plain eager does."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import models
+from data.augment import Augment, parse
+from tests.test_augment import FILL, IMAGE_SPECS, MIX_SPECS, noise
+
+
+@pytest.mark.parametrize("spec", IMAGE_SPECS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmented_images_are_the_cpus_bit_for_bit(device: torch.device, spec: str, channels: int) -> None:
+    batch = 16 if device.type == "cpu" else 512  # a CPU equals itself
+    images, ids = noise(batch, 32, 32, channels), torch.arange(batch) * 193
+    for epoch in (0, 3):
+        augment = Augment(parse(spec), 1, 50_000, FILL[:channels])
+        expected = augment(images, ids, epoch)
+        assert torch.equal(augment(images.to(device), ids.to(device), epoch).cpu(), expected)
+
+
+@pytest.mark.parametrize("spec", MIX_SPECS)
+def test_partners_to_mix_with_are_the_cpus(device: torch.device, spec: str) -> None:
+    augment, ids = Augment(parse(spec), 1, 50_000, FILL), torch.arange(256)
+    assert torch.equal(augment.partners(ids.to(device), 3).cpu(), augment.partners(ids, 3))
+
+
+def logits_and_gradients(model: Callable[[Tensor], Tensor], module: nn.Module, images: Tensor) -> Tensor:
+    """Logits and all gradients of one batch, flat, in float64 on the CPU."""
+    logits = model(images)
+    logits.square().mean().backward()
+    found = [logits.detach(), *(p.grad.detach() for p in module.parameters() if p.grad is not None)]
+    module.zero_grad()
+    return torch.cat([tensor.flatten().double().cpu() for tensor in found])
+
+
+@pytest.mark.parametrize("how", ["channels_last", "compiled"])
+@pytest.mark.parametrize("name", ["cnn", "whitened_cnn"])
+def test_other_ways_to_compute_are_as_near_to_float64_as_eager_is(
+    device: torch.device, name: str, how: str, request: pytest.FixtureRequest
+) -> None:
+    if how == "compiled":
+        request.getfixturevalue("cuda")
+    torch.manual_seed(0)
+    model = models.create_model(name, input_shape=(3, 32, 32), num_classes=10, width=16).eval()
+    images = torch.randn(16, 3, 32, 32)
+    exact = logits_and_gradients(model.double(), model, images.double())
+    model.float().to(device)
+    plain = logits_and_gradients(model, model, images.to(device))
+    if how == "compiled":
+        other = logits_and_gradients(torch.compile(model), model, images.to(device))
+    else:
+        model.to(memory_format=torch.channels_last)
+        other = logits_and_gradients(model, model, images.to(device).contiguous(memory_format=torch.channels_last))
+    # TF32, in which cuDNN convolves by default, keeps 10 bits; another order of the sums may lose a few times as much.
+    assert (other - exact).norm() <= 4 * (plain - exact).norm() + 1e-6 * exact.norm()
