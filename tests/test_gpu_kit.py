@@ -66,13 +66,27 @@ def test_every_part_goes_through_and_leaves_what_it_measured(tmp_path: Path) -> 
     assert parts["decoding"]["measured"][0]["images_per_second"] > 0
 
 
+def processes_of(folder: Path) -> list[int]:
+    found = psutil.process_iter(["pid", "cmdline"])
+    return [process.pid for process in found if str(folder) in " ".join(process.info["cmdline"] or [])]
+
+
 def test_a_part_that_takes_too_long_is_ended_with_its_processes(tmp_path: Path) -> None:
     code, printed, parts = run_kit(tmp_path, "--parts", "records", "decoding", "--budget", "5")
     assert code == 1, printed
     assert [parts[name]["status"] for name in ("records", "decoding")] == ["cut off", "cut off"]
-    left = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if str(tmp_path) in " ".join(process.info["cmdline"] or [])
-    ]
-    assert not left
+    assert not processes_of(tmp_path)
+
+
+def test_parts_end_with_the_driver(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.gpu", "--dry-run", "--output-dir", str(tmp_path), "--parts", "records"]
+    driver = subprocess.Popen(command, cwd=REPOSITORY)
+    while len(processes_of(tmp_path)) < 2:
+        assert driver.poll() is None
+        time.sleep(0.1)
+    driver.kill()
+    driver.wait()
+    deadline = time.monotonic() + 120
+    while processes_of(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -115,7 +115,7 @@ def run_part(part: Part, options: Options, folder: Path, limit: float) -> str:
     start = time.monotonic()
     status, log = "cut off", f"no time was left: {limit:.0f} s"
     if limit > 1:
-        status, log = run_process([part.module, str(path), options.to_json()], options.dry_run, limit)
+        status, log = run_process([part.module, str(path), options.to_json(), str(os.getpid())], options.dry_run, limit)
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"part": part.module, "measured": []}
     content |= {"status": status, "seconds": round(time.monotonic() - start, 1), "limit_seconds": round(limit)}
     if status != "done":

@@ -1,4 +1,4 @@
-"""One part in a process of its own: python -m tests.gpu.part MODULE JSON_FILE OPTIONS."""
+"""One part in a process of its own: python -m tests.gpu.part MODULE JSON_FILE OPTIONS DRIVER_PID."""
 
 import importlib
 import os
@@ -13,14 +13,14 @@ from tests.gpu.options import Options, machine, recorder
 
 def main() -> None:
     """Measure, writing JSON_FILE after each result."""
-    threading.Thread(target=end_with_the_driver, args=[os.getppid()], daemon=True).start()
-    module, path, options_text = sys.argv[1:]
+    module, path, options_text, driver = sys.argv[1:]
+    threading.Thread(target=end_with, args=[int(driver)], daemon=True).start()
     options = Options.from_json(options_text)
     content = {"part": module, "status": "under way", "dry_run": options.dry_run, "machine": machine()}
     importlib.import_module(f"tests.gpu.{module}").measure(options, recorder(Path(path), content))
 
 
-def end_with_the_driver(driver: int) -> None:
+def end_with(driver: int) -> None:
     """Kill this process and all that it started once its parent, `driver`, is gone: nobody would end them later."""
     while os.getppid() == driver:
         time.sleep(1)
