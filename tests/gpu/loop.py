@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 import train
 from benches import loop
+from benches.budget import UNLIMITED
 from benches.images import make_images
 from benches.timing import synchronize
 from engine import runtime, tracking
@@ -39,7 +40,7 @@ def measure(options: Options, record: Callable[[dict], None]) -> None:
         args = parse_bench(["--what", "loop", "--rounds", "2" if options.dry_run else "3", *job.split()])
         accelerator = runtime.start(args)
         batch_size = args.batch_sizes[0]
-        section = loop.measure(args, accelerator, batch_size, train.begin, train.steps)
+        section = loop.measure(args, accelerator, batch_size, train.begin, train.steps, UNLIMITED)
         record({"job": job, "ratio": section.facts["ratio"], "ms_of_a_step": section.facts["milliseconds_of_a_step"]})
         args.batch_size, args.epochs = batch_size, 1
         args.output_dir = str(Path(options.scratch) / f"profiled-{number}")

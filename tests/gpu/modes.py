@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from benches import forward
+from benches.budget import UNLIMITED
 from benches.report import Row, Section
 from engine import runtime
 from engine.options import parse_bench
@@ -24,7 +25,8 @@ def measure(options: Options, record: Callable[[dict], None]) -> None:
         args = parse_bench([*job.split(), "--rounds", "2" if options.dry_run else "3"])
         accelerator = runtime.start(args)
         for what in ("forward", "train"):
-            section = forward.measure(what, args, accelerator.device, accelerator.mixed_precision, args.batch_sizes[0])
+            machine = accelerator.device, accelerator.mixed_precision
+            section = forward.measure(what, args, *machine, args.batch_sizes[0], UNLIMITED)
             for row in section.rows:
                 record(as_result(section, row))
 
