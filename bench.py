@@ -35,12 +35,12 @@ def bench(args: argparse.Namespace) -> int:
     from benches import chart, report, timing
     from benches.budget import Budget
     from engine.files import write_json
-    from engine.folder import check_folder, environment
+    from engine.folder import check_folder, environment, make_new
     from engine.runtime import describe, start
 
     budget = Budget(args.budget)
     folder = Path(args.output_dir or f"runs/bench-{datetime.now().strftime('%Y%m%d-%H%M%S')}")
-    check_folder(folder, parameters=0, resuming=True, keep=0)
+    check_folder(folder, parameters=0, may_exist=True, keep=0)
     accelerator = start(args)
     if accelerator.num_processes > 1:
         raise UserError("bench.py measures one process: start it with 'python bench.py'")
@@ -61,6 +61,8 @@ def bench(args: argparse.Namespace) -> int:
     if peak is not None:
         print(f"the whole process held at most {peak / 2**30:.2f} GiB of main memory")
     content = {"environment": facts, "options": vars(args), "peak_rss_bytes": peak}
+    if args.output_dir is None:
+        folder = make_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "bench.json", content | {"benches": [report.as_dict(section) for section in sections]})
     chart.draw(sections, folder / "bench.png", f"{facts['cpu']}, {describe(accelerator)}, {versions}")

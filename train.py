@@ -7,6 +7,7 @@ The same script runs on a CPU, one GPU, several processes and several machines:
 
 import argparse
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,17 +24,17 @@ if TYPE_CHECKING:
     from engine.stopping import StopRequest
 
 
-def train(args: argparse.Namespace) -> None:
-    """One run. A run is a pure function of (options, step): see `engine/run.py` for its state."""
+def train(args: argparse.Namespace, began: float) -> dict:
+    """One run, and its figures. It is a pure function of (options, step): see `engine/run.py` for its state."""
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
     from engine import finish, runtime, setup, stopping
 
-    stop = stopping.StopRequest(args.max_time)
-    accelerator = runtime.start(args)
-    run = begin(args, accelerator, setup.load_data(args, accelerator), stop)
-    for _ in steps(run):
-        pass
-    finish.report_run(run)
+    with stopping.StopRequest(args.max_time, began) as stop:
+        accelerator = runtime.start(args)
+        run = begin(args, accelerator, setup.load_data(args, accelerator), stop)
+        for _ in steps(run):
+            pass
+        return finish.report_run(run)
 
 
 def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "ImageData", stop: "StopRequest") -> "Run":
@@ -98,16 +99,26 @@ def steps(run: "Run") -> Iterator[None]:
         yield
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run with the options in `argv` (default: the command line's)."""
+def main(argv: Sequence[str] | None = None) -> dict:
+    """Run with the options in `argv` (default: the command line's); each call is a run of its own.
+
+    Returns:
+        What test.json holds and, as "folder", the run's folder. Of several runs (--seeds, --folds, --sweep) their
+        folder, and as "runs" the same for each by its name.
+
+    Raises:
+        SystemExit: a mistake in the options (code 2), a run that was stopped (0, 130, 143) or is not finite (1).
+    """
+    began = time.monotonic()
     with user_errors_end_the_program():
         args = parse_train(argv)
         if console.is_first_process():
             console.say(f"{args.model} on {args.dataset}, {args.epochs} epochs: loading PyTorch ...")
-        run_all(args, argv, train) if asked_for(args) else train(args)
+        figures = run_all(args, argv, train, began) if asked_for(args) else train(args, began)
         from engine import runtime
 
         runtime.end()
+    return figures
 
 
 if __name__ == "__main__":

@@ -70,11 +70,8 @@ def _begin_run(
     most_steps = 3 * MOST_CALLS * (args.rounds + 1)  # more than all that is timed here
     data = make_images(args.image_size, args.channels, max(ROWS, batch_size * most_steps))
     options = argparse.Namespace(**(vars(args) | {"batch_size": batch_size, "output_dir": place, "epochs": 1}))
-    stop = StopRequest(None)
     with contextlib.redirect_stdout(io.StringIO()):  # a run introduces itself; the table says what was measured
-        run = begin(options, accelerator, data, stop)
-    stop.patient = False  # there is nothing to save: a signal ends the bench at once
-    return run
+        return begin(options, accelerator, data, StopRequest())
 
 
 def _take_turns(run: Run, variants: dict[str, Callable[[], object]], budget: Budget) -> dict[str, Timing]:

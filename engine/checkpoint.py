@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from engine.errors import UserError
 from engine.files import flush, strict
-from engine.sharding import divide
+from engine.sharding import divide, is_sharded
 
 MANIFEST = "manifest.json"
 FORMAT = 2  # of a checkpoint; another one is not read
@@ -45,10 +45,7 @@ def save(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict, keep:
     staging.mkdir(parents=True)
     try:
         for name, group in tensors.items():
-            save_file(
-                {key: value.detach().cpu().contiguous() for key, value in group.items()},
-                staging / f"{name}.safetensors",
-            )
+            save_file(_apart(group), staging / f"{name}.safetensors")
         (staging / "state.json").write_text(json.dumps(strict(state)), encoding="utf-8")
         files = sorted(staging.iterdir())
         for file in files:
@@ -71,6 +68,35 @@ def save(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict, keep:
         shutil.rmtree(old, ignore_errors=True)
     for litter in folder.parent.glob(".step-*.tmp"):  # of a run that was killed while it saved
         shutil.rmtree(litter, ignore_errors=True)
+
+
+def _apart(group: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU as safetensors takes them, none sharing memory: tied ones once, others copied."""
+    tied = tied_to(group)
+    on_cpu = {name: value.detach().cpu().contiguous() for name, value in group.items() if name not in tied}
+    seen: set[int] = set()
+    for name, value in on_cpu.items():
+        memory = value.untyped_storage().data_ptr()
+        if memory in seen:
+            on_cpu[name] = value.clone()
+        seen.add(memory)
+    return on_cpu
+
+
+def tied_to(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Which names mean a tensor that an earlier one means, as where layers share weights: that name by the later one.
+
+    Tensors that are sharded are never the same: sharding has made copies of them.
+    """
+    first: dict[tuple, str] = {}
+    tied = {}
+    for name, value in tensors.items():
+        if is_sharded(value) or not value.numel() or value.device.type == "meta":
+            continue
+        same = (value.data_ptr(), value.dtype, value.shape, value.stride(), value.device)
+        if first.setdefault(same, name) != name:
+            tied[name] = first[same]
+    return tied
 
 
 def list_checkpoints(parent: Path) -> list[Path]:
@@ -175,12 +201,20 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
         UserError: names or shapes differ; names the first of them.
     """
     own = model.state_dict()
+    weights = with_tied(weights, own)
     wrong = differences(own, weights)
     if wrong:
         raise UserError(
             f"the weights in {where} are of another model or class count: {wrong[0]} ({len(wrong)} differences)"
         )
     model.load_state_dict({name: divide(value, own[name]) for name, value in weights.items()})
+
+
+def with_tied(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with the names of a model's, `own`, that share another one's tensor, of which files keep one only."""
+    tied = tied_to(own)
+    missing = {name: first for name, first in tied.items() if name not in weights and first in weights}
+    return weights | {name: weights[first] for name, first in missing.items()}
 
 
 def differences(own: dict[str, Tensor], weights: dict[str, Tensor]) -> list[str]:

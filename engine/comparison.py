@@ -4,9 +4,11 @@ import csv
 import json
 import math
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
@@ -192,19 +194,24 @@ def _with_spread(figure: dict, form: str) -> str:
     return mean if figure["std"] is None else f"{mean} ± {form.format(figure['std'])}"
 
 
-def report(place: Path, folders: Sequence[Path], root: Path) -> None:
+def report(place: Path, folders: Sequence[Path], root: Path, failed: Mapping[str, str] = MappingProxyType({})) -> None:
     """Print how runs compare and write comparison.md, .csv and .png into `place`; for repetitions summary.json too.
 
     With folds, folds.png shows their figures and those of the classes, with seeds alone seeds.png.
 
     Args:
         root: the runs are named by their path below it.
+        failed: why runs have no result, by their name: they are listed last.
 
     Raises:
         UserError: a run's file cannot be read.
     """
     from engine import plots_of_runs
 
+    for name, reason in failed.items():
+        print(f"error: {name} has no result: {reason}", file=sys.stderr, flush=True)
+    if not folders:
+        return
     runs = read_all(folders, root)
     columns = differing(runs)
     rows = table(runs, columns)
@@ -213,6 +220,7 @@ def report(place: Path, folders: Sequence[Path], root: Path) -> None:
     if len(groups) < len(runs):
         text += "\n\n" + as_markdown(summary_table(groups))
         write_json(place / "summary.json", {name or "all": summarize(members) for name, members in groups.items()})
+    text += "".join(f"\n\n{name} has no result: {reason}" for name, reason in failed.items())
     say(f"\n{text}\n")
     write_atomically(place / "comparison.md", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     write_atomically(place / "comparison.csv", lambda path: _write_csv(path, runs, columns))

@@ -54,7 +54,7 @@ def is_live() -> bool:
 def is_first_process() -> bool:
     """Whether this is the process of several that speaks, as far as can be told before they have met."""
     ranks = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-    return all(os.environ.get(name, "0") == "0" for name in ranks)
+    return all((os.environ.get(name) or "0") == "0" for name in ranks)
 
 
 def status(text: str) -> None:

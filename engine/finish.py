@@ -1,21 +1,30 @@
 """After the last step: the best weights meet the test set, and the person is told where to look."""
 
 import json
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from engine import console, predictions, tracking, weights
 from engine.checkpoint import load_weights
+from engine.files import strict
 from engine.reports import REPORTS
 from engine.run import Run
 
 
-def report_run(run: Run) -> None:
+def report_run(run: Run) -> dict:
     """Test the kept weights, draw the pictures, close the trackers and print what to open next.
 
     A run that had its report before it was resumed keeps it.
+
+    Returns:
+        What test.json holds and, as "folder", the run's folder.
     """
     if run.reported:
-        _say_reported(run)
-        return
+        test = reported(run.folder)
+        _say_reported(run, test)
+        return test
     accelerator, data, report = run.accelerator, run.data, REPORTS[run.args.task]
     run.stop.patient = False  # all is saved: from here a signal ends the process at once
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
@@ -28,13 +37,20 @@ def report_run(run: Run) -> None:
         console.status("giving the report to the trackers")
         _track_end(run, test)
         _say_what_next(run, test)
+    return {**strict(test), "folder": str(run.folder)}
 
 
-def _say_reported(run: Run) -> None:
+def reported(folder: Path) -> dict:
+    """What `report_run` returned when it reported on a run; called by all processes, read by the first."""
+    test = None
+    if PartialState().is_main_process:
+        test = {**json.loads((folder / "test.json").read_text(encoding="utf-8")), "folder": str(folder)}
+    return broadcast_object_list([test])[0]
+
+
+def _say_reported(run: Run, test: dict) -> None:
     say, args = run.progress.say, run.args
-    if run.accelerator.is_main_process:
-        test = json.loads((run.folder / "test.json").read_text(encoding="utf-8"))
-        say(f"finished before: nothing is left to train\n{REPORTS[args.task].headline(test)}")
+    say(f"finished before: nothing is left to train\n{REPORTS[args.task].headline(test)}")
     say(f"open     {run.folder / 'examples.png'}")
     more = "a larger --patience" if run.step < run.plan.total_steps else f"--epochs above {args.epochs}"
     say(f"train on with {more}")

@@ -1,6 +1,7 @@
 """A run's folder: its name, and the files that say what ran, where and with which options."""
 
 import argparse
+import itertools
 import os
 import platform
 import re
@@ -51,20 +52,20 @@ def choose_folder(args: argparse.Namespace, dataset: str) -> Path:
     return Path(args.output_dir) / f"{dataset}-{model}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
 
-def check_folder(folder: Path, parameters: int, resuming: bool, keep: int) -> None:
+def check_folder(folder: Path, parameters: int, may_exist: bool, keep: int) -> None:
     """Find out before anything is written whether the run can be.
 
     Args:
         folder: of the run.
         parameters: of the model; a checkpoint takes up to 16 bytes for each (weights, average, two moments).
-        resuming: the folder may exist.
+        may_exist: whether it may be a run's already: of one that is resumed, or that `make_new` gives another name.
         keep: checkpoints that are kept.
 
     Raises:
         UserError: it is another run's, cannot be made, or the disk is too full.
     """
     existing = _deepest_existing(folder)
-    if not resuming and (folder / "args.yaml").exists():
+    if not may_exist and (folder / "args.yaml").exists():
         raise UserError(f"the run {folder} exists: give another --run-name, or --resume auto to go on with it")
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"cannot write in {existing}: give another --output-dir")
@@ -84,10 +85,24 @@ def _deepest_existing(folder: Path) -> Path:
         raise UserError(f"cannot write in {folder}: {error.strerror}; give another place or --run-name") from error
 
 
+def make_new(folder: Path) -> Path:
+    """Make a folder that no other run has: `folder`, or where it exists with -2, -3, ... behind its name.
+
+    The names that runs get by themselves end in a second, in which several may start, as of a job array.
+    """
+    for number in itertools.count(1):
+        path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+
+
 def claim(folder: Path) -> int | None:
     """Make the folder and keep any other run out of it until `release` of what is returned, or the process's end.
 
-    Where the system has no such locks (Windows) nothing is kept out.
+    Where the system or the file system has no such locks (Windows, some network drives) nothing is kept out.
 
     Raises:
         UserError: another run is writing there.
@@ -100,6 +115,12 @@ def claim(folder: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(f"the run {folder} is under way in another process: wait for it, or stop it first") from None
+    except OSError as error:  # ENOSYS, ENOLCK, EOPNOTSUPP, EBADF: each file system says it in its own way
+        print(
+            f"warning: nothing keeps another run out of {folder}, as its file system has no locks ({error.strerror})",
+            file=sys.stderr,
+            flush=True,
+        )
     return descriptor
 
 

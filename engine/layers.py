@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from engine.errors import UserError
+from engine.errors import ImpossibleOptions
 
 
 def heads(model: nn.Module) -> list[nn.Module]:
@@ -52,11 +52,13 @@ def lr_scales(model: nn.Module, decay: float) -> dict[str, float]:
 
 
 def check_frozen(model: nn.Module, parts: list[str]) -> None:
-    """Raise UserError unless each of `parts` (see `freeze`) can be frozen and leaves something to learn."""
+    """Raise ImpossibleOptions unless each of `parts` (see `freeze`) can be frozen and leaves something to learn."""
     most = len(groups_in_order(model)) - 1
     for part in parts:
         if part.isdigit() and int(part) > most:
-            raise UserError(f"--freeze {part}: this net has {most + 1} groups of layers: give {most} or less, or head")
+            raise ImpossibleOptions(
+                f"--freeze {part}: this net has {most + 1} groups of layers: give {most} or less, or head"
+            )
 
 
 def freeze(model: nn.Module, part: str) -> None:

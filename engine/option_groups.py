@@ -6,7 +6,7 @@ from collections.abc import Callable
 import models
 from data.transform_spec import known as known_transforms
 from data.transform_spec import parse as parse_transform
-from engine.parsing import FLAG, POSITIVE, axis, duration, epoch_or_steps, in_words, key_value, number, seed_list
+from engine.parsing import FLAG, POSITIVE, axis, duration, epoch_or_steps, in_words, key_value, number, path, seed_list
 from engine.training_options import add_augmentation, add_fine_tuning, add_training
 
 TRACKERS = ("tensorboard", "wandb", "none")
@@ -104,15 +104,16 @@ def add_speed(add: Callable) -> None:
         "--mixed-precision",
         choices=("auto", "no", "fp16", "bf16"),
         default="auto",
-        help="auto: what accelerate launch says, else what pays on this hardware (default: %(default)s)",
+        help="auto: what accelerate launch says, else what pays on this hardware; recorded as chosen, for a resume "
+        "(default: %(default)s)",
     )
-    add("--compile", action=FLAG, default=False, help="torch.compile the model (default: no)")
+    add("--compile", action=FLAG, help="torch.compile the model (default: what accelerate launch says, else no)")
     add("--channels-last", action=FLAG, default=True, help="memory format for convolutions (default: yes)")
     add("--cpu", action=FLAG, default=False, help="use the CPU even where there is an accelerator (default: no)")
 
 
 def _add_output(add: Callable) -> None:
-    add("--output-dir", default="runs", metavar="DIR", help="(default: %(default)s)")
+    add("--output-dir", type=path, default="runs", metavar="DIR", help="(default: %(default)s)")
     add("--run-name", metavar="NAME", help="the run's folder in --output-dir (default: DATASET-MODEL-TIME)")
     add(
         "--track",
@@ -121,7 +122,12 @@ def _add_output(add: Callable) -> None:
         metavar="LIST",
         help=f"some of {', '.join(TRACKERS)}, separated by commas (default: %(default)s)",
     )
-    add("--resume", metavar="auto|PATH", help="go on from the newest intact checkpoint of --run-name, or from PATH")
+    add(
+        "--resume",
+        type=path,
+        metavar="auto|PATH",
+        help="go on from the newest intact checkpoint of --run-name, or from PATH",
+    )
     add(
         "--checkpoint-every", type=epoch_or_steps, default="epoch", metavar="epoch|STEPS", help="(default: %(default)s)"
     )

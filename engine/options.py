@@ -11,7 +11,7 @@ from data.sources import NAMED, from_anywhere
 from engine.console import say
 from engine.errors import UserError
 from engine.option_groups import GROUPS, add_model, add_speed
-from engine.parsing import POSITIVE, Parser, in_words, number, recipe_argv
+from engine.parsing import POSITIVE, Parser, in_words, number, path, recipe_argv
 from engine.training_options import DEFAULTS, DEFAULTS_OF, TTA
 
 EXPLAINS = ("explain_class", "explain_layer", "explain_count")
@@ -22,7 +22,12 @@ def train_parser() -> Parser:
     """The options of train.py."""
     parser = Parser(prog="train.py", description="Train an image classifier and report on its test set.")
     add = parser.add_argument
-    add("--recipe", metavar="NAME|FILE", help="a YAML file of these options (recipes/NAME.yaml); what is typed wins")
+    add(
+        "--recipe",
+        type=path,
+        metavar="NAME|FILE",
+        help="a YAML file of these options (recipes/NAME.yaml); what is typed wins",
+    )
     add("--list-models", action="store_true", help="print the models and stop")
     add("--list-datasets", action="store_true", help="print the data sets that have a name and stop")
     for title, add_options in GROUPS.items():
@@ -37,11 +42,18 @@ def infer_parser() -> Parser:
         description="Predict or explain images, or a whole test split, with trained weights.",
     )
     add = parser.add_argument
-    add("images", nargs="*", metavar="IMAGE|FOLDER", help="nothing: the test split that the weights were tested on")
-    add("--weights", required=True, metavar="FILE", help="best.pth of a run")
+    add(
+        "images",
+        type=path,
+        nargs="*",
+        metavar="IMAGE|FOLDER",
+        help="nothing: the test split that the weights were tested on",
+    )
+    add("--weights", type=path, required=True, metavar="FILE", help="best.pth of a run")
     add("--topk", type=POSITIVE, default=5, metavar="K", help="classes named for an image (default: %(default)s)")
     add(
         "--output",
+        type=path,
         metavar="FILE|FOLDER",
         help="a .csv or .json to write the predictions to (default: print them); of a model that makes images a folder "
         "for them (default: beside the weights)",
@@ -174,9 +186,15 @@ def bench_parser() -> Parser:
         help="for all benches together: what does not fit is measured in fewer rounds or left out, and a line says so "
         "(default: %(default)s)",
     )
-    add("--recipe", metavar="NAME|FILE", help="model, batch size, optimizer and the rest from a recipe of train.py")
+    add(
+        "--recipe",
+        type=path,
+        metavar="NAME|FILE",
+        help="model, batch size, optimizer and the rest from a recipe of train.py",
+    )
     add(
         "--weights",
+        type=path,
         nargs="+",
         metavar="FILE",
         help="run transform alone, on the test images of the run that these best.pth are from; several are compared "
@@ -195,7 +213,7 @@ def bench_parser() -> Parser:
         help="in loop, as train.py has it (default: %(default)s)",
     )
     add_speed(add)
-    add("--output-dir", metavar="DIR", help="for bench.json and bench.png (default: runs/bench-TIME)")
+    add("--output-dir", type=path, metavar="DIR", help="for bench.json and bench.png (default: runs/bench-TIME)")
     return parser
 
 
@@ -246,8 +264,13 @@ def parse_compare(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = Parser(prog="compare.py", description="Compare runs: options that differ, results, curves.")
     add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN|FOLDER", help="folders of runs, or folders that hold some")
-    add("--output-dir", metavar="DIR", help="where the comparison goes (default: the folder that holds them all)")
+    add("runs", type=path, nargs="+", metavar="RUN|FOLDER", help="folders of runs, or folders that hold some")
+    add(
+        "--output-dir",
+        type=path,
+        metavar="DIR",
+        help="where the comparison goes (default: the folder that holds them all)",
+    )
     return parser.parse_args(argv)
 
 

@@ -82,6 +82,14 @@ def in_words(check: Callable) -> Callable:
     return convert
 
 
+def path(text: str) -> str:
+    """An argparse type: a path, with ~ for the home folder where shells leave it: in recipes and --output-dir=~/x."""
+    try:
+        return str(Path(text).expanduser()) if text.startswith("~") else text
+    except RuntimeError:  # nobody of that name has a home: a file whose name begins so
+        return text
+
+
 def duration(text: str) -> float:
     """An argparse type: seconds from a number with s, m or h behind it."""
     unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
@@ -147,12 +155,12 @@ def epoch_or_steps(text: str) -> str | int:
 
 def recipe_argv(parser: Parser, recipe: str) -> list[str]:
     """A recipe as the command line that it stands for, so that one parser checks both."""
-    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
-    if not exists(path):
+    file = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
+    if not exists(file):
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml"))) or "none"
-        raise UserError(f"--recipe {recipe}: there is no file {path.name}; the recipes are: {known}")
+        raise UserError(f"--recipe {recipe}: there is no file {file.name}; the recipes are: {known}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"--recipe {recipe}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import models
 from engine import layers, same_classes, weights
-from engine.checkpoint import differences
-from engine.errors import UserError
+from engine.checkpoint import differences, with_tied
+from engine.errors import ImpossibleOptions
 
 HUB = "hub"
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "weights")  # under which files keep their weights
@@ -25,7 +25,7 @@ def complete(args: argparse.Namespace) -> None:
     """Fill in mean, std, input size and interpolation, where none is given, with those that the weights know.
 
     Raises:
-        UserError: --pretrained names no weights, or weights that cannot be had.
+        ImpossibleOptions: --pretrained names no weights, or weights that cannot be had.
     """
     if args.pretrained is None:
         return
@@ -65,12 +65,13 @@ def load(model: nn.Module, args: argparse.Namespace, classes: list[str]) -> None
     With --match-classes the head is new too, but for `classes` (in the order of their labels) that the weights know.
 
     Raises:
-        UserError: they cannot be had, are of another model, or share no class to match.
+        ImpossibleOptions: they cannot be had, are of another model, or share no class to match.
     """
     where = f"the Hub's weights of {args.model}" if args.pretrained == HUB else f"--pretrained {args.pretrained}"
     content = _from_hub(args) if args.pretrained == HUB else _read(args.pretrained)
     found = _fitted(model, _plain(content))
     own = model.state_dict()
+    found = with_tied(found, own)
     heads = layers.head_names(model)
     same = content.get("class_names", classes) == classes and not args.match_classes
     fits = {name for name in found if same and name in own and found[name].shape == own[name].shape}
@@ -86,7 +87,7 @@ def load(model: nn.Module, args: argparse.Namespace, classes: list[str]) -> None
     rows = same_classes.known_rows(classes, left, found, content) if left and whole else {}
     if args.match_classes and not rows:
         some = ", ".join(classes[:5]) + ", ..." * (len(classes) > 5)
-        raise UserError(
+        raise ImpossibleOptions(
             f"--match-classes: {where} has no head that fits, or names none of the classes ({some}): leave it out"
         )
     model.load_state_dict(fitting, strict=False)
@@ -108,7 +109,7 @@ def _check_fit(
     if wrong:
         ours = "options" in content
         trained = f" (it holds {content['model']} with {content['model_args'] or 'no model-arg'})" if ours else ""
-        raise UserError(
+        raise ImpossibleOptions(
             f"{where}{trained} does not fit --model {model_name}: {wrong[0]} ({len(wrong)} differences); give the "
             "model that it was trained with"
         )
@@ -121,19 +122,21 @@ def _read(path: str) -> dict:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"--pretrained {path}: {error.strerror or error}; give a file of weights") from error
+        raise ImpossibleOptions(f"--pretrained {path}: {error.strerror or error}; give a file of weights") from error
     except SafetensorError as error:
-        raise UserError(f"--pretrained {path}: not a file of weights, or a damaged one ({error})") from error
+        raise ImpossibleOptions(f"--pretrained {path}: not a file of weights, or a damaged one ({error})") from error
     except Exception as error:  # a damaged pickle can fail in any way
-        raise UserError(f"--pretrained {path}: {weights.why_refused(error)}") from error
+        raise ImpossibleOptions(f"--pretrained {path}: {weights.why_refused(error)}") from error
     if not isinstance(content, dict):
-        raise UserError(f"--pretrained {path}: holds no weights by name")
+        raise ImpossibleOptions(f"--pretrained {path}: holds no weights by name")
     return content
 
 
 def _from_hub(args: argparse.Namespace) -> dict[str, Tensor]:
     if not args.model.startswith(models.TIMM):
-        raise UserError(f"--pretrained: {args.model} has no weights on the Hub: give a file, or a model of timm's")
+        raise ImpossibleOptions(
+            f"--pretrained: {args.model} has no weights on the Hub: give a file, or a model of timm's"
+        )
     import timm
 
     name = args.model.removeprefix(models.TIMM)
@@ -141,7 +144,9 @@ def _from_hub(args: argparse.Namespace) -> dict[str, Tensor]:
         return timm.create_model(name, pretrained=True, **args.model_arg).state_dict()
     except Exception as error:  # the network and the Hub fail in many ways
         reason = str(error).split("\n")[0] or type(error).__name__
-        raise UserError(f"--pretrained: no weights of {args.model} from the Hub ({reason}); give a file") from error
+        raise ImpossibleOptions(
+            f"--pretrained: no weights of {args.model} from the Hub ({reason}); give a file"
+        ) from error
 
 
 def _plain(content: dict) -> dict[str, Tensor]:

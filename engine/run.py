@@ -80,11 +80,13 @@ class Run:
         """
         args = self.args
         tracking.check_installed(args.track)
-        folder.check_folder(self.folder, facts["parameters"], args.resume is not None, args.keep)
+        folder.check_folder(self.folder, facts["parameters"], bool(args.resume or not args.run_name), args.keep)
         checkpoint = None if args.resume is None else state.resume(self)
         if self.accelerator.is_main_process:
+            self.folder = self.folder if args.run_name else folder.make_new(self.folder)
             claim = folder.claim(self.folder)
             weakref.finalize(self, folder.release, claim)
+        self.folder = Path(broadcast_object_list([str(self.folder)])[0])
         self.reported = checkpoint is not None and state.is_reported(self)
         if checkpoint is not None and not self.reported:
             state.recover_best(self, checkpoint)

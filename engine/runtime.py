@@ -6,15 +6,23 @@ import functools
 import os
 import platform
 import re
+import sys
 from pathlib import Path
 
 import psutil
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, get_int_from_env
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    TorchDynamoPlugin,
+    get_int_from_env,
+)
 from torch import nn
 
-from engine import sharding
+from engine import launcher, sharding
 from engine.errors import UserError
 
 
@@ -22,30 +30,38 @@ def start(args: argparse.Namespace) -> Accelerator:
     """Set the process up for training or inference on what hardware there is.
 
     Args:
-        args: `cpu`, `mixed_precision`; for training also `compile` and `deterministic`.
+        args: `cpu`, `mixed_precision`; for training also `compile`, `accumulate` and `deterministic`. What the
+            launcher asks for is filled in, and the precision, so that it is recorded with the run.
 
     Raises:
-        UserError: fp16 on a CPU, more processes than GPUs, processes that would each train alone, or FSDP version 1 or
-            compiled.
+        UserError: fp16 on a CPU, more processes than GPUs, processes that would each train alone, FSDP version 1 or
+            compiled, or a launcher that asks for what is not supported.
     """
+    launcher.check_environment()
+    launcher.take_options(args)
     keep_freed_memory()
     # The momentum of a unit that died fades through numbers below 1.2e-38, with which Intel's CPUs compute many times
     # slower: 14 such rows of 1,024 made Muon's step take six times as long. Threads inherit this, so it comes early.
     torch.set_flush_denormal(True)
     cpu = args.cpu or not torch.accelerator.is_available()
-    precision = choose_precision(args.mixed_precision, cpu)
+    args.mixed_precision = choose_precision(args.mixed_precision, cpu)
     if not cpu:
         check_gpus()
-    if getattr(args, "deterministic", False):
+    deterministic = getattr(args, "deterministic", False)
+    if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-    else:
-        torch.backends.cudnn.benchmark = True
-    dynamo = "inductor" if getattr(args, "compile", False) else None
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    forget_earlier_runs()
     frozen = getattr(args, "freeze", "none") != "none"
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if frozen else []
-    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, dynamo_backend=dynamo, kwargs_handlers=handlers)
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=args.mixed_precision,
+        dynamo_plugin=compilation(getattr(args, "compile", False)),
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # which the loop does
+        kwargs_handlers=handlers,
+    )
     # Whoever refuses below must not be gone before the others have found it: they would fail in other words.
     accelerator.wait_for_everyone()
     check_processes(accelerator.num_processes)
@@ -54,6 +70,25 @@ def start(args: argparse.Namespace) -> Accelerator:
     if cpu:
         torch.set_num_threads(threads_per_process())
     return accelerator
+
+
+def compilation(wanted: bool) -> TorchDynamoPlugin:
+    """How Accelerate compiles, the same whatever started it: what is left out here it looks for in the environment."""
+    backend = "inductor" if wanted else "no"
+    plugin = TorchDynamoPlugin(backend, mode="default", fullgraph=False, dynamic=False, use_regional_compilation=False)
+    plugin.dynamic = None  # as torch.compile has it where nobody chose; given as None it would be looked for, too
+    return plugin
+
+
+def forget_earlier_runs() -> None:
+    """Let a run have a precision, device and compilation of its own, whatever ran in this process before it.
+
+    Accelerate keeps the first run's for all. The group of processes stays as it is.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # it compiles a function for a few models only, and then no more
 
 
 def end() -> None:
@@ -85,11 +120,9 @@ def check_processes(found: int) -> None:
 
     Raises:
         UserError: WORLD_SIZE is not `found`, or `accelerate launch` was asked for several CPU processes and, for
-            want of MPI, started one (it then sets MASTER_ADDR but gives no process a rank).
+            want of MPI, started one.
     """
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
-    ranks = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-    if found == 1 and launched and not any(name in os.environ for name in ranks):
+    if found == 1 and launcher.starts_one_of_several():
         raise UserError(
             "accelerate launch was asked for several processes but starts one: several on one CPU are started by "
             "'torchrun --nproc-per-node 2 train.py --cpu'"
@@ -135,10 +168,9 @@ def choose_precision(wish: str, cpu: bool) -> str:
     `accelerate launch` says "no" also when nobody chose, so its "no" counts as no choice.
 
     Raises:
-        UserError: fp16 on a CPU, which PyTorch would silently run in fp32.
+        UserError: fp16 on a CPU, which PyTorch would silently run in fp32, or a launcher that asks for fp8.
     """
-    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    precision = launcher if wish == "auto" and launcher != "no" else wish
+    precision = wish if wish != "auto" or launcher.wanted_precision() == "no" else launcher.wanted_precision()
     if precision == "fp16" and cpu:
         raise UserError("fp16 does nothing on a CPU: give --mixed-precision bf16, no or auto")
     if precision != "auto":

@@ -16,7 +16,7 @@ from data.loader import TrainSampler
 from data.pairs import load_pairs
 from data.transform_spec import parse as parse_transform
 from engine import console, layers, pretrained
-from engine.errors import UserError
+from engine.errors import ImpossibleOptions, UserError
 from engine.parsing import by_epoch, parse_freeze
 from engine.tasks import Classification, Task
 from engine.transformation import Transformation
@@ -38,20 +38,27 @@ def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -
     """Derive the steps from the global batch size, which is filled in where none was given.
 
     Raises:
-        UserError: the batch is larger than the data, or does not divide among processes and micro-batches.
+        ImpossibleOptions: the batch is larger than the data, or does not divide among processes and micro-batches.
     """
+    parts = num_processes * args.accumulate
+    largest = num_samples // parts * parts
+    if not largest:
+        raise ImpossibleOptions(
+            f"{num_samples} training images are too few for {num_processes} processes times --accumulate "
+            f"{args.accumulate}: start fewer processes"
+        )
     if args.batch_size is None:
         # A power of two that leaves at least 20 steps an epoch, so that small data sets are not done in a few steps;
-        # but from 8 on, as batch norm needs several images.
+        # but from 8 on, as batch norm needs several images. Of 3, 5, ... processes each gets as many.
         power = 2 ** int(math.log2(max(1, num_samples / 20)))
-        args.batch_size = min(max(power, 8), 128, max(1, num_samples))
+        wish = min(max(power, 8), 128)
+        args.batch_size = min(max(wish // parts * parts, parts), largest)
     if args.batch_size > num_samples:
-        raise UserError(
-            f"--batch-size {args.batch_size} is more than the {num_samples} training images: give {num_samples} or less"
+        raise ImpossibleOptions(
+            f"--batch-size {args.batch_size} is more than the {num_samples} training images: give {largest} or less"
         )
-    parts = num_processes * args.accumulate
     if args.batch_size % parts:
-        raise UserError(
+        raise ImpossibleOptions(
             f"--batch-size {args.batch_size} is that of all processes together and does not divide by {num_processes} "
             f"processes times --accumulate {args.accumulate}: give a multiple of {parts}"
         )
@@ -60,39 +67,52 @@ def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -
 
 
 def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
-    """The data set of --dataset; one process of each machine decodes it where it is not cached yet."""
+    """The data set of --dataset; one process of each machine decodes it where it is not cached yet.
+
+    Raises:
+        ImpossibleOptions: it cannot be had, or the options leave too little of it.
+    """
     console.status(f"opening {args.dataset}")
-    with accelerator.local_main_process_first():
-        if args.task == "transform" and args.transform is None:
-            return load_pairs(
-                args.dataset,
-                data_dir=args.data_dir,
-                image_size=args.image_size,
-                val_fraction=args.val_fraction,
-                limit_train=args.limit_train,
-                seed=args.seed,
-            )
-        return load_images(
+    refusal = None
+    with accelerator.local_main_process_first():  # to be left by every process, as the others wait for the first
+        try:
+            return _load_data(args)
+        except UserError as error:
+            refusal = error
+    raise ImpossibleOptions(str(refusal)) from refusal
+
+
+def _load_data(args: argparse.Namespace) -> ImageData:
+    if args.task == "transform" and args.transform is None:
+        return load_pairs(
             args.dataset,
             data_dir=args.data_dir,
-            coarse=args.coarse,
             image_size=args.image_size,
             val_fraction=args.val_fraction,
-            folds=args.folds,
-            fold=args.fold,
             limit_train=args.limit_train,
-            skip_bad_images=args.skip_bad_images,
-            image_column=args.image_column,
-            label_column=args.label_column,
             seed=args.seed,
         )
+    return load_images(
+        args.dataset,
+        data_dir=args.data_dir,
+        coarse=args.coarse,
+        image_size=args.image_size,
+        val_fraction=args.val_fraction,
+        folds=args.folds,
+        fold=args.fold,
+        limit_train=args.limit_train,
+        skip_bad_images=args.skip_bad_images,
+        image_column=args.image_column,
+        label_column=args.label_column,
+        seed=args.seed,
+    )
 
 
 def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) -> Task:
     """The task of a run.
 
     Raises:
-        UserError: an augmentation or a transform does not fit the images, or --pretrained names no weights.
+        ImpossibleOptions: an augmentation or a transform does not fit the images, or --pretrained names no weights.
     """
     pretrained.complete(args)
     channels = data.shape[2]
@@ -124,7 +144,7 @@ def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) 
         )
     except (ValueError, RuntimeError) as error:
         asked = f"--augment {args.augment}" if args.transform is None else f"--transform {args.transform}"
-        raise UserError(f"{asked}: {error}") from error
+        raise ImpossibleOptions(f"{asked}: {error}") from error
 
 
 def _per_channel(values: list[float] | None, channels: int, option: str) -> list[float] | None:
@@ -132,7 +152,9 @@ def _per_channel(values: list[float] | None, channels: int, option: str) -> list
     if values is None or len(values) == channels:
         return values
     if len(values) not in (1, 3) or channels not in (1, 3):
-        raise UserError(f"{option}: {len(values)} values for images of {channels} channels: give {channels}, or one")
+        raise ImpossibleOptions(
+            f"{option}: {len(values)} values for images of {channels} channels: give {channels}, or one"
+        )
     return [sum(values) / len(values)] * channels
 
 
@@ -142,7 +164,7 @@ def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: 
     Weights that are to be sharded stay contiguous, as FSDP2 demands; the images may still be channels_last.
 
     Raises:
-        UserError: the constructor refuses --model-arg or the images' size, or --pretrained is of another model.
+        ImpossibleOptions: the constructor refuses --model-arg or the images' size, or --pretrained is of another model.
     """
     console.status(f"building {args.model}")
     torch.manual_seed(args.seed)
@@ -157,7 +179,9 @@ def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: 
         with torch.no_grad():
             for side in {task.input_shape[1], *(task.train_sizes or [])}:
                 shape = task.input_shape if side == task.input_shape[1] else (task.input_shape[0], side, side)
-                model.eval()(torch.zeros(2, *shape))
+                _check_output(args.model, model.eval()(torch.zeros(2, *shape)), task)
+            with torch.random.fork_rng([]):
+                _check_output(args.model, copy.deepcopy(model).train()(torch.zeros(2, *task.input_shape)), task)
             if args.batch_size == args.accumulate * PartialState().num_processes:  # which batch norm may refuse
                 copy.deepcopy(model).train()(torch.zeros(1, *task.input_shape))
         if hasattr(model, "init_from") and args.pretrained is None:
@@ -165,15 +189,26 @@ def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: 
     except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError, LookupError) as error:
         _, height, width = task.input_shape
         reason = str(error).split("\n")[0] or type(error).__name__
-        raise UserError(f"--model {args.model} does not work on {height}x{width} images: {reason}") from error
+        raise ImpossibleOptions(f"--model {args.model} does not work on {height}x{width} images: {reason}") from error
     if args.pretrained is not None:
         pretrained.load(model, args, data.class_names)
     if args.freeze != "none":
         if sharded:
-            raise UserError("--freeze needs whole weights: leave it out, or train without FSDP")
+            raise ImpossibleOptions("--freeze needs whole weights: leave it out, or train without FSDP")
         layers.check_frozen(model, [part for part, _ in parse_freeze(args.freeze)])
     model.train()
     return model.to(memory_format=torch.channels_last) if args.channels_last and not sharded else model
+
+
+def _check_output(model_name: str, output: object, task: Task) -> None:
+    """Raise ImpossibleOptions unless the output for 2 images is what the task learns from: (2, *task.output_shape)."""
+    if isinstance(output, torch.Tensor) and output.shape == (2, *task.output_shape):
+        return
+    given = f"shape {tuple(output.shape[1:])}" if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
+    raise ImpossibleOptions(
+        f"--model {model_name} makes {given} of an image, where shape {task.output_shape} is learnt from: give another "
+        "model, or leave out the --model-arg that changes what it makes"
+    )
 
 
 def _some_inputs(task: Task, data: ImageData, count: int = 5000) -> torch.Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.console import say
-from engine.errors import UserError
+from engine.errors import ImpossibleOptions, UserError
 from engine.options import parse_train, train_parser
 from engine.parsing import setting_argv
 
@@ -38,12 +38,40 @@ def asked_for(args: argparse.Namespace) -> bool:
     return several
 
 
-def members(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, argparse.Namespace]:
-    """The options of each run by the name of its folder: parsed before the first starts, as far as they can be alone.
+def members(args: argparse.Namespace, argv: Sequence[str]) -> tuple[dict[str, argparse.Namespace], dict[str, str]]:
+    """The runs, parsed before the first starts as far as they can be alone.
+
+    Returns:
+        The options of each run by the name of its folder, and, by the same names, why other combinations of --sweep
+        are impossible though each of their values is possible in some.
 
     Raises:
-        UserError: an axis of --sweep that cannot be one, or a value that its option refuses.
+        UserError: an axis of --sweep that cannot be one, or a value that is possible in no combination.
     """
+    axes = _axes(args)
+    parser = train_parser()
+    runs, impossible = {}, {}
+    possible: dict[str, set] = {key: set() for key in axes}
+    for values in itertools.product(*axes.values()):
+        setting = dict(zip(axes, values, strict=True))
+        extra = [word for key, value in setting.items() for word in setting_argv(parser, key, str(value))]
+        try:
+            member = parse_train([*argv, *extra])
+        except UserError as error:
+            impossible[_name(setting)] = (setting, error)
+            continue
+        member.seeds, member.sweep, member.ensemble = None, [], False
+        runs[_name(setting)] = member
+        for key, value in setting.items():
+            possible[key].add(value)
+    for setting, error in impossible.values():
+        if any(value not in possible[key] for key, value in setting.items()):
+            raise error
+    return runs, {name: str(error) for name, (_, error) in impossible.items()}
+
+
+def _axes(args: argparse.Namespace) -> dict[str, list]:
+    """What the runs differ in: the values of each option, or argument of the model, of --sweep, --seeds and --folds."""
     axes: dict[str, list] = {}
     for key, values in args.sweep:
         if key in NOT_SWEPT or key in axes:
@@ -58,15 +86,7 @@ def members(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, argparse
         axes["seed"] = args.seeds
     if args.folds and args.fold is None:
         axes["fold"] = list(range(args.folds))
-    parser = train_parser()
-    runs = {}
-    for values in itertools.product(*axes.values()):
-        setting = dict(zip(axes, values, strict=True))
-        extra = [word for key, value in setting.items() for word in setting_argv(parser, key, str(value))]
-        member = parse_train([*argv, *extra])
-        member.seeds, member.sweep, member.ensemble = None, [], False
-        runs[_name(setting)] = member
-    return runs
+    return axes
 
 
 def _name(setting: dict) -> str:
@@ -75,51 +95,60 @@ def _name(setting: dict) -> str:
     return "_".join(f"{key}{'-' if key in dashed else '='}{value}" for key, value in setting.items()).replace("/", "-")
 
 
-def run_all(args: argparse.Namespace, argv: Sequence[str] | None, train: Callable[[argparse.Namespace], None]) -> None:
+def run_all(
+    args: argparse.Namespace,
+    argv: Sequence[str] | None,
+    train: Callable[[argparse.Namespace, float], dict],
+    began: float,
+) -> dict:
     """Train every run, one after another, then compare them.
 
-    A run whose numbers stop being numbers does not end the others; the exit code is then 1 at the end.
+    A run whose numbers stop being numbers, or whose options turn out not to go together, does not end the others: it
+    is listed, and the exit code is then 1 at the end.
 
     Args:
         args, argv: the options, parsed and as typed (None: the command line's).
-        train: does one run.
+        train: does one run and returns its figures.
+        began: see `StopRequest`.
+
+    Returns:
+        "folder" of the group, and "runs": the figures of each by its name.
 
     Raises:
         UserError: as `members`, or the group's folder is another's.
         SystemExit: asked to stop (as a single run), or a run has failed.
     """
-    runs = members(args, sys.argv[1:] if argv is None else argv)
+    runs, failed = members(args, sys.argv[1:] if argv is None else argv)
     # Imported only now, as they take seconds: what is mistyped is answered at once.
-    from accelerate.state import AcceleratorState
+    from engine import comparison, ensemble, finish, runtime, stopping
 
-    from engine import comparison, ensemble, runtime
-
-    accelerator = runtime.start(args)
-    group = _choose_group(args)
-    failed = []
-    for number, (name, member) in enumerate(runs.items(), 1):
-        member.output_dir, member.run_name, member.member_of = str(group), name, group.name
-        done = _is_done(group / name, member)
+    with stopping.StopRequest(args.max_time, began):
+        accelerator = runtime.start(args)
+        group = _choose_group(args)
+        figures = {}
+        for number, (name, member) in enumerate(runs.items(), 1):
+            member.output_dir, member.run_name, member.member_of = str(group), name, group.name
+            done = _is_done(group / name, member)
+            if accelerator.is_main_process:
+                say(f"\n== run {number} of {len(runs)}: {name}{' is done' if done else ''}\n")
+            try:
+                figures[name] = finish.reported(group / name) if done else train(member, began)
+            except ImpossibleOptions as error:
+                failed[name] = str(error)
+            except SystemExit as end:
+                if end.code != 1:  # 1: not finite, on all processes
+                    raise
+                failed[name] = "the loss or gradient was not finite"
+        finished = [group / name for name in figures]
         if accelerator.is_main_process:
-            say(f"\n== run {number} of {len(runs)}: {name}{' is done' if done else ''}\n")
-        if done:
-            continue
-        AcceleratorState._reset_state()  # else a run could not have another precision than the first
-        try:
-            train(member)
-        except SystemExit as end:
-            if end.code != 1:  # 1: not finite, on all processes
-                raise
-            failed.append(name)
-    finished = [group / name for name in runs if name not in failed]
-    if accelerator.is_main_process and finished:
-        comparison.report(group, finished, group)
-    if args.ensemble and finished:
-        ensemble.report(args, accelerator, group, finished)
+            comparison.report(group, finished, group, failed)
+            if group.exists() and not any(group.iterdir()):
+                group.rmdir()
+        if args.ensemble and finished:
+            ensemble.report(args, accelerator, group, finished)
     if failed:
-        if accelerator.is_main_process:
-            print(f"error: not finite, so without a result: {', '.join(failed)}", file=sys.stderr)
         sys.exit(1)
+    return {"folder": str(group), "runs": figures}
 
 
 def _choose_group(args: argparse.Namespace) -> Path:
@@ -128,17 +157,20 @@ def _choose_group(args: argparse.Namespace) -> Path:
     Raises:
         UserError: it exists and is not to be resumed.
     """
+    from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
     from data.sources import find_source
     from engine import folder
     from engine.files import exists
 
-    name = find_source(args.dataset, args.data_dir).name
-    group = Path(broadcast_object_list([str(folder.choose_folder(args, name))])[0])
-    if args.resume is None and exists(group):
+    group = folder.choose_folder(args, find_source(args.dataset, args.data_dir).name)
+    if args.run_name is None:
+        folder.check_folder(group, parameters=0, may_exist=True, keep=0)
+        group = folder.make_new(group) if PartialState().is_main_process else group
+    elif args.resume is None and exists(group):
         raise UserError(f"{group} exists: give another --run-name, or --resume auto to go on with its runs")
-    return group
+    return Path(broadcast_object_list([str(group)])[0])
 
 
 def _is_done(place: Path, member: argparse.Namespace) -> bool:
@@ -161,6 +193,8 @@ def _is_done(place: Path, member: argparse.Namespace) -> bool:
     now = folder.options_of_a_run(member)
     for key in ("batch_size", *(pretrained.FILLED_IN if member.pretrained else ())):
         now[key] = before.get(key) if now[key] is None else now[key]  # the run had filled it in
+    if now["mixed_precision"] == "auto":
+        now["mixed_precision"] = before.get("mixed_precision", "auto")
     differing = [key for key in now if key not in state.FREE_OPTIONS and before.get(key, now[key]) != now[key]]
     if differing:
         raise UserError(f"{place} was done with other options ({', '.join(differing)}): give another --run-name")

@@ -210,6 +210,8 @@ def _check_same_run(run: "Run", place: Path, state: dict) -> None:
             f"{place} was trained on other images than those of --dataset {dataset}: give --dataset "
             f"{before['dataset']} again, or start a new run"
         )
+    if before.get("mixed_precision") == "auto":  # as earlier versions recorded it, whatever it came to
+        before = before | {"mixed_precision": run.args.mixed_precision}
     differing = [
         f"--{name.replace('_', '-')} was {before.get(name)} and is {value}"
         for name, value in vars(run.args).items()

@@ -1,15 +1,13 @@
 """Reasons to end a run early: signals, the clock, and numbers that are no longer numbers."""
 
-import ctypes
-import os
-import platform
+import math
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 
 import numpy as np
-import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
@@ -17,6 +15,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from engine import launcher
 from engine.console import leave_the_terminal
 from engine.muon import Muon
 from engine.sharding import whole
@@ -25,24 +24,34 @@ from engine.sharding import whole
 class StopRequest:
     """Remembers that the run was asked to stop: by SIGTERM, SIGINT, a closed terminal (SIGHUP) or --max-time.
 
-    Until `patient` is set a signal ends the process at once: nothing has been computed yet. Later ones are noted,
-    and the loop asks `agreed` after each step. Repeated signals change nothing, as torchrun hands on a Ctrl-C that
-    the terminal has given to every process already.
+    Used in a `with` statement: signals are heard inside it, and mean what they meant before when it is left. Until
+    `patient` is set a signal ends the process at once: nothing has been computed yet. Later ones are noted, and the
+    loop asks `agreed` after each step. Repeated signals change nothing, as torchrun hands on a Ctrl-C that the
+    terminal has given to every process already.
 
     Args:
-        max_seconds: since the process started; None for no limit.
+        max_seconds: from `began` on; None for no limit.
+        began: when the run did, as time.monotonic() tells it.
     """
 
-    def __init__(self, max_seconds: float | None) -> None:
+    def __init__(self, max_seconds: float | None = None, began: float = 0.0) -> None:
         self.patient = False
         self.exit_code: int | None = None
-        started = psutil.Process().create_time()
-        self.deadline = float("inf") if max_seconds is None else started + max_seconds
-        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-            number = getattr(signal, name, None)  # Windows has no SIGHUP
-            if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
-                signal.signal(number, self._note)
-        follow_the_launcher()
+        self.deadline = math.inf if max_seconds is None else began + max_seconds
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():  # no other may hear signals
+            for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+                number = getattr(signal, name, None)  # Windows has no SIGHUP
+                if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+                    self._before[number] = signal.signal(number, self._note)
+        launcher.follow()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _note(self, number: int, _frame: object) -> None:
         if number == getattr(signal, "SIGHUP", None):
@@ -57,33 +66,13 @@ class StopRequest:
         To be called by all processes at the same step. Running out of time is no failure: its code is 0.
         """
         code = self.exit_code
-        if code is None and time.time() > self.deadline:
+        if code is None and time.monotonic() > self.deadline:
             code = 0
         if accelerator.num_processes == 1:
             return code
         wish = torch.tensor(-1 if code is None else code, device=accelerator.device)
         torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)
         return None if wish.item() < 0 else int(wish.item())
-
-
-def follow_the_launcher() -> None:
-    """Ask Linux for a SIGTERM when `accelerate launch` dies, as it hands on no signal to the one process it starts.
-
-    Where it died before this could be asked, nobody wants the run any more: the process ends, with nothing written.
-    """
-    if platform.system() == "Linux" and "ACCELERATE_MIXED_PRECISION" in os.environ and "RANK" not in os.environ:
-        pr_set_pdeathsig = 1  # from linux/prctl.h
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
-        if _is_orphan():
-            sys.exit(128 + signal.SIGTERM)
-
-
-def _is_orphan() -> bool:
-    """Whether Linux has given this process to another parent than the launcher: to one of another session."""
-    parent = os.getppid()
-    if os.getsid(parent) == os.getsid(0):
-        return False
-    return not any("accelerate" in part for part in psutil.Process(parent).cmdline())
 
 
 class FiniteGuard:

@@ -110,6 +110,11 @@ class Classification(Task):
         """What a model's constructor is told of its answer."""
         return {"num_classes": len(self.class_names)}
 
+    @property
+    def output_shape(self) -> tuple[int]:
+        """The shape of a model's output for an image: a score for each class."""
+        return (len(self.class_names),)
+
     def targets(self, batch: Batch) -> Tensor:
         """What the outputs for a batch are scored against: labels, int64 (B,)."""
         return batch.labels

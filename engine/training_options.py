@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from data.augment_spec import parse as parse_augment
 from data.augment_spec import parse_sizes
-from engine.parsing import FLAG, POSITIVE, in_words, number, number_list, parse_freeze
+from engine.parsing import FLAG, POSITIVE, in_words, number, number_list, parse_freeze, path
 
 OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop", "muon")
 SCHEDULES = ("cosine", "linear", "onecycle", "constant")
@@ -25,7 +25,8 @@ def add_training(add: Callable) -> None:
         "--batch-size",
         type=POSITIVE,
         metavar="N",
-        help="images of one optimizer step, over all processes (default: 128, less for under 2,560 images)",
+        help="images of one optimizer step, over all processes (default: 128, less for under 2,560 images "
+        "or where the processes do not divide it)",
     )
     add(
         "--lr",
@@ -102,6 +103,7 @@ def add_training(add: Callable) -> None:
 def add_fine_tuning(add: Callable) -> None:
     add(
         "--pretrained",
+        type=path,
         nargs="?",
         const="hub",
         metavar="FILE",

@@ -31,6 +31,31 @@ def save(parent: Path, step: int, keep: int = 2) -> None:
     checkpoint.save(parent / f"step-{step}", tensors(step), {"step": step}, keep)
 
 
+class Tied(torch.nn.Module):
+    """A layer in two places, and a buffer that is a part of another's memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(3, 3)
+        self.middle = torch.nn.Linear(3, 3, bias=False)
+        self.last = self.first
+        self.register_buffer("whole", torch.rand(4))
+        self.register_buffer("part", self.whole[1:3])
+
+
+def test_tensors_that_a_model_shares_are_saved_once_and_come_back_shared(tmp_path: Path) -> None:
+    model, other = Tied(), Tied()
+    checkpoint.save(tmp_path / "step-1", {"model": model.state_dict()}, {"step": 1}, keep=1)
+    saved, _ = checkpoint.load(tmp_path / "step-1")
+    assert set(saved["model"]) == {"first.weight", "first.bias", "middle.weight", "whole", "part"}
+    checkpoint.load_weights(other, saved["model"], "here")
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+    assert other.last.weight is other.first.weight
+    everything = {name: value.clone() for name, value in model.state_dict().items()}  # as earlier versions saved them
+    checkpoint.load_weights(other, everything, "here")
+
+
 def _save_and_be_killed(parent: Path, step: int, keep: int, moment: int) -> None:
     """Save, and die before the `moment`-th time that a file or folder is touched."""
     count = 0

@@ -8,6 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from engine.errors import UserError
+from engine.options import parse_train
+from engine.setup import plan_steps
 from tests.driver import HANGS, Deed, free_port, server, train
 
 # A model without batch norm, whose statistics would be those of a process's own part of the batch; 20 steps.
@@ -161,3 +164,27 @@ def test_evaluation_counts_every_sample_exactly_once_on_any_number_of_processes(
         assert loss == pytest.approx(expected_loss, rel=1e-6)
         assert np.array_equal(labels, expected_labels)
         np.testing.assert_allclose(logits, expected_logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("samples", "processes", "accumulate", "batch_size"),
+    [
+        *((50_000, 1, 1, 128), (50_000, 3, 1, 126), (50_000, 5, 1, 125), (50_000, 6, 1, 126), (50_000, 7, 1, 126)),
+        *((50_000, 2, 3, 126), (1_438, 1, 1, 64), (1_438, 3, 1, 63), (1_438, 48, 3, 144), (10, 3, 1, 6), (10, 8, 1, 8)),
+        *((12, 3, 4, 12), (2, 1, 1, 2)),
+    ],
+)
+def test_the_default_batch_divides_among_processes_and_micro_batches(
+    samples: int, processes: int, accumulate: int, batch_size: int
+) -> None:
+    args = parse_train(["--accumulate", str(accumulate)])
+    plan = plan_steps(args, samples, processes)
+    assert (args.batch_size, plan.steps_per_epoch) == (batch_size, samples // batch_size)
+
+
+def test_too_few_images_for_the_processes_are_refused_with_a_remedy_that_works() -> None:
+    with pytest.raises(UserError, match=r"2 training images are too few for 3 processes .*: start fewer processes"):
+        plan_steps(parse_train([]), 2, 3)
+    with pytest.raises(UserError, match="--batch-size 12 is more than the 10 training images: give 9 or less"):
+        plan_steps(parse_train(["--batch-size", "12"]), 10, 3)
+    plan_steps(parse_train(["--batch-size", "9"]), 10, 3)

@@ -16,6 +16,8 @@ import compare
 import infer
 from data.dataset import load_images
 from engine import weights
+from engine.options import parse_train
+from engine.several import members
 from tests.driver import Deed, train
 
 OPTIONS = (
@@ -145,8 +147,28 @@ def test_a_run_that_diverges_does_not_end_the_others(tmp_path: Path) -> None:
     sweep = ("--optimizer", "sgd", "--sweep", "lr=1e30,0.01")
     codes, printed = train(options(tmp_path, *sweep), deed=REPORT)
     assert codes == [1]
-    assert "not finite, so without a result: lr=1e30" in printed
+    assert "error: lr=1e30 has no result: the loss or gradient was not finite" in printed
     assert "| lr=0.01 " in (tmp_path / "group" / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_impossible_combination_of_a_sweep_is_listed_and_the_rest_goes_on(tmp_path: Path, processes: int) -> None:
+    codes, printed = train(options(tmp_path, "--sweep", "batch_size=1000,32"), processes, deed=REPORT)
+    assert codes == [1] * processes, printed
+    reason = "batch_size=1000 has no result: --batch-size 1000 is more than the 128 training images"
+    compared = (tmp_path / "group" / "comparison.md").read_text()
+    assert f"error: {reason}" in printed
+    assert f"\n{reason}" in compared
+    assert "| batch_size=32 " in compared
+    assert not (tmp_path / "group" / "batch_size=1000").exists()
+
+
+def test_values_that_do_not_go_together_make_no_run_but_stop_no_other() -> None:
+    typed = ["--sweep", "val_fraction=0,0.5", "patience=0,1"]
+    runs, impossible = members(parse_train(typed), typed)
+    assert list(runs) == ["val_fraction=0_patience=0", "val_fraction=0.5_patience=0", "val_fraction=0.5_patience=1"]
+    assert list(impossible) == ["val_fraction=0_patience=1"]
+    assert impossible["val_fraction=0_patience=1"].startswith("--patience waits for a better validation")
 
 
 def test_a_run_that_is_asked_to_stop_says_how_all_go_on(tmp_path: Path) -> None:

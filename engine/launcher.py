@@ -1,0 +1,177 @@
+"""What started this process, and what it asks for: accelerate launch, torchrun, MPI, or nobody.
+
+Launchers speak through the environment, which may also be left over from others. What they ask for beside processes
+becomes an option of the run, recorded as one, or is refused: nothing that changes a run acts unrecorded.
+"""
+
+import argparse
+import ctypes
+import os
+import platform
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+from engine.errors import UserError
+
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+WHOLE_NUMBERS = (
+    *RANKS,
+    *("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"),
+    *("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK"),
+    *("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"),
+    *("MASTER_PORT", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"),
+)
+FLAGS = ("ACCELERATE_USE_CPU", "ACCELERATE_DEBUG_MODE", "ACCELERATE_CPU_AFFINITY")
+TRUE, FALSE = ("y", "yes", "t", "true", "on", "1"), ("n", "no", "f", "false", "off", "0")  # as Accelerate reads them
+UNSUPPORTED = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
+}
+PRECISIONS = ("no", "fp16", "bf16")
+# What `accelerate launch` sets for each process, whatever it was asked for, and nobody sets by hand.
+MARKS = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_MODE", "ACCELERATE_DYNAMO_USE_FULLGRAPH")
+
+
+def check_environment() -> None:
+    """Refuse what cannot be followed, before Accelerate reads it; variables that are set but empty are removed.
+
+    Raises:
+        UserError: a variable is no number or no flag, LOCAL_RANK stands alone, or what is asked for is unsupported.
+    """
+    for name in (*WHOLE_NUMBERS, *FLAGS):
+        value = os.environ.get(name, "").strip()
+        if not value:
+            os.environ.pop(name, None)
+        elif name in FLAGS and value.lower() not in (*TRUE, *FALSE):
+            raise UserError(f"{name}={value} in the environment is neither true nor false: unset it")
+        elif name not in FLAGS and not value.removeprefix("-").isdigit():
+            raise UserError(f"{name}={value} in the environment is no whole number: unset it, or start with torchrun")
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR") if not os.environ.get(name)]
+    if os.environ.get("LOCAL_RANK", "-1") != "-1" and missing and not _any_set(RANKS[1:]):
+        raise UserError(
+            f"LOCAL_RANK is in the environment but not {' and '.join(missing)}, so no launcher has set it for this "
+            "process: unset LOCAL_RANK, or start with torchrun or accelerate launch"
+        )
+    for name, what in UNSUPPORTED.items():
+        if os.environ.get(name, "").lower() == "true":
+            raise UserError(
+                f"the launcher asks for {what}, which is not supported: leave it out, or shard the model with "
+                "--config_file accelerate_configs/fsdp2.yaml"
+            )
+
+
+def take_options(args: argparse.Namespace) -> None:
+    """Let what the launcher asks for be options of the run: `cpu`, and where `args` has them `compile`, `accumulate`.
+
+    What is typed wins.
+
+    Raises:
+        UserError: a kind of compilation that --compile is not, or another accumulation than --accumulate.
+    """
+    args.cpu = args.cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE
+    accumulate = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if int(accumulate) != getattr(args, "accumulate", int(accumulate)):
+        raise UserError(
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {accumulate} and --accumulate is {args.accumulate}: give "
+            f"--accumulate {accumulate}, which cuts --batch-size into as many parts, or unset the variable"
+        )
+    if not hasattr(args, "compile"):
+        return
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "").lower() or "no"
+    if args.compile is None and backend not in ("no", "inductor"):
+        raise UserError(f"the launcher asks for dynamo_backend {backend}: leave it out, or give --compile (inductor)")
+    args.compile = backend == "inductor" if args.compile is None else args.compile
+    if args.compile:
+        _check_dynamo()
+
+
+def _check_dynamo() -> None:
+    """Raise UserError where the launcher asks for other ways to compile than the usual one."""
+    mode = os.environ.get("ACCELERATE_DYNAMO_MODE", "").lower()
+    if mode not in ("", "none", "default"):
+        raise UserError(f"the launcher asks for dynamo_mode {mode}: --compile has the default alone, so leave it out")
+    for name in ("dynamo_use_fullgraph", "dynamo_use_dynamic", "dynamo_use_regional_compilation"):
+        if os.environ.get(f"ACCELERATE_{name.upper()}", "").lower() in TRUE:
+            raise UserError(f"the launcher asks for {name}, which --compile does not know: leave it out")
+
+
+def wanted_precision() -> str:
+    """The precision that the launcher asks for; "no" also where nobody chose, as `accelerate launch` says it then.
+
+    Raises:
+        UserError: it is none that a run can have, such as fp8.
+    """
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() or "no"
+    if precision not in PRECISIONS:
+        raise UserError(
+            f"the launcher asks for mixed precision {precision}, which is not supported: give --mixed-precision "
+            f"{', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}"
+        )
+    return precision
+
+
+def starts_one_of_several() -> bool:
+    """Whether `accelerate launch` was asked for several CPU processes and, for want of MPI, started this one alone.
+
+    It then sets an address to meet at, but gives no process a rank. An address that it was given itself, as job
+    scripts for Slurm export it, says nothing.
+    """
+    if not _all_set(MARKS) or _any_set(RANKS):
+        return False
+    try:
+        launcher = next(filter(_is_accelerate, psutil.Process().parents()), None)
+        before = launcher.environ() if launcher else os.environ
+    except psutil.Error:
+        return False
+    return any(os.environ.get(name) != before.get(name) for name in ("MASTER_ADDR", "MASTER_PORT"))
+
+
+def follow() -> None:
+    """Ask Linux for a SIGTERM when `accelerate launch` dies, as it hands on no signal to the one process it starts.
+
+    Where it died before this could be asked, nobody wants the run any more: the process ends, with nothing written.
+    Whatever else is the parent may end, or the thread of it that started this process, which is what Linux watches.
+    """
+    if platform.system() != "Linux" or not _all_set(MARKS) or _any_set(RANKS):
+        return
+    parent = os.getppid()
+    try:
+        launched = _is_accelerate(psutil.Process(parent))
+    except psutil.Error:
+        launched = False
+    if launched:
+        pr_set_pdeathsig = 1  # from linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
+    if os.getppid() != parent or (not launched and _is_orphan(parent)):
+        print("error: the accelerate launch that started this process has ended: stopping", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGTERM)
+
+
+def _is_accelerate(process: psutil.Process) -> bool:
+    """Whether it is `accelerate launch`, accelerate-launch or python -m accelerate.commands.launch."""
+    words = process.cmdline()
+    return any(
+        Path(word).stem in ("accelerate", "accelerate-launch") or "accelerate.commands." in word for word in words
+    )
+
+
+def _is_orphan(parent: int) -> bool:
+    """Whether Linux has given this process to another parent, of another session, than it was started by.
+
+    What leads a session, as services, kernels of notebooks and whatever is started in a new session do, was started
+    so by its parent; `accelerate launch` starts none.
+    """
+    return os.getsid(0) not in (os.getpid(), os.getsid(parent))
+
+
+def _any_set(names: Iterable[str]) -> bool:
+    return any(os.environ.get(name) for name in names)
+
+
+def _all_set(names: Iterable[str]) -> bool:
+    return all(os.environ.get(name) for name in names)

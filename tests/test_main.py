@@ -1,0 +1,63 @@
+"""train.main called as a function, as in a notebook: each call is a run of its own and returns its figures."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import torch
+import torch._dynamo.utils
+from accelerate import Accelerator
+
+import train
+from engine.stopping import StopRequest
+from tests.conftest import fresh_process
+
+TINY = "--cpu --dataset digits --model mlp --track none --epochs 1 --limit-train 320 --output-dir".split()
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def read(path: str) -> dict:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def test_a_second_call_has_precision_and_compilation_of_its_own_and_leaves_signals_as_they_were(tmp_path: Path) -> None:
+    fresh_process()
+    before = [signal.getsignal(number) for number in SIGNALS]
+    torch._dynamo.utils.counters.clear()
+    wishes = {"no": ("--deterministic",), "bf16": ("--compile",)}
+    for precision, more in wishes.items():
+        figures = train.main([*TINY, str(tmp_path), "--run-name", precision, "--mixed-precision", precision, *more])
+        assert figures.pop("folder") == str(tmp_path / precision)
+        assert figures == read(tmp_path / precision / "test.json")
+        assert read(tmp_path / precision / "environment.json")["mixed_precision"] == precision
+        assert torch.are_deterministic_algorithms_enabled() == ("--deterministic" in more)
+        assert (torch._dynamo.utils.counters["frames"]["ok"] > 0) == ("--compile" in more)
+        assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_run_works_where_an_accelerator_of_another_precision_was_made_before(tmp_path: Path) -> None:
+    fresh_process()
+    Accelerator(cpu=True, mixed_precision="bf16")
+    figures = train.main([*TINY, str(tmp_path), "--run-name", "run", "--mixed-precision", "no"])
+    assert figures["samples"] == 359
+    assert read(tmp_path / "run" / "environment.json")["mixed_precision"] == "no"
+
+
+def test_several_runs_return_the_figures_of_each(tmp_path: Path) -> None:
+    fresh_process()
+    again = [*TINY, str(tmp_path), "--run-name", "group", "--seeds", "0,1", "--resume", "auto"]
+    for _ in range(2):  # trained, then read
+        figures = train.main(again)
+        assert figures["folder"] == str(tmp_path / "group")
+        assert list(figures["runs"]) == ["seed-0", "seed-1"]
+        for name, run in figures["runs"].items():
+            assert run == {**read(tmp_path / "group" / name / "test.json"), "folder": str(tmp_path / "group" / name)}
+
+
+def test_max_time_counts_from_the_beginning_of_the_call() -> None:
+    now = time.monotonic()
+    accelerator = Accelerator(cpu=True)
+    assert StopRequest(3600, began=now).agreed(accelerator) is None
+    assert StopRequest(3600, began=now - 3601).agreed(accelerator) == 0
+    assert StopRequest(None, began=now - 10**9).agreed(accelerator) is None
