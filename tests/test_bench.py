@@ -99,6 +99,8 @@ def test_every_way_to_run_a_model_gives_the_eager_results(run, tmp_path, what):
     modes = {f"{mode}, fp32, channels_last" for mode in MODES} | {f"eager, {text}" for text in formats}
     own = rows.pop("eager, PyTorch's own layers, fp32, channels_last", {"reason_not_run": "only layers of training"})
     assert own["reason_not_run"] and ("none but PyTorch's own" in own["reason_not_run"]) == (what == "train")
+    graphs = rows.pop("CUDA graphs, fp32, channels_last")
+    assert graphs["reason_not_run"] == "CUDA graphs need a CUDA GPU"
     assert set(rows) == modes
     for name, row in rows.items():
         if "fp32" in name:
