@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.folders import Folder, in_brackets, left_out_in_words
+from data.remarks import named
 from data.split_names import named_splits, splits_in
 from engine.errors import UserError
 
@@ -17,19 +18,22 @@ class ClassFolders:
     Attributes:
         splits: the images of each class, by split: "train", and "validation" and "test" where there are such.
         unlabelled: images of a test split that has no class folders.
-        files_left_out: how many files are not read.
         remarks: what was left out, and how the folders were understood where they could be understood otherwise.
     """
 
     splits: dict[str, dict[str, list[Path]]]
     unlabelled: list[Path]
-    files_left_out: int
     remarks: list[str]
 
 
 def same_form(name: str) -> str:
     """A name to compare by: its accents in one of the two forms that Unicode has for them."""
     return unicodedata.normalize("NFC", name)
+
+
+def same_names(names: list[str], others: list[str]) -> bool:
+    """Whether two lists of classes read the same."""
+    return list(map(same_form, names)) == list(map(same_form, others))
 
 
 def read_class_folders(root: Folder) -> ClassFolders:
@@ -51,10 +55,9 @@ def read_class_folders(root: Folder) -> ClassFolders:
     left_out = root.left_out()
     read = len(unlabelled) + sum(len(images) for classes in splits.values() for images in classes.values())
     left_out["beside the class folders"] = _count(root) - read - sum(map(_count, others))
-    left_out = +left_out
-    if left_out:
-        remarks.append(left_out_in_words(left_out))
-    return ClassFolders(splits, unlabelled, left_out.total() + sum(map(_count, others)), remarks)
+    if +left_out:
+        remarks.append(left_out_in_words(+left_out))
+    return ClassFolders(splits, unlabelled, remarks)
 
 
 def _unwrapped(folder: Folder) -> Folder:
@@ -120,10 +123,11 @@ def _classes(root: Folder, split: str) -> dict[str, list[Path]]:
 
 
 def _alike(class_names: Iterable[str]) -> list[str]:
-    """A remark for each two names that differ in capital letters alone."""
+    """A remark on names that differ in capital letters alone, if there are any."""
     seen: dict[str, str] = {}
     pairs = [(seen.setdefault(same_form(name).casefold(), name), name) for name in class_names]
-    return [f"the classes {one} and {other} differ in capital letters alone" for one, other in pairs if one != other]
+    alike = [f"{one} and {other}" for one, other in pairs if one != other]
+    return [f"classes that differ in capital letters alone: {named(alike)}"] if alike else []
 
 
 def _count(folder: Folder) -> int:

@@ -8,9 +8,8 @@ import numpy as np
 
 from data import cache, remarks
 from data.cache import Arrays
-from data.class_folders import read_class_folders
 from data.images import to_array
-from data.raw import UNLABELLED, Columns, read_raw_splits
+from data.raw import UNLABELLED, Columns, about_folder, read_raw_splits
 from data.sources import Source, find_source
 from data.split import stratified_folds, stratified_split, stratified_subset
 from engine.errors import UserError
@@ -196,8 +195,6 @@ def _decoded(
         columns.refuse(source.name)
     if source.kind == "digits":
         return *_digits(image_size), []
-    # Files that are no images leave the cache as it is, so what is said of them is not taken from there.
-    about_folders = read_class_folders(source.folder).remarks if source.kind == "tree" else None
     raw = None if source.fingerprint else read_raw_splits(source, columns)
     fingerprint = source.fingerprint or raw[0]["train"].fingerprint
     folder = cache.cache_folder(source.name, fingerprint, source.where, columns, image_size)
@@ -209,7 +206,8 @@ def _decoded(
     elif not skip_bad_images:  # built by a run that was told to skip
         cache.refuse_bad([line for split in cached[0].values() for line in split.bad_images])
     splits, class_names, about_source = cached
-    return splits, class_names, about_source if about_folders is None else about_folders
+    # Files that are no images leave the cache as it is: what is said of them is not kept there.
+    return splits, class_names, [*about_source, *about_folder(source)]
 
 
 def _digits(image_size: int | None) -> tuple[dict[str, Arrays], list[str]]:

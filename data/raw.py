@@ -64,8 +64,8 @@ def read_raw_splits(source: Source, columns: Columns) -> tuple[dict[str, RawSpli
     """Open the splits of `source`, images undecoded.
 
     Returns:
-        "train", and where it has them "validation" and "test", or UNLABELLED in the place of the last; and what a
-        person should know of how the source was understood, in sentences.
+        "train", and where it has them "validation" and "test", or UNLABELLED in the place of the last; and what was
+        left out of a table, in sentences.
 
     Raises:
         UserError: no network and no copy, no train split, no image or label column, or a split whose classes
@@ -77,6 +77,15 @@ def read_raw_splits(source: Source, columns: Columns) -> tuple[dict[str, RawSpli
     for name, split in splits.items():
         _check_classes(source, name, split, splits["train"].class_names)
     return splits, remarks
+
+
+def about_folder(source: Source) -> list[str]:
+    """What was left out of a folder and how it was understood, in sentences: told from the names of its files alone."""
+    if source.kind == "tree":
+        return read_class_folders(source.folder).remarks
+    pictures = source.folder.images() if source.kind == "parquet" else []
+    suffixes = Counter(path.suffix.lower() for path in pictures)
+    return [left_out_in_words(suffixes)] if suffixes else []
 
 
 def _table_splits(source: Source, columns: Columns) -> tuple[dict[str, RawSplit], list[str]]:
@@ -102,15 +111,7 @@ def _table_splits(source: Source, columns: Columns) -> tuple[dict[str, RawSplit]
         undecoded = table.cast_column(image, datasets.Image(decode=False))
         split = RawSplit(len(table), _reader(undecoded, image), labels, class_names, table._fingerprint)
         splits[UNLABELLED if name == "test" and max(labels) < 0 else name] = split
-    if source.folder is not None:
-        remarks += _pictures_beside(source)
     return splits, remarks
-
-
-def _pictures_beside(source: Source) -> list[str]:
-    """What is said of the files of images in a folder of parquet files."""
-    suffixes = Counter(path.suffix.lower() for path in source.folder.images())
-    return [left_out_in_words(suffixes)] if suffixes else []
 
 
 def _reader(table, column: str) -> Callable[[range], list[dict]]:
@@ -123,7 +124,7 @@ def _tree_splits(source: Source) -> tuple[dict[str, RawSplit], list[str]]:
     splits = {name: _tree_split(classes, train_names) for name, classes in tree.splits.items()}
     if tree.unlabelled:
         splits[UNLABELLED] = _raw_split(tree.unlabelled, [-1] * len(tree.unlabelled), train_names)
-    return splits, tree.remarks
+    return splits, []
 
 
 def _tree_split(classes: dict[str, list[Path]], train_names: list[str]) -> RawSplit:

@@ -125,6 +125,8 @@ def label_column(table, wanted: str | None, coarse: bool, where: str) -> str:
     typed = {name: feature for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
     plain = [name for name, feature in features.items() if _holds_plain_labels(feature)]
     candidates = ", ".join([*typed, *plain]) or "none"
+    if wanted is not None and coarse:
+        raise UserError("--coarse and --label-column both say what the classes are: leave one out")
     if wanted is not None:
         if wanted not in [*typed, *plain]:
             kind = "this column holds no class labels" if wanted in features else "there is no such column"

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from data.class_folders import same_names
 from data.dataset import ImageData, changed_parts
 from data.images import UNREADABLE, read_image
 from data.sources import found_again
@@ -160,7 +161,7 @@ def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelera
         raise UserError(
             f"no image is named, so the test split of {options.dataset} is wanted, but: {error} (or name images)"
         ) from error
-    if data.class_names != content["class_names"] or list(data.shape) != content["shape"]:
+    if not same_names(data.class_names, content["class_names"]) or list(data.shape) != content["shape"]:
         raise UserError(f"the data set {options.dataset} has other classes or sizes than {args.weights} was trained on")
     check_same_test_images(args.weights, content, data, accelerator)
     return data

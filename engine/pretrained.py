@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import models
+from data.class_folders import same_names
 from engine import layers, same_classes, weights
 from engine.checkpoint import differences, with_tied
 from engine.errors import ImpossibleOptions
@@ -73,7 +74,7 @@ def load(model: nn.Module, args: argparse.Namespace, classes: list[str]) -> None
     own = model.state_dict()
     found = with_tied(found, own)
     heads = layers.head_names(model)
-    same = content.get("class_names", classes) == classes and not args.match_classes
+    same = same_names(content.get("class_names", classes), classes) and not args.match_classes
     fits = {name for name in found if same and name in own and found[name].shape == own[name].shape}
     left = [name for name in own if name in heads - fits]
     fitting = {name: value for name, value in found.items() if name not in left}

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from data.class_folders import same_form
+
 
 def known_rows(classes: list[str], head: list[str], found: dict[str, Tensor], content: dict) -> dict[int, int]:
     """Which row of the weights' head stands for which label of `classes`, where that is known.
@@ -38,8 +40,8 @@ def shared(classes: list[str], known: list[list[str]]) -> dict[int, int]:
 
 
 def _plain(name: str) -> str:
-    """Without what file systems and habits change: case, and what stands between words."""
-    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+    """Without what file systems and habits change: case, the form of accents, and what stands between words."""
+    return " ".join(same_form(name).lower().replace("_", " ").replace("-", " ").split())
 
 
 def _imagenet(num_classes: int) -> list[list[str]]:

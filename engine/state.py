@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
+from data.class_folders import same_names
 from data.dataset import changed_parts
 from engine import checkpoint, runtime, sharding, weights
 from engine.errors import UserError
@@ -205,7 +206,7 @@ def _find(run: "Run") -> tuple | None:
 def _check_same_run(run: "Run", place: Path, state: dict) -> None:
     before, dataset = state["options"], run.args.dataset
     changed = changed_parts(state.get("fingerprints") or {"train": state["data"]}, run.fingerprints)
-    if before["dataset"] != dataset and (changed or state["class_names"] != run.data.class_names):
+    if before["dataset"] != dataset and (changed or not same_names(state["class_names"], run.data.class_names)):
         raise UserError(
             f"{place} was trained on other images than those of --dataset {dataset}: give --dataset "
             f"{before['dataset']} again, or start a new run"
@@ -219,7 +220,7 @@ def _check_same_run(run: "Run", place: Path, state: dict) -> None:
     ]
     if differing:
         raise UserError(f"{place} cannot go on with other options: {'; '.join(differing)}; give them as they were")
-    if state["class_names"] != run.data.class_names:
+    if not same_names(state["class_names"], run.data.class_names):
         raise UserError(f"{place} was trained on other classes than those of --dataset {dataset}")
     if changed:
         raise UserError(

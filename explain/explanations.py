@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from data.class_folders import same_form
 from engine import evaluate
 from engine.errors import UserError
 from engine.files import exists, is_folder
@@ -82,10 +83,11 @@ def class_numbers(names: str | None, class_names: list[str]) -> list[int]:
     """
     if names is None:
         return []
-    wanted = [names] if names in class_names else [name.strip() for name in names.split(",")]
+    number = {same_form(name): label for label, name in enumerate(class_names)}
+    wanted = [names] if same_form(names) in number else [name.strip() for name in names.split(",")]
     for name in wanted:
-        if name not in class_names:
+        if same_form(name) not in number:
             near = difflib.get_close_matches(name, class_names, n=3)
             words = f"did you mean {' or '.join(near)}?" if near else f"they are {', '.join(class_names[:20])}"
             raise UserError(f"--explain-class {name}: these weights know no such class; {words}")
-    return [class_names.index(name) for name in dict.fromkeys(wanted)]
+    return list(dict.fromkeys(number[same_form(name)] for name in wanted))

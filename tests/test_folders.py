@@ -68,6 +68,8 @@ def test_parquet_that_holds_images_goes_before_pictures_beside_it(tmp_path, own_
         data = load_images(str(tmp_path / "set"), val_fraction=0)
         assert data.remarks == ["note: 3 files left out (.png 3)"]
         assert np.array_equal(data.test.arrays.images, pixels)
+    write_images(tmp_path / "set" / "docs", 4)
+    assert load_images(str(tmp_path / "set"), val_fraction=0).remarks == ["note: 4 files left out (.png 4)"]
 
 
 def test_parquet_that_holds_no_images_goes_behind_class_folders(tree, own_cache):

@@ -78,6 +78,11 @@ def test_the_only_column_of_classes_is_taken_whatever_its_name(tmp_path, own_cac
         ),
         ({"label": ["a", "b"]}, {"label_column": "image"}, r"--label-column image: this column holds no class labels"),
         ({"label": ["a", "b"]}, {"coarse": True}, r"--coarse: .* has one set of classes only"),
+        (
+            {"label": ["a", "b"]},
+            {"coarse": True, "label_column": "label"},
+            r"--coarse and --label-column .*leave one out",
+        ),
         ({"a": hospital, "b": hospital, "c": hospital}, {"coarse": True}, r"3 sets of classes: give --label-column"),
         ({"label": [0.5, 1.0]}, {}, r"holds 0\.5: class labels are whole numbers or words"),
         ({"label": [None]}, {}, r"the train split of .* has no labels: give --label-column"),

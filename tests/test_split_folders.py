@@ -7,7 +7,8 @@ import pytest
 from data.dataset import ImageData, load_images
 from data.sources import find_source
 from engine.errors import UserError
-from tests.conftest import write_images
+from explain.explanations import class_numbers
+from tests.conftest import fresh_process, predict, write_images
 
 CAFE = {form: unicodedata.normalize(form, "café") for form in ("NFC", "NFD")}
 
@@ -107,10 +108,23 @@ def test_accents_in_either_form_are_one_class(tree, own_cache):
             load_images(str(root), val_fraction=0)
 
 
+def test_a_folder_that_was_moved_to_a_system_with_the_other_form_is_the_same(tree, own_cache, tmp_path, capsys):
+    import train
+
+    root = tree(CAFE["NFC"], "dog")
+    options = ["--dataset", str(root), "--cpu", "--model", "mlp", "--epochs", "1", "--track", "none"]
+    fresh_process()
+    train.main([*options, "--output-dir", str(tmp_path), "--run-name", "run"])
+    (root / CAFE["NFC"]).rename(root / CAFE["NFD"])
+    code, out, err = predict(capsys, "--weights", tmp_path / "run" / "best.pth")
+    assert (code, err) == (0, "") and " on 4 images" in out
+    assert class_numbers(CAFE["NFD"], [CAFE["NFC"], "dog"]) == class_numbers("dog", ["dog", CAFE["NFC"]]) == [0]
+
+
 def test_classes_that_differ_in_capitals_alone_are_pointed_out(tree, own_cache):
     data = load_images(str(tree("A", "a", "b")), val_fraction=0)
     assert data.class_names == ["A", "a", "b"]
-    assert data.remarks == ["note: the classes A and a differ in capital letters alone"]
+    assert data.remarks == ["note: classes that differ in capital letters alone: A and a"]
 
 
 def test_the_source_of_a_tree_is_the_same_with_or_without_what_is_no_image(tree):
