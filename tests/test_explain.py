@@ -201,8 +201,8 @@ def test_what_cannot_be_explained_is_one_line_and_nothing_is_written(capsys, bes
 
 
 def test_a_class_without_a_test_image_is_one_line(capsys, tmp_path, tree, own_cache):
-    pets = tree("cat", "dog", count=30)
-    write_images(pets / "rare", 2)
+    pets = tree(*(f"{split}/{name}" for split in ("train", "test") for name in ("cat", "dog")))
+    write_images(pets / "train" / "rare", 5)
     options = f"--cpu --track none --model cnn --model-arg width=8 --epochs 1 --output-dir {tmp_path} --run-name run"
     assert train(["--dataset", str(pets), *options.split()])[0] == [0]
     rare = ("--weights", tmp_path / "run" / "best.pth", "--explain", "gradcam", "--explain-class", "rare")
