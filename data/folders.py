@@ -1,6 +1,7 @@
 """Image files in folders, found without importing anything heavy."""
 
 import functools
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -114,8 +115,9 @@ def walk(path: Path, above: tuple[Path, ...] = ()) -> Folder:
 def _entries(folder: Path) -> list[tuple[Path, str]]:
     """(path, "folder", "file" or "broken") of all in a folder but what is hidden, in the order of the names."""
     try:
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        return [(path, "folder" if path.is_dir() else "file" if path.is_file() else "broken") for path in paths]
+        with os.scandir(folder) as found:  # which knows what is a folder without asking the disk for each
+            entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
+        return [(Path(e.path), "folder" if e.is_dir() else "file" if e.is_file() else "broken") for e in entries]
     except OSError as error:
         raise UserError(f"cannot look into {folder}: {error.strerror}; mend its rights, or move it away") from error
 
