@@ -55,13 +55,16 @@ def number(kind: type, low: float, high: float = float("inf"), *, open_low: bool
 
 POSITIVE = number(int, 1)
 FLAG = argparse.BooleanOptionalAction
+TOLD = ("name", "input_shape", "num_classes", "output_shape", "conv")  # what models.create_model is told without asking
 
 
 def key_value(text: str) -> tuple[str, object]:
-    """An argparse type: `key=value`, the value a Python literal where it is one, else a string."""
+    """An argparse type: `key=value` of a model, the value a Python literal where it is one, else a string."""
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
         raise argparse.ArgumentTypeError(f"'{text}' is not key=value")
+    if key in TOLD:
+        raise argparse.ArgumentTypeError(f"{key} follows from --model, its images and classes: leave it out")
     try:
         found = ast.literal_eval(value)
         return key, list(found) if isinstance(found, tuple) else found  # checkpoints and recipes know no tuples

@@ -41,6 +41,7 @@ EARLY = [
     ("--mixed-precision fp8", "invalid choice: 'fp8'"),
     ("--track mlflow", "unknown tracker 'mlflow'"),
     ("--model-arg width", "'width' is not key=value"),
+    ("--model-arg num_classes=3", "num_classes follows from --model, its images and classes: leave it out"),
     ("--seeds 0,1,0", "'0,1,0' names a seed twice"),
     ("--seeds 0,x", "'x' is not a whole number"),
     ("--folds 1", "1 is out of range"),
