@@ -74,8 +74,8 @@ def take_options(args: argparse.Namespace) -> None:
         UserError: a kind of compilation that --compile is not, or another accumulation than --accumulate.
     """
     args.cpu = args.cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE
-    accumulate = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    if int(accumulate) != getattr(args, "accumulate", int(accumulate)):
+    accumulate = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
+    if accumulate and hasattr(args, "accumulate") and int(accumulate) != args.accumulate:
         raise UserError(
             f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {accumulate} and --accumulate is {args.accumulate}: give "
             f"--accumulate {accumulate}, which cuts --batch-size into as many parts, or unset the variable"

@@ -79,6 +79,7 @@ def test_variables_that_are_set_but_empty_count_as_not_set(monkeypatch: pytest.M
     ("environment", "typed", "taken"),
     [
         ({}, "", {"compile": False, "cpu": False, "accumulate": 1}),
+        ({}, "--compile --cpu --accumulate 4", {"compile": True, "cpu": True, "accumulate": 4}),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "", {"compile": True}),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "--no-compile", {"compile": False}),
         ({"ACCELERATE_DYNAMO_BACKEND": "EAGER"}, "--compile", {"compile": True}),
