@@ -19,7 +19,9 @@ from engine import console, layers, pretrained
 from engine.errors import ImpossibleOptions, UserError
 from engine.parsing import by_epoch, parse_freeze
 from engine.tasks import Classification, Task
+from engine.training_options import SYNC_BN_BELOW
 from engine.transformation import Transformation
+from models.layers.sync_batch_norm import synchronize_batch_norm
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,21 @@ def _per_channel(values: list[float] | None, channels: int, option: str) -> list
     return [sum(values) / len(values)] * channels
 
 
+def synchronizes_batch_norm(args: argparse.Namespace, num_processes: int, sharded: bool) -> bool:
+    """Whether batch norm's statistics are to be those of all processes' images; see --sync-bn.
+
+    Raises:
+        UserError: it was asked for with a sharded model.
+    """
+    if sharded and args.sync_bn:
+        raise ImpossibleOptions("--sync-bn does not go with sharding (FSDP): leave one of them out")
+    if num_processes == 1 or sharded:
+        return False
+    if args.sync_bn is None:
+        return args.batch_size // (num_processes * args.accumulate) < SYNC_BN_BELOW
+    return args.sync_bn
+
+
 def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: bool) -> nn.Module:
     """The model of a run, from the same first weights for the same seed on any number of processes.
 
@@ -182,7 +199,9 @@ def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: 
                 _check_output(args.model, model.eval()(torch.zeros(2, *shape)), task)
             with torch.random.fork_rng([]):
                 _check_output(args.model, copy.deepcopy(model).train()(torch.zeros(2, *task.input_shape)), task)
-            if args.batch_size == args.accumulate * PartialState().num_processes:  # which batch norm may refuse
+            alone = args.batch_size == args.accumulate * PartialState().num_processes
+            if alone and not synchronizes_batch_norm(args, PartialState().num_processes, sharded):
+                # One image a process, which batch norm may refuse.
                 copy.deepcopy(model).train()(torch.zeros(1, *task.input_shape))
         if hasattr(model, "init_from") and args.pretrained is None:
             model.init_from(_some_inputs(task, data))
@@ -196,6 +215,8 @@ def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: 
         if sharded:
             raise ImpossibleOptions("--freeze needs whole weights: leave it out, or train without FSDP")
         layers.check_frozen(model, [part for part, _ in parse_freeze(args.freeze)])
+    if synchronizes_batch_norm(args, PartialState().num_processes, sharded):
+        model = synchronize_batch_norm(model, task.device)
     model.train()
     return model.to(memory_format=torch.channels_last) if args.channels_last and not sharded else model
 

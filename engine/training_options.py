@@ -8,6 +8,7 @@ from engine.parsing import FLAG, POSITIVE, in_words, number, number_list, parse_
 
 OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop", "muon")
 SCHEDULES = ("cosine", "linear", "onecycle", "constant")
+SYNC_BN_BELOW = 16  # images of a process at a time: fewer are too few for statistics of their own
 TTA = ("none", "flip", "shift")
 # Where nothing is given; found on validation parts of digits and CIFAR.
 DEFAULTS = {"lr": 2e-3, "weight_decay": 0.05, "momentum": 0.9, "head_lr": 1.0, "bias_lr": 1.0}
@@ -78,6 +79,12 @@ def add_training(add: Callable) -> None:
         default=1,
         metavar="N",
         help="cut each process's part of a batch into N to save memory (default: %(default)s)",
+    )
+    add(
+        "--sync-bn",
+        action=FLAG,
+        help="batch norm's statistics in training from the images of all processes, not from each process's own "
+        f"(default: where a process has fewer than {SYNC_BN_BELOW} images at a time)",
     )
     add(
         "--ema",
