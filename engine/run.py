@@ -22,6 +22,7 @@ from engine.progress import Progress
 from engine.setup import Plan, build_sampler
 from engine.stopping import FiniteGuard, StopRequest
 from engine.tasks import Task
+from models.layers import sync_batch_norm
 
 
 class Run:
@@ -96,7 +97,10 @@ class Run:
         self._freeze()
         self.accelerator.wait_for_everyone()
         self.progress.say(summary.as_text(facts, args.model, args.verbose))
-        said = [self.data.in_words(), *self.data.remarks, runtime.describe(self.accelerator), f"{self.folder}/\n"]
+        machine = [runtime.describe(self.accelerator)]
+        if self.accelerator.num_processes > 1:
+            machine += filter(None, [sync_batch_norm.in_words(self.plain_model)])
+        said = [self.data.in_words(), *self.data.remarks, *machine, f"{self.folder}/\n"]
         self.progress.say("\n".join(said))
         if self.accelerator.is_main_process and not self.reported:
             folder.describe_run(self.folder, args, self.accelerator, facts)

@@ -19,9 +19,9 @@ OPTIONS = (
 ).split()
 
 
-def state(folder: Path, processes: int, *more: str) -> dict[str, torch.Tensor]:
+def state(folder: Path, processes: int, *more: str, says: str = "") -> dict[str, torch.Tensor]:
     codes, printed = train([*OPTIONS, str(folder), *more], processes)
-    assert codes == [0] * processes, printed
+    assert codes == [0] * processes and says in printed, printed
     return {
         name: value.double() for name, value in load_file(folder / "run/checkpoints/step-20/model.safetensors").items()
     }
@@ -43,9 +43,10 @@ def test_weights_and_running_statistics_of_two_and_four_processes_are_those_of_o
 
 
 def test_by_default_only_small_batches_are_normalised_together(tmp_path: Path) -> None:
-    on = state(tmp_path / "on", 2, "--batch-size", "32", "--epochs", "4", "--sync-bn")
-    off = state(tmp_path / "off", 2, "--batch-size", "32", "--epochs", "4", "--no-sync-bn")
-    default = state(tmp_path / "default", 2, "--batch-size", "32", "--epochs", "4")  # 16 images a process
+    batch = "--batch-size", "32", "--epochs", "4"  # 16 images a process
+    on = state(tmp_path / "on", 2, *batch, "--sync-bn", says="batch norm over the images of all processes")
+    off = state(tmp_path / "off", 2, *batch, "--no-sync-bn", says="batch norm over each process's own images")
+    default = state(tmp_path / "default", 2, *batch)
     assert all(torch.equal(default[name], off[name]) for name in default)
     assert not all(torch.equal(default[name], on[name]) for name in default)
 
