@@ -17,6 +17,7 @@ from pathlib import Path
 from engine import console
 from engine.errors import user_errors_end_the_program
 from engine.options import parse_infer
+from engine.peers import failing_together
 
 
 def infer(args: argparse.Namespace) -> int:
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run with the options in `argv` (default: the command line's) and exit."""
     warnings.filterwarnings("ignore", module="PIL")  # an image is read, or named on stderr with the reason
     try:
-        with user_errors_end_the_program():
+        with user_errors_end_the_program(), failing_together():
             code = infer(parse_infer(argv))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as head, has seen enough

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from engine import console
 from engine.errors import user_errors_end_the_program
 from engine.options import parse_train
+from engine.peers import failing_together
 from engine.several import asked_for, run_all
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         args = parse_train(argv)
         if console.is_first_process():
             console.say(f"{args.model} on {args.dataset}, {args.epochs} epochs: loading PyTorch ...")
-        figures = run_all(args, argv, train, began) if asked_for(args) else train(args, began)
+        with failing_together():
+            figures = run_all(args, argv, train, began) if asked_for(args) else train(args, began)
         from engine import runtime
 
         runtime.end()

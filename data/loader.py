@@ -5,17 +5,30 @@ own part of every global batch. So the samples of a step depend neither on the n
 run was resumed.
 """
 
+import math
+import multiprocessing.process
+import multiprocessing.queues
+import os
+import shutil
 import signal
+import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data.cache import Arrays
 from data.dataset import Part
+from engine.errors import UserError
+
+SHARED_MEMORY = Path("/dev/shm")  # where workers put their batches; on systems without it there is no such limit
+PREFETCHED = 2  # batches that a worker makes ahead
 
 
 @dataclass
@@ -136,21 +149,105 @@ def eval_loader(part: Part, batch_size: int, rank: int, num_processes: int, pin_
 
 
 def _loader(part: Part, batches: object, workers: int, pin_memory: bool) -> DataLoader:
-    return DataLoader(
+    return _Loader(
         ArrayDataset(part.arrays),
         batch_sampler=batches,
-        collate_fn=_as_is,
+        collate_fn=_shared,
         num_workers=workers,
-        worker_init_fn=_leave_signals_to_the_main_process,
+        prefetch_factor=PREFETCHED if workers else None,
+        worker_init_fn=_prepare_worker,
         pin_memory=pin_memory,
     )
 
 
-def _leave_signals_to_the_main_process(_worker: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach all processes; the main one still wants batches, to stop well."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+class _Loader(DataLoader):
+    """Starts its workers with SIGTERM blocked in each of their threads, for `_obey_sigterm` to take it."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        if sys.platform != "linux":
+            return super().__iter__()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _as_is(batch: Batch) -> Batch:
+def check_shared_memory(part: Part, sampler: TrainSampler, workers: int, processes_here: int) -> None:
+    """Find out before a run starts whether its workers' batches have room in this machine's shared memory.
+
+    Args:
+        part, sampler, workers: as given to `train_loader`.
+        processes_here: of the run on this machine, which all have such workers.
+
+    Raises:
+        UserError: they have not; says how many workers there is room for, and how to get more.
+    """
+    if not workers or not SHARED_MEMORY.is_dir():
+        return
+    total, _, free = shutil.disk_usage(SHARED_MEMORY)
+    if not total:  # mounted without a limit
+        return
+    images = sampler.global_batch_size // (sampler.num_processes * sampler.accumulate)
+    images *= 1 if sampler.partners is None else 2
+    batch = images * (math.prod(part.arrays.images.shape[1:]) + 16) * processes_here
+    in_use = 2  # one that is trained on, and the next, on its way to a GPU
+    needed = batch * (workers * PREFETCHED + in_use)
+    if needed > free:
+        fitting = max(0, int((free / batch - in_use) / PREFETCHED))
+        raise UserError(
+            f"--workers {workers} needs {needed / 1e6:,.0f} MB of shared memory and {SHARED_MEMORY} has "
+            f"{free / 1e6:,.0f} MB free: give --workers {fitting}, or start the container with --shm-size "
+            f"{math.ceil(2 * needed / 1e9)}g"
+        )
+
+
+def _prepare_worker(_number: int) -> None:
+    # A batch that cannot be sent, as when there are too many open files, would be waited for for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = _end_at_once
+    _leave_signals_to_the_main_process()
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_at_once(_error: Exception, _batch: object) -> None:
+    traceback.print_exc()
+    os._exit(1)
+
+
+def _end_with(main_process: multiprocessing.process.BaseProcess) -> None:
+    main_process.join()
+    os._exit(0)
+
+
+def _leave_signals_to_the_main_process() -> None:
+    """Ctrl-C, SIGTERM of a cluster and a closed terminal reach all processes; the main one still wants batches then.
+
+    SIGTERM from the main process itself is how PyTorch and Python end the workers of a run that has failed: that one
+    they obey, else the main process would wait for them for ever. Who sent it is told on Linux; elsewhere it is left to
+    PyTorch, which obeys everyone.
+    """
+    signal.set_wakeup_fd(-1)  # inherited: the main process would take this process's signals for its own
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if sys.platform == "linux":
+        main_process = multiprocessing.parent_process().pid
+        threading.Thread(target=_obey_sigterm, args=(main_process,), daemon=True).start()
+
+
+def _obey_sigterm(sender: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
+        pass
+    os._exit(0)  # any other code would be reported as a fault of the worker
+
+
+def _shared(batch: Batch) -> Batch:
+    """A worker moves it into shared memory here, where a lack of room is still an error of the batch.
+
+    Raises:
+        RuntimeError: the shared memory is full.
+    """
+    if get_worker_info() is not None:
+        for tensor in (batch.images, batch.labels, batch.ids):
+            tensor.share_memory_()
     return batch

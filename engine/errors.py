@@ -1,4 +1,4 @@
-"""Mistakes that a user can make and mend: one line on stderr, exit code 2, nothing written."""
+"""What ends the program in one line: mistakes that a user can make and mend, and what fails around a run."""
 
 import errno
 import os
@@ -6,11 +6,37 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from engine import console
+from engine import console, failures
 
 
 class UserError(Exception):
     """Something the user can put right. The message is one line: the thing, then the remedy."""
+
+    exit_code = 2
+
+
+class RunFailed(Exception):
+    """What ended a run from outside the program, in one line.
+
+    Attributes:
+        exit_code: that the process ends with.
+        prints: whether this process is the one to say it.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1, prints: bool = True) -> None:
+        super().__init__(message)
+        self.exit_code, self.prints = exit_code, prints
+
+    def print(self) -> None:
+        """The line, on stderr."""
+        if self.prints:
+            console.note(f"error: {' '.join(str(self).split())}")
+
+
+def is_first_of_machine() -> bool:
+    """Whether this process is the one that speaks for its machine."""
+    first = (os.environ.get("LOCAL_RANK") or "0") in ("0", "-1")
+    return first or not os.environ.get("RANK")  # a LOCAL_RANK alone is left over from elsewhere
 
 
 class ImpossibleOptions(UserError):
@@ -22,19 +48,27 @@ class ImpossibleOptions(UserError):
 
 @contextmanager
 def user_errors_end_the_program() -> Iterator[None]:
-    """Turn a UserError, or a full disk, into one line on stderr (from a machine's first process) and exit code 2.
+    """Turn what is not the program's own fault into one line on stderr and an exit code.
 
-    Every other exception passes through: a fault of ours must show its traceback.
+    A UserError or a full disk is said by a machine's first process and ends with 2, want of memory or a lost process by
+    whoever meets it and with 1. Every other exception passes through: a fault of ours must show its traceback.
     """
     console.open_closed_streams()
     try:
         yield
-    except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        ended = _ended(error)
+        if ended is None:
             raise
-        first = (os.environ.get("LOCAL_RANK") or "0") in ("0", "-1")
-        if first or not os.environ.get("RANK"):  # a LOCAL_RANK alone is left over from elsewhere
-            message = " ".join(str(error).split())
-            console.clear()
-            print(f"error: {message}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        ended.print()
+        sys.exit(ended.exit_code)
+
+
+def _ended(error: Exception) -> RunFailed | None:
+    if isinstance(error, RunFailed):
+        return error
+    full_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, UserError) or full_disk:
+        return RunFailed(str(error), 2, is_first_of_machine())
+    line = failures.in_one_line(error)
+    return line and RunFailed(line)

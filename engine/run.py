@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from data.dataset import ImageData
-from data.loader import train_loader
+from data.loader import check_shared_memory, train_loader
 from engine import console, folder, layers, runtime, sharding, state, summary, tracking, weights
 from engine.evaluate import evaluate
 from engine.files import write_json
@@ -77,12 +77,15 @@ class Run:
         """Resume if asked to, make the folder, start trackers and clock.
 
         Raises:
-            UserError: the folder cannot be written, or what is in it does not go with the options.
+            UserError: the folder cannot be written, what is in it does not go with the options, or the shared memory is
+                too small.
         """
         args = self.args
         tracking.check_installed(args.track)
         folder.check_folder(self.folder, facts["parameters"], bool(args.resume or not args.run_name), args.keep)
         checkpoint = None if args.resume is None else state.resume(self)
+        self.sampler = build_sampler(args, self.data, self.task, self.plan, self.accelerator, self.step)
+        check_shared_memory(self.data.train, self.sampler, args.workers, runtime.local_processes())
         if self.accelerator.is_main_process:
             self.folder = self.folder if args.run_name else folder.make_new(self.folder)
             claim = folder.claim(self.folder)
@@ -91,7 +94,6 @@ class Run:
         self.reported = checkpoint is not None and state.is_reported(self)
         if checkpoint is not None and not self.reported:
             state.recover_best(self, checkpoint)
-        self.sampler = build_sampler(args, self.data, self.task, self.plan, self.accelerator, self.step)
         self.guard = FiniteGuard(self.accelerator, self.optimizer, self.sampler.ids_at)
         self.stop = stop
         self._freeze()
@@ -170,7 +172,7 @@ class Run:
             f"stopped at step {self.step} of {self.plan.total_steps}, saved; to go on, start again with the same "
             f"options and --run-name {self.args.member_of or self.folder.name} --resume auto"
         )
-        self.accelerator.end_training()
+        runtime.end()
         sys.exit(code)
 
     def _so_far(self) -> tuple[float, float]:

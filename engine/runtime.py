@@ -22,7 +22,7 @@ from accelerate.utils import (
 )
 from torch import nn
 
-from engine import launcher, sharding
+from engine import launcher, peers, sharding
 from engine.errors import UserError
 
 
@@ -62,6 +62,7 @@ def start(args: argparse.Namespace) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # which the loop does
         kwargs_handlers=handlers,
     )
+    peers.watch(accelerator)
     # Whoever refuses below must not be gone before the others have found it: they would fail in other words.
     accelerator.wait_for_everyone()
     check_processes(accelerator.num_processes)
@@ -93,6 +94,7 @@ def forget_earlier_runs() -> None:
 
 def end() -> None:
     """Part from the other processes, after the last run: what NCCL holds must be given back before the process ends."""
+    peers.part()
     PartialState().destroy_process_group()
 
 

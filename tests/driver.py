@@ -37,6 +37,10 @@ class Deed:
         nan_at: (step from 0, rank): that process's loss becomes NaN.
         overflow_at: step from 0 whose loss becomes so large that its gradient in half precision overflows.
         drift_after: (step, rank): that process's weights move a little by themselves when this step is done.
+        fail_in: ("step" | "evaluation" | "saving", step, rank): that process meets `failure` there, when so many steps
+            are done; "start-up" is before the first of them.
+        failure: the error: "memory" (a GPU has no more), or "bug".
+        kill_worker_after: (step, rank): SIGKILL to the first of that process's --workers.
         fill_disk_after: a file "ballast" takes all room left in --output-dir when this step is done.
         ledger: a file for each rank, `<ledger>.<rank>`, gets a line "step id id ..." for each micro-batch.
         report: whether to go on to the test report at the end.
@@ -53,6 +57,9 @@ class Deed:
     nan_at: tuple[int, int] | None = None
     overflow_at: int | None = None
     drift_after: tuple[int, int] | None = None
+    fail_in: tuple[str, int, int] | None = None
+    failure: str = "bug"
+    kill_worker_after: tuple[int, int] | None = None
     fill_disk_after: int | None = None
     ledger: Path | None = None
     report: bool = False
@@ -160,10 +167,11 @@ def talk_by_gloo() -> None:
 
 def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str) -> None:
     os.environ.update(env)
+    multiprocessing.set_start_method("fork", force=True)  # for --workers, as it is outside of this server
     import torch
 
     import train
-    from engine import finish, run, tasks
+    from engine import finish, run, state, tasks
 
     one_thread()
 
@@ -190,6 +198,8 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
                 rates.write(f"{self.step} {self.optimizer.param_groups[0]['lr']!r}\n")
         after_step(self)
         step = self.step
+        if (step, rank) == deed.kill_worker_after:
+            os.kill(min(worker.pid for worker in multiprocessing.active_children()), signal.SIGKILL)
         if step == deed.fill_disk_after:
             fill_disk(self.folder.parent / "ballast")
         if step == deed.kill_after and rank in deed.kill_ranks and deed.kill_in in (None, self.folder.name):
@@ -201,11 +211,23 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
                 ledger.write(f"{' '.join(map(str, [step, *batch.ids.tolist()]))}\n")
         return training_batch(self, batch, epoch)
 
+    failures = {"memory": torch.OutOfMemoryError("CUDA out of memory"), "bug": ZeroDivisionError("a bug")}
+
+    def fail_if_due(where: str, step: int) -> None:
+        if deed.fail_in == (where, step, rank):
+            raise failures[deed.failure]
+
+    def spied_save(run: object) -> None:
+        fail_if_due("saving", run.step)
+        save(run)
+
     def spied_loss(self: tasks.Classification, *args: object) -> object:
+        fail_if_due("step", step)
         factor = float("nan") if (step, rank) == deed.nan_at else 1e30 if step == deed.overflow_at else 1
         return loss(self, *args) * factor
 
     begin, validate, score = run.Run.begin, run.Run._validate, tasks.Classification.score
+    save = state.save
     evaluated_step = 0
 
     def spied_validate(self: run.Run, epoch: int) -> tuple:
@@ -214,17 +236,20 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         return validate(self, epoch)
 
     def spied_score(self: tasks.Classification, *args: object) -> object:
+        fail_if_due("evaluation", evaluated_step)
         if deed.signal_in_evaluation and evaluated_step == deed.signal_in_evaluation[0]:
             os.kill(os.getpid(), deed.signal_in_evaluation[1])
         return score(self, *args)
 
     def spied_begin(self: run.Run, *args: object) -> None:
         nonlocal step
+        fail_if_due("start-up", 0)
         begin(self, *args)
         step = self.step
 
     run.Run._validate, tasks.Classification.score = spied_validate, spied_score
     run.Run.begin, run.Run.after_step = spied_begin, spied_after_step
+    state.save = spied_save
     tasks.Classification.training_batch, tasks.Classification.loss = spied_training_batch, spied_loss
     if not deed.report:
         finish.report_run = lambda run: None
