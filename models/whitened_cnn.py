@@ -97,7 +97,10 @@ class WhitenedCNN(nn.Module):
         channels = images.shape[1]
         patches = images.float().unfold(2, self.PATCH, 1).unfold(3, self.PATCH, 1)  # (N, C, H', W', P, P)
         patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
-        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        # In float64, some patches at a time: eigenvectors of values near one another turn with every lost digit, and
+        # each kind of CPU would start from another net.
+        products = (part.T @ part for part in map(Tensor.double, patches.split(2**16)))
+        values, vectors = torch.linalg.eigh(sum(products) / len(patches))
         kernels = (vectors / (values + 5e-4).sqrt()).T.reshape(-1, channels, self.PATCH, self.PATCH)
         self.whiten.weight.copy_(torch.cat([kernels, -kernels]))
 

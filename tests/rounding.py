@@ -3,7 +3,10 @@
 CPUs sum in other orders and with other instructions, so a constant that one of them meets another one misses.
 """
 
+import copy
+
 import torch
+from torch import nn
 
 from models.layers import winograd
 
@@ -24,6 +27,34 @@ def assert_rounds_like(found: torch.Tensor, reference: torch.Tensor, exact: torc
     # Half a unit, as a few elements may be exact by luck.
     least = torch.finfo(found.dtype).eps / 4 * exact.norm()
     assert error <= times * max(own, least), f"{error / max(own, least):.1f} times as far, {times:.1f} allowed"
+
+
+def assert_more_digits(fine: torch.Tensor, coarse: torch.Tensor, exact: torch.Tensor, times: float) -> None:
+    """The same in float64 and float32: the error is smaller by the digits that float64 has more, but for a factor."""
+    assert (fine.dtype, coarse.dtype, exact.dtype) == (torch.float64, torch.float32, torch.float64)
+    digits = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+    assert (fine - exact).norm() <= times * digits * (coarse.double() - exact).norm()
+
+
+def times_of_sums(terms: int) -> float:
+    """How many times the error of a sum of so many terms another order of them may have.
+
+    One after another they add a rounding each, which know nothing of one another: the root of their number together;
+    the best order has about one.
+    """
+    return terms**0.5
+
+
+def longest_sum(model: nn.Module) -> int:
+    """The most terms that a convolution or linear layer of a model adds up for one of its outputs."""
+    layers = [module.weight for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    return max(weight[0].numel() for weight in layers)
+
+
+def in_float64(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What a model makes of images in float64, left as it is."""
+    with torch.no_grad():
+        return copy.deepcopy(model).double()(images.double())
 
 
 def amplification(side: int) -> float:

@@ -1,5 +1,6 @@
 """DepthwiseConv2d is nn.Conv2d, and its Same is timm's: the same state dict, outputs and gradients; mended or not."""
 
+import copy
 import warnings
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 import models
 from models.layers.depthwise_conv import DepthwiseConv2d, DepthwiseConv2dSame, _Strided
+from tests.rounding import assert_rounds_like, in_float64, longest_sum, times_of_sums
 
 
 @pytest.mark.parametrize(
@@ -39,15 +41,17 @@ def test_a_net_of_timm_is_the_same_net_with_them(pad_type: str, kind: type) -> N
     images = torch.randn(4, 3, 33, 33).contiguous(memory_format=torch.channels_last)
     assert torch.equal(mended.eval()(images), plain.eval()(images))
     with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated, and still asked for
-        torch.testing.assert_close(torch.jit.script(mended)(images), plain(images))
+        scripted = torch.jit.script(mended)(images)
+    assert_rounds_like(scripted, plain(images), in_float64(plain, images), times_of_sums(longest_sum(plain)))
     outputs, grads = [], []
-    for net in (mended.train(), plain.train()):
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs.append(net(images).float())
+    for net in (mended.train(), plain.train(), copy.deepcopy(plain).double()):
+        dtype = net.conv_stem.weight.dtype
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+            outputs.append(net(images.to(dtype)).to(dtype))
         outputs[-1].square().sum().backward()
         grads.append(torch.cat([parameter.grad.flatten() for parameter in net.parameters()]))
-    assert torch.equal(*outputs)
-    assert F.cosine_similarity(*grads, dim=0) > 0.999
+    assert torch.equal(*outputs[:2])
+    assert_rounds_like(*grads, 2)  # in bf16 either way, and a rounding more or less
 
 
 def test_they_are_used_where_they_pay_alone() -> None:

@@ -13,7 +13,7 @@ import models
 from models.layers import winograd
 from models.layers.winograd_conv import WinogradConv2d, save_products
 from tests.graphs import FORMS, in_form, steps_back
-from tests.rounding import amplification, assert_rounds_like, times_of_winograd
+from tests.rounding import amplification, assert_more_digits, assert_rounds_like, times_of_winograd
 
 ALL = (1, 1, 1, 1)
 # Images, their height and width, padding (left, right, top, bottom), and the side of the tiles.
@@ -66,12 +66,8 @@ def test_outputs_and_gradients_are_conv2ds(
         assert found[0].is_contiguous(memory_format=torch.channels_last)
         for results in zip(found, expected, exact, strict=True):
             assert_rounds_like(*results, times_of_winograd(side))
-        for fine, (coarse, reference) in zip(
-            both_ways(convolve, arguments, padding), zip(found, exact, strict=True), strict=True
-        ):  # in float64 it errs as much less as it has more digits
-            digits = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-            error = (coarse.double() - reference).norm()
-            assert (fine - reference).norm() <= times_of_winograd(side) * digits * error
+        for results in zip(both_ways(convolve, arguments, padding), found, exact, strict=True):
+            assert_more_digits(*results, times_of_winograd(side))
 
 
 @pytest.mark.parametrize(("images", "size", "padding", "side"), [case for case in CASES if case[0] < 4])
