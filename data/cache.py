@@ -2,27 +2,29 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock
 from PIL import Image
-from tqdm import tqdm
 
-from data.images import UNREADABLE, is_grey, open_image, to_array, upright_size
+from data.images import UNREADABLE, open_image, to_array
+from data.pixel_range import Ranges, is_cut
 from data.raw import UNLABELLED, RawSplit
+from data.survey import CHUNK, Survey
+from data.threads import in_threads
 from engine.errors import UserError
 from engine.files import flush
 
-FORMAT = 4  # part of every key: raise it when what is stored changes
+FORMAT = 5  # part of every key: raise it when what is stored changes
 ARRAYS = ("labels", "hashes", "moments")  # beside the images
-CHUNK = 32  # images that a thread reads at once: the cost of a slice is spread, and few encoded photos are in memory
 NAMED_AT_ONCE = 100  # bad images in a message
 CHUNK_BYTES = 2**22  # of decoded pixels at once
 
@@ -38,6 +40,7 @@ class Arrays:
         moments: float64 (N, C, 2), each image's mean and mean square per channel, of pixels in 0..1.
         bad_images: "where: why" of every sample that could not be decoded or has no label, and was left out.
         names: of an unlabelled split, where each image is from.
+        cut_images: how many had values outside of the range of train, which were cut off.
     """
 
     images: np.ndarray
@@ -46,6 +49,25 @@ class Arrays:
     moments: np.ndarray
     bad_images: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    cut_images: int = 0
+
+
+class Decoded(NamedTuple):
+    """A decoded data set.
+
+    Attributes:
+        splits: by their names.
+        class_names: the name of each label.
+        remarks: what a person should know of how the source was understood, in sentences.
+        ranges: of values of more than eight bits, in train: what became 0 and 255.
+        sizes: how many images there were of each (height, width), in pixels, before they were brought to one.
+    """
+
+    splits: dict[str, Arrays]
+    class_names: list[str]
+    remarks: list[str]
+    ranges: Ranges
+    sizes: dict[tuple[int, int], int]
 
 
 def cache_root() -> Path:
@@ -67,29 +89,32 @@ def _key(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def read(folder: Path) -> tuple[dict[str, Arrays], list[str], list[str]] | None:
-    """Open a cached data set: splits, class names, remarks; None where it is not cached or has lost a part."""
+def read(folder: Path) -> Decoded | None:
+    """Open a cached data set, or None where it is not cached or has lost a part."""
     try:
         return _open(folder)
     except (OSError, ValueError, KeyError, EOFError):  # gone, or cut short: whoever tidies a cache does not ask
         return None
 
 
-def _open(folder: Path) -> tuple[dict[str, Arrays], list[str], list[str]]:
+def _open(folder: Path) -> Decoded:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     splits = {}
-    for name, (shape, bad_images, names) in meta["splits"].items():
+    for name, (shape, bad_images, names, cut_images) in meta["splits"].items():
         # Mode "c" (copy on write) because torch warns about arrays that it could not write to.
         place = folder / f"{name}-images.raw"
         images = np.memmap(place, np.uint8, "c", shape=tuple(shape)) if shape[0] else np.zeros(shape, np.uint8)
         rest = [np.load(folder / f"{name}-{array}.npy") for array in ARRAYS]
-        splits[name] = Arrays(images, *rest, bad_images=tuple(bad_images), names=tuple(names))
-    return splits, meta["class_names"], meta["remarks"]
+        splits[name] = Arrays(images, *rest, tuple(bad_images), tuple(names), cut_images)
+    ranges = {kind: (low, high) for kind, (low, high) in meta["ranges"].items()}
+    sizes = {(height, width): count for height, width, count in meta["sizes"]}
+    return Decoded(splits, meta["class_names"], meta["remarks"], ranges, sizes)
 
 
 def build(
     folder: Path,
     splits: dict[str, RawSplit],
+    seen: Survey,
     remarks: Sequence[str] = (),
     *,
     image_size: int | None,
@@ -97,7 +122,13 @@ def build(
 ) -> None:
     """Decode all splits into `folder`, which appears whole or not at all; nothing happens where it is there already.
 
-    `remarks`, sentences about the splits, are kept with them.
+    Args:
+        folder: as `cache_folder` names it.
+        splits: the encoded images.
+        seen: what `survey` found in them.
+        remarks: sentences about the splits, which are kept with them.
+        image_size: side in pixels that images are brought to; None: they are all of one size.
+        skip_bad_images: leave out what cannot be decoded or has no label.
 
     Raises:
         UserError: images that cannot be decoded (all are named), of many sizes without `image_size`, or no room.
@@ -113,7 +144,7 @@ def build(
             staging = home / "unfinished"
             staging.mkdir()
             try:
-                _build_into(staging, splits, remarks, image_size, skip_bad_images)
+                _build_into(staging, splits, seen, remarks, image_size, skip_bad_images)
                 staging.rename(folder)
             finally:
                 if staging.exists():
@@ -134,42 +165,35 @@ def refuse_bad(bad_images: list[str]) -> None:
 
 
 def _build_into(
-    staging: Path, splits: dict[str, RawSplit], remarks: Sequence[str], image_size: int | None, skip_bad_images: bool
+    staging: Path,
+    splits: dict[str, RawSplit],
+    seen: Survey,
+    remarks: Sequence[str],
+    image_size: int | None,
+    skip_bad_images: bool,
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of is either harmless or refused here, in one line
-        kinds = set().union(*(_kinds(name, split) for name, split in splits.items()))
         # Where no image can be opened, decoding says of each why.
-        height, width = _common_size({size for _, size in kinds} or {(1, 1)}, image_size)
-        channels = 1 if all(grey for grey, _ in kinds) else 3
-        _check_room(staging, sum(split.length for split in splits.values()) * height * width * channels)
-        shape = (height, width, channels)
-        written = {name: _decode(staging, name, split, shape) for name, split in splits.items()}
+        height, width = _common_size(seen.sizes.keys() or {(1, 1)}, image_size)
+        shape = (height, width, 1 if seen.grey else 3)
+        _check_room(staging, sum(split.length for split in splits.values()) * math.prod(shape))
+        written = {name: _decode(staging, name, split, shape, seen.ranges) for name, split in splits.items()}
     if not skip_bad_images:
-        refuse_bad([line for _, bad_images, _ in written.values() for line in bad_images])
-    meta = {"class_names": splits["train"].class_names, "remarks": list(remarks), "splits": written}
+        refuse_bad([line for _, bad_images, *_ in written.values() for line in bad_images])
+    meta = {
+        "class_names": splits["train"].class_names,
+        "remarks": list(remarks),
+        "ranges": seen.ranges,
+        "sizes": [[*size, count] for size, count in seen.sizes.items()],
+        "splits": written,
+    }
     (staging / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     for path in [*staging.iterdir(), staging]:
         flush(path)
 
 
-def _kinds(name: str, split: RawSplit) -> set[tuple[bool, tuple[int, int]]]:
-    """Every (grey?, (height, width)) that occurs among the images that can be opened."""
-
-    def kinds(rows: range) -> set[tuple[bool, tuple[int, int]]]:
-        found = set()
-        for encoded in split.read(rows):
-            try:
-                with open_image(encoded) as image:
-                    found.add((is_grey(image), upright_size(image)))
-            except UNREADABLE:
-                continue  # decoding meets it again, and keeps the reason
-        return found
-
-    return set().union(*_in_threads(kinds, split.length, CHUNK, f"reading {name}"))
-
-
-def _common_size(sizes: set[tuple[int, int]], image_size: int | None) -> tuple[int, int]:
+def _common_size(sizes: Collection[tuple[int, int]], image_size: int | None) -> tuple[int, int]:
     if image_size is not None:
         return image_size, image_size
     if len(sizes) > 1:
@@ -191,15 +215,15 @@ def _check_room(folder: Path, wanted: int) -> None:
 
 
 def _decode(
-    staging: Path, name: str, split: RawSplit, shape: tuple[int, int, int]
-) -> tuple[list[int], list[str], list[str]]:
-    """Write the arrays of one split; returns the images' (N, H, W, C), what is left out and why, and names.
+    staging: Path, name: str, split: RawSplit, shape: tuple[int, int, int], ranges: Ranges
+) -> tuple[list[int], list[str], list[str], int]:
+    """Write the arrays of one split; returns the images' (N, H, W, C), and `bad_images`, `names`, `cut_images` of it.
 
     The names are those of the images of UNLABELLED alone, whose rows nothing else tells apart.
     """
 
-    def decode(rows: range) -> tuple[list[int], list[np.ndarray], list[str], list[str]]:
-        good, pictures, bad, names = [], [], [], []
+    def decode(rows: range) -> tuple[list[int], list[np.ndarray], list[str], list[str], int]:
+        good, pictures, bad, names, cut = [], [], [], [], 0
         for number, encoded in zip(rows, split.read(rows), strict=True):
             where = (encoded or {}).get("path") or f"{name}[{number}]"
             if split.labels[number] < 0 and name != UNLABELLED:
@@ -207,30 +231,34 @@ def _decode(
                 continue
             try:
                 with open_image(encoded) as image:
-                    pictures.append(to_array(image, shape[2], shape[:2]))
-                    good.append(number)
-                    names.append(where)
+                    picture = to_array(image, shape[2], shape[:2], ranges)
+                    cut += is_cut(image, ranges)
             except UNREADABLE as error:
                 bad.append(f"{where}: {_complaint(error)}")
+                continue
+            pictures.append(picture)
+            good.append(number)
+            names.append(where)
         images = np.stack(pictures) if pictures else np.zeros((0, *shape), dtype=np.uint8)
-        return good, [images, *describe(images)], bad, names if name == UNLABELLED else []
+        return good, [images, *describe(images)], bad, names if name == UNLABELLED else [], cut
 
-    rows_at_once = max(1, min(CHUNK, CHUNK_BYTES // (shape[0] * shape[1] * shape[2])))
-    kept, parts, complaints, names = [], [], [], []
+    rows_at_once = max(1, min(CHUNK, CHUNK_BYTES // math.prod(shape)))
+    kept, parts, complaints, names, cut_images = [], [], [], [], 0
     # Written from first to last and not through the memory map: on a full disk that is an error, not a signal.
     with (staging / f"{name}-images.raw").open("wb") as file:
-        decoded = _in_threads(decode, split.length, rows_at_once, f"decoding {name}")
-        for good, (images, *rest), bad, named in decoded:
+        decoded = in_threads(decode, split.length, rows_at_once, f"decoding {name}")
+        for good, (images, *rest), bad, named, cut in decoded:
             file.write(images)
             kept += good
             parts.append(rest)
             complaints += bad
             names += named
+            cut_images += cut
     labels = np.asarray(split.labels, dtype=np.int64)[kept]
     arrays = (labels, *(np.concatenate(part) for part in zip(*parts, strict=True)))
     for array_name, array in zip(ARRAYS, arrays, strict=True):
         np.save(staging / f"{name}-{array_name}.npy", array)
-    return [len(kept), *shape], complaints, names
+    return [len(kept), *shape], complaints, names, cut_images
 
 
 def _complaint(error: Exception) -> str:
@@ -250,20 +278,3 @@ def describe(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sums = np.einsum("npc->nc", values, dtype=np.float64)
     squares = np.einsum("npc,npc->nc", values, values, dtype=np.float64)
     return hashes, np.stack([sums / 255, squares / 255**2], axis=2) / (height * width)
-
-
-def _in_threads(function: Callable, length: int, rows_at_once: int, title: str) -> Iterator:
-    """Results of `function` for one range of rows after another, in order.
-
-    Pillow lets other threads run while it decodes, so threads serve as well as processes. Few results wait at a time.
-    """
-    threads = os.cpu_count() or 1
-    ranges = [range(start, min(start + rows_at_once, length)) for start in range(0, length, rows_at_once)]
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        tqdm(total=length, desc=title, unit=" images", disable=None, leave=False) as bar,
-    ):
-        for first in range(0, len(ranges), 8 * threads):
-            for result in pool.map(function, ranges[first : first + 8 * threads]):
-                bar.update(min(rows_at_once, length - bar.n))
-                yield result

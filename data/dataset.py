@@ -1,32 +1,21 @@
 """A data set ready to train on: decoded splits, what is train, validation and test, and what the pixels are like."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from data import cache, remarks
-from data.cache import Arrays
+from data.cache import Arrays, Decoded
 from data.images import to_array
+from data.parts import Part, check_classes, check_counts, few, few_ids, limited, split_parts
+from data.pixel_range import Ranges
 from data.raw import UNLABELLED, Columns, about_folder, read_raw_splits
 from data.sources import Source, find_source
-from data.split import stratified_folds, stratified_split, stratified_subset
+from data.survey import survey
 from engine.errors import UserError
-
-TEST_FRACTION = 0.2  # held out where a data set has no test split of its own
-TEST_SEED = 0  # the test part never depends on a run's seed, so that runs compare
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some samples of a split: `ids` (int64, sorted) number the rows of `arrays`."""
-
-    arrays: Arrays
-    ids: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -43,6 +32,8 @@ class ImageData:
         remarks: what a person should know before the figures are believed, a sentence each.
         targets: uint8 (N, H, W, C), of pairs of images, which the labels then number; else None.
         unlabelled: images of a test split whose labels are kept secret, to be predicted; None where there is none.
+        ranges: of values of more than eight bits: what became 0 and 255, to prepare other images by.
+        image_size: side in pixels that images of many sizes were brought to where nobody had said which; else None.
     """
 
     name: str
@@ -57,6 +48,8 @@ class ImageData:
     remarks: list[str] = field(default_factory=list)
     targets: np.ndarray | None = None
     unlabelled: Part | None = None
+    ranges: Ranges = field(default_factory=dict)
+    image_size: int | None = None
 
     def fingerprints(self) -> dict[str, str]:
         """Of "train", "validation" and "test" a hash of the images' pixels, labels and order, to know them again."""
@@ -94,10 +87,14 @@ def load_images(
     data_dir: str | None = None,
     coarse: bool = False,
     image_size: int | None = None,
+    default_size: Callable[[], int] | None = None,
     val_fraction: float | None = None,
     folds: int | None = None,
     fold: int | None = None,
     limit_train: int | None = None,
+    limit_val: int | None = None,
+    limit_test: int | None = None,
+    rows: int | None = None,
     skip_bad_images: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
@@ -109,44 +106,42 @@ def load_images(
         dataset: a name, a Hub id, or a folder of parquet files or of images in one folder a class.
         data_dir: looked in for a folder of that name before the Hub.
         coarse: take the smaller of two sets of classes (cifar100's 20).
-        image_size: side in pixels that images of other sizes are brought to; None: they must all be of one size.
+        image_size: side in pixels that images of other sizes are brought to; None: they stay as they are, where they
+            all are of one size.
+        default_size: asked for the side that they are brought to where they are not; None: they are refused.
         val_fraction: stratified part of train kept for validation; None: the data set's own validation split
             where it has one beside a test split, else 0.1.
         folds, fold: validate on part `fold` of `folds` stratified parts of train, instead.
-        limit_train: keep this many training images, classes in proportion.
+        limit_train, limit_val, limit_test: keep this many images of each part, classes in proportion.
+        rows: read no more than this many images of each split, for a smoke test: of classes without one nothing is
+            said, and the limits are taken as far as there are images.
         skip_bad_images: leave out and count what cannot be decoded or has no label, instead of refusing.
         image_column, label_column: of a table, where it has several; None: the only one, or "label".
-        seed: of the validation part, the folds and `limit_train`.
+        seed: of the validation part, the folds, `limit_train` and `limit_val`.
 
     Raises:
         UserError: whatever the user can put right; see the messages.
     """
     source = find_source(dataset, data_dir)
     columns = Columns(image_column, label_column, coarse)
-    splits, class_names, about_source = _decoded(source, columns, image_size, skip_bad_images)
+    decoded = _decoded(source, columns, image_size, default_size, rows, skip_bad_images)
+    splits, class_names, about_source, *_ = decoded
     if len(class_names) < 2:
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
-    train, val, test = split_parts(dataset, splits, val_fraction, None if fold is None else (folds, fold), seed)
-    _check_counts(dataset, train, val, test, class_names, val_fraction, folds)
-    train = limited(train, limit_train, seed)
+    parts = split_parts(dataset, splits, val_fraction, None if fold is None else (folds, fold), seed)
+    if rows is None:
+        check_classes(dataset, parts, class_names)
+    check_counts(dataset, parts, val_fraction, folds)
+    parts = limited(parts, (limit_train, limit_val, limit_test), seed, smoke=rows is not None)
     name = f"{source.name}-coarse" if coarse else source.name
     if UNLABELLED in splits:
         tested = "the validation split is tested on" if "validation" in splits else "a part of train is held out"
         about_source = [*about_source, f"the test split has no labels: {tested} instead"]
-    return describe_train(name, train, val, test, class_names, splits, about_source=about_source)
-
-
-def limited(train: Part, count: int | None, seed: int) -> Part:
-    """`count` images of a training part, classes in proportion; None: all of them.
-
-    Raises:
-        UserError: there are not as many.
-    """
-    if count is None:
-        return train
-    if count > len(train):
-        raise UserError(f"--limit-train {count}: only {len(train)} training images are there")
-    return Part(train.arrays, stratified_subset(train.arrays.labels, train.ids, count, seed))
+    by_default = image_size is None and len(decoded.sizes) > 1
+    data = describe_train(name, *parts, decoded._replace(remarks=about_source), by_default=by_default)
+    if rows is None:
+        data.remarks.extend(remarks.of_classes(class_names, *(part.arrays.labels[part.ids] for part in parts)))
+    return data
 
 
 def describe_train(
@@ -154,136 +149,99 @@ def describe_train(
     train: Part,
     val: Part,
     test: Part,
-    class_names: list[str],
-    splits: dict[str, Arrays],
+    decoded: Decoded,
+    *,
     targets: np.ndarray | None = None,
-    about_source: Sequence[str] = (),
+    by_default: bool = False,
 ) -> ImageData:
     """What a run needs to know of its parts, with the mean and spread of what is trained on.
 
-    `about_source`: what a person should know of how the data set was read.
+    `by_default`: the images were of many sizes, and nobody said which to bring them to.
     """
-    notes = _notes(train, val, test, splits)
-    about_classes = [] if targets is not None else _class_remarks(class_names, train, val, test)
+    shape = train.arrays.images.shape[1:]
+    notes = _notes(train, val, test, decoded.splits)
+    about_sizes = remarks.of_sizes(decoded.sizes, shape[:2], by_default)
     moments = train.arrays.moments[train.ids].mean(0)
-    hidden = splits.get(UNLABELLED)
+    about_source = [f"note: {sentence}" for sentence in decoded.remarks]
+    hidden = decoded.splits.get(UNLABELLED)
     return ImageData(
         name=name,
         train=train,
         val=val,
         test=test,
-        class_names=class_names,
-        shape=train.arrays.images.shape[1:],
+        class_names=decoded.class_names,
+        shape=shape,
         mean=moments[:, 0].tolist(),
         std=np.sqrt(np.maximum(moments[:, 1] - moments[:, 0] ** 2, 1e-8)).tolist(),
         notes=notes,
-        remarks=[f"note: {sentence}" for sentence in about_source] + about_classes + remarks.of_counts(notes),
+        remarks=[*about_source, *about_sizes, *remarks.of_ranges(decoded.ranges), *remarks.of_counts(notes)],
         targets=targets,
         unlabelled=Part(hidden, np.arange(len(hidden.labels))) if hidden and len(hidden.labels) else None,
+        ranges=decoded.ranges,
+        image_size=shape[0] if by_default else None,
     )
 
 
-def _class_remarks(class_names: list[str], *parts: Part) -> list[str]:
-    return remarks.of_classes(class_names, *(part.arrays.labels[part.ids] for part in parts))
-
-
 def _decoded(
-    source: Source, columns: Columns, image_size: int | None, skip_bad_images: bool
-) -> tuple[dict[str, Arrays], list[str], list[str]]:
-    """The decoded splits, the classes' names, and what a person should know of how the source was read."""
+    source: Source,
+    columns: Columns,
+    image_size: int | None,
+    default_size: Callable[[], int] | None,
+    rows: int | None,
+    skip_bad_images: bool,
+) -> Decoded:
     if source.kind in ("digits", "tree"):
         columns.refuse(source.name)
     if source.kind == "digits":
-        return *_digits(image_size), []
+        return _digits(image_size, rows)
     raw = None if source.fingerprint else read_raw_splits(source, columns)
     fingerprint = source.fingerprint or raw[0]["train"].fingerprint
-    folder = cache.cache_folder(source.name, fingerprint, source.where, columns, image_size)
-    cached = cache.read(folder)
+
+    def folder(side: int | None) -> Path:
+        return cache.cache_folder(source.name, fingerprint, source.where, columns, side, rows)
+
+    cached = _cached(folder, image_size, default_size)
     if cached is None:
         splits, about_source = raw or read_raw_splits(source, columns)
-        cache.build(folder, splits, about_source, image_size=image_size, skip_bad_images=skip_bad_images)
-        cached = cache.read(folder)
+        splits = few(splits, rows)
+        seen = survey(splits)
+        if image_size is None and default_size is not None and len(seen.sizes) > 1:
+            image_size = default_size()
+        how = {"image_size": image_size, "skip_bad_images": skip_bad_images}
+        cache.build(folder(image_size), splits, seen, about_source, **how)
+        cached = cache.read(folder(image_size))
     elif not skip_bad_images:  # built by a run that was told to skip
-        cache.refuse_bad([line for split in cached[0].values() for line in split.bad_images])
-    splits, class_names, about_source = cached
+        cache.refuse_bad([line for split in cached.splits.values() for line in split.bad_images])
     # Files that are no images leave the cache as it is: what is said of them is not kept there.
-    return splits, class_names, [*about_source, *about_folder(source)]
+    return cached._replace(remarks=[*cached.remarks, *about_folder(source)])
 
 
-def _digits(image_size: int | None) -> tuple[dict[str, Arrays], list[str]]:
+def _cached(
+    folder: Callable[[int | None], Path], image_size: int | None, default_size: Callable[[], int] | None
+) -> Decoded | None:
+    """What is cached of a data set, at `image_size`, or as it is, or if it is of many sizes at the default one."""
+    found = cache.read(folder(image_size))
+    if found is None and image_size is None and default_size is not None:
+        found = cache.read(folder(default_size()))
+        if found is not None and len(found.sizes) < 2:  # of one size, which somebody else asked to be brought to this
+            return None
+    return found
+
+
+def _digits(image_size: int | None, rows: int | None) -> Decoded:
     """scikit-learn's 1,797 scans: 8x8 pixels in 0..16, from the UCI "Optical Recognition of Handwritten Digits"."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = (digits.images * (255 / 16)).round().astype(np.uint8)[..., None]
+    chosen = slice(None) if rows is None else few_ids(digits.target, rows)
+    images = (digits.images[chosen] * (255 / 16)).round().astype(np.uint8)[..., None]
+    sizes = {images.shape[1:3]: len(images)}
     if image_size is not None:
         images = np.stack([to_array(Image.fromarray(i[..., 0]), 1, (image_size, image_size)) for i in images])
-    labels = digits.target.astype(np.int64)
-    return {"train": Arrays(images, labels, *cache.describe(images))}, [str(name) for name in digits.target_names]
-
-
-def split_parts(
-    dataset: str, splits: dict[str, Arrays], val_fraction: float | None, fold: tuple[int, int] | None, seed: int
-) -> tuple[Part, Part, Part]:
-    """(train, validation, test) of the splits that there are; `fold` is (of how many, number) or None.
-
-    Raises:
-        UserError: every image of the validation split is in train too.
-    """
-    train = Part(splits["train"], np.arange(len(splits["train"].labels)))
-    own = {name: Part(splits[name], np.arange(len(splits[name].labels))) for name in splits}
-    if "test" not in own and "validation" not in own:
-        train, test = _carve(train, TEST_FRACTION, TEST_SEED, one_of_each=True)
-    else:
-        test = own["test"] if "test" in own else own["validation"]
-    if fold is not None:
-        labels, hashes = train.arrays.labels[train.ids], train.arrays.hashes[train.ids]
-        chosen = stratified_folds(labels, hashes, fold[0], seed) == fold[1]
-        return Part(train.arrays, train.ids[~chosen]), Part(train.arrays, train.ids[chosen]), test
-    if "test" in own and "validation" in own and val_fraction is None:
-        val = own["validation"]
-        new = ~np.isin(val.arrays.hashes, train.arrays.hashes)  # an image that is trained on validates nothing
-        if len(val) and not new.any():
-            raise UserError(
-                f"{dataset}: all {len(val):,} images of the validation split are also in train, pixel for pixel: put "
-                "others there, or give --val-fraction 0.1 to validate on a part of train"
-            )
-        return train, Part(val.arrays, val.ids[new]), test
-    train, val = _carve(train, 0.1 if val_fraction is None else val_fraction, seed)
-    return train, val, test
-
-
-def _carve(part: Part, fraction: float, seed: int, *, one_of_each: bool = False) -> tuple[Part, Part]:
-    labels, hashes = part.arrays.labels[part.ids], part.arrays.hashes[part.ids]
-    rest, carved = stratified_split(labels, hashes, fraction, seed, one_of_each=one_of_each)
-    return Part(part.arrays, part.ids[rest]), Part(part.arrays, part.ids[carved])
-
-
-def _check_counts(
-    dataset: str,
-    train: Part,
-    val: Part,
-    test: Part,
-    class_names: list[str],
-    val_fraction: float | None,
-    folds: int | None,
-) -> None:
-    counts, held_out = (
-        sum(np.bincount(part.arrays.labels[part.ids], minlength=len(class_names)) for part in parts)
-        for parts in ([train], [val, test])
-    )
-    # A name that no image has is left as it is; such as "background", where all of them are of something.
-    empty = [class_names[label] for label in np.flatnonzero((counts == 0) & (held_out > 0))]
-    if empty or np.count_nonzero(counts) < 2:
-        empty = empty or [class_names[label] for label in np.flatnonzero(counts == 0)]
-        raise UserError(f"{dataset}: no training image is left of {', '.join(empty)}: add images to these classes")
-    if len(test) == 0:
-        raise UserError(f"{dataset}: no image is left for the test part: add images")
-    if len(val) == 0 and folds:
-        raise UserError(f"{dataset} is too small for --folds {folds}: give fewer")
-    if len(val) == 0 and val_fraction != 0:
-        raise UserError(f"{dataset} is too small for a validation part: give --val-fraction 0, or a larger one")
+    labels = digits.target[chosen].astype(np.int64)
+    splits = {"train": Arrays(images, labels, *cache.describe(images))}
+    return Decoded(splits, [str(name) for name in digits.target_names], [], {}, sizes)
 
 
 def _notes(train: Part, val: Part, test: Part, splits: dict[str, Arrays]) -> dict[str, int]:
@@ -298,5 +256,6 @@ def _notes(train: Part, val: Part, test: Part, splits: dict[str, Arrays]) -> dic
         "test_images_also_in_train": int(np.isin(test_hashes, train_hashes).sum()),
         "test_images_also_in_val": int(np.isin(test_hashes, val_hashes).sum()),
         "duplicates_within_train": len(train_hashes) - len(np.unique(train_hashes)),
+        "images_beyond_range": sum(split.cut_images for split in splits.values()),
         "bad_images_left_out": sum(len(split.bad_images) for split in splits.values()),
     }

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.Image import Transpose
 
+from data.pixel_range import Ranges, as_bytes, is_cut
+
 # Pillow only warns above this many pixels; a picture that large is a mistake or an attack (a decompression bomb).
 MAX_PIXELS = 89_478_485
 # What Pillow raises for files that are damaged, cut short, absent, no image, or too large: found by opening 250,000
@@ -71,25 +73,25 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def to_array(image: Image.Image, channels: int, size: tuple[int, int] | None) -> np.ndarray:
+def to_array(
+    image: Image.Image, channels: int, size: tuple[int, int] | None, ranges: Ranges | None = None
+) -> np.ndarray:
     """Decode to uint8 (height, width, channels).
 
     Args:
-        image: any mode; 16-bit and 32-bit grey are scaled to 8 bits, transparency is dropped.
+        image: any mode; grey of more than 8 bits is scaled to them, transparency is dropped.
         channels: 1 or 3.
         size: (height, width) in pixels that the picture is resized to fill (bicubic, antialiased) before its
             middle is cut out; None keeps its own size.
+        ranges: of the values that are signed, of 32 bits or floats: what becomes 0 and 255.
 
     Raises:
-        OSError, SyntaxError, ValueError: the file is damaged.
+        OSError, SyntaxError, ValueError: the file is damaged, or has values that are not finite or have no range.
     """
-    orientation = image.getexif().get(ORIENTATION_TAG)
-    if orientation in UPRIGHT and image.format not in UPRIGHT_ALREADY:
+    orientation = image.getexif().get(ORIENTATION_TAG) if image.format not in UPRIGHT_ALREADY else None
+    image = as_bytes(image, ranges or {})
+    if orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[orientation])
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) * 255 // 65535).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        image = Image.fromarray(_scaled_to_bytes(np.asarray(image, dtype=np.float64), image.mode == "F"))
     image.info.pop("transparency", None)  # transparency is dropped in any case, and here Pillow would warn of it
     image = image.convert("L" if channels == 1 else "RGB")
     if size is not None and (image.height, image.width) != size:
@@ -97,18 +99,22 @@ def to_array(image: Image.Image, channels: int, size: tuple[int, int] | None) ->
     return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
 
 
-def _scaled_to_bytes(values: np.ndarray, fractions: bool) -> np.ndarray:
-    """32-bit pictures carry no range of their own: 0..1 is common in floats, 16-bit data in an "I" picture (PGM)."""
-    ranges = (1.0, 255.0, 65535.0) if fractions else (255.0, 65535.0)
-    top = next((top for top in ranges if values.max() <= top), values.max())
-    return (np.clip(values / top, 0, 1) * 255).round().astype(np.uint8)
-
-
-def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(path: Path, shape: tuple[int, int, int], ranges: Ranges | None = None) -> np.ndarray:
     """One image file as uint8 of `shape` (height, width, channels), prepared as training images of that shape were.
+
+    Args:
+        path: of the file.
+        shape: of the training images.
+        ranges: of their values, see `to_array`.
 
     Raises:
         OSError, SyntaxError, ValueError, DecompressionBombError: it cannot be read; see UNREADABLE.
     """
     with open_image(path) as image:
-        return to_array(image, shape[2], shape[:2])
+        return to_array(image, shape[2], shape[:2], ranges)
+
+
+def loses_values(path: Path, ranges: Ranges) -> bool:
+    """Whether `read_image` cuts off values of a file that it can read, as they lie outside of the ranges."""
+    with open_image(path) as image:
+        return is_cut(image, ranges)

@@ -1,19 +1,24 @@
 """Folders of paired images: what a model is given, and what it is to make of it."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data import cache
-from data.cache import Arrays
-from data.dataset import ImageData, describe_train, limited, split_parts
+from data.cache import Arrays, Decoded
+from data.dataset import ImageData, describe_train
 from data.folders import Folder, left_out_in_words
-from data.images import UNREADABLE, is_grey, open_image, to_array, upright_size
+from data.images import UNREADABLE, open_image, to_array, upright_size
+from data.parts import limited, split_parts
+from data.pixel_range import Ranges, is_cut
 from data.sources import Source, find_source
 from data.split_names import named_splits
+from data.survey import Survey, look_at, merged
 from engine.errors import UserError
 
 INPUTS, TARGETS = ("input", "inputs"), ("target", "targets")
@@ -25,8 +30,12 @@ def load_pairs(
     *,
     data_dir: str | None = None,
     image_size: int | None = None,
+    default_size: Callable[[], int] | None = None,
     val_fraction: float | None = None,
     limit_train: int | None = None,
+    limit_val: int | None = None,
+    limit_test: int | None = None,
+    rows: int | None = None,
     seed: int = 0,
 ) -> ImageData:
     """Read a folder that holds `input/` and `target/`, or `train/` (and `test/`, `validation/`) that hold them.
@@ -35,30 +44,42 @@ def load_pairs(
     of any data set. All is decoded at each start.
 
     Args:
-        image_size: side in pixels that inputs of other sizes are brought to; None: they must all be of one size.
-            Targets are taken as they are.
-        data_dir, val_fraction, limit_train, seed: as in `data/dataset.py`.
+        image_size: side in pixels that inputs of other sizes are brought to, and targets alike; None: they stay as
+            they are, where the inputs are of one size, and the targets too.
+        default_size: as in `data/dataset.py`.
+        rows: take no more than this many pairs of each split, for a smoke test.
+        data_dir, val_fraction, limit_train, limit_val, limit_test, seed: as in `data/dataset.py`.
 
     Raises:
         UserError: no pairs there, an image without its other half, unreadable images, or images of several sizes.
     """
     source = find_source(dataset, data_dir)
     places, about_source = _places(source, dataset)
-    pairs = [(split, one, other) for split, place in places.items() for one, other in _paired(place)]
-    inputs = _decode([one for _, one, _ in pairs], "inputs", image_size)
-    targets = _decode([other for _, _, other in pairs], "targets", None)
-    splits, rows = {}, {}
+    pairs = [(split, one, other) for split, place in places.items() for one, other in _spread(_paired(place), rows)]
+    names = np.array([split for split, _, _ in pairs])
+    inputs, targets = (_look([pair[half] for pair in pairs], names == "train") for half in (1, 2))
+    by_default = image_size is None and default_size is not None and len(set(inputs.sizes)) > 1
+    sides = _sides(inputs, targets, default_size() if by_default else image_size)
+    (images, cut), (target_images, _) = _decode(inputs, sides[0]), _decode(targets, sides[1])
+    splits, numbers = {}, {}
     for split in places:
-        rows[split] = np.array([number for number, pair in enumerate(pairs) if pair[0] == split])
-        images = inputs[rows[split]]
-        splits[split] = Arrays(images, np.zeros(len(images), dtype=np.int64), *cache.describe(images))
-    train, val, test = split_parts(dataset, splits, val_fraction, None, seed)
-    train = limited(train, limit_train, seed)
-    if not len(train) or not len(test) or (not len(val) and val_fraction != 0):
+        numbers[split] = np.flatnonzero(names == split)
+        own = images[numbers[split]]
+        labels = np.zeros(len(own), dtype=np.int64)
+        splits[split] = Arrays(own, labels, *cache.describe(own), cut_images=int(cut[numbers[split]].sum()))
+    parts = split_parts(dataset, splits, val_fraction, None, seed)
+    if not all(len(part) for part in parts[::2]) or (not len(parts[1]) and val_fraction != 0):
         raise UserError(f"{dataset} has {len(pairs)} pairs, too few to hold some out: add pairs")
+    parts = limited(parts, (limit_train, limit_val, limit_test), seed, smoke=rows is not None)
     for split, arrays in splits.items():
-        arrays.labels[:] = rows[split]  # from here on a label is the number of a target
-    return describe_train(source.name, train, val, test, ["pair"], splits, targets, about_source)
+        arrays.labels[:] = numbers[split]  # from here on a label is the number of a target
+    decoded = Decoded(splits, ["pair"], about_source, inputs.ranges, Counter(inputs.sizes))
+    return describe_train(source.name, *parts, decoded, targets=target_images, by_default=by_default)
+
+
+def _spread(pairs: list[tuple[Path, Path]], rows: int | None) -> list[tuple[Path, Path]]:
+    """At most so many of the pairs, from all over them; None: all."""
+    return pairs if rows is None else pairs[:: -(-len(pairs) // rows)]
 
 
 def _places(source: Source, dataset: str) -> tuple[dict[str, Folder], list[str]]:
@@ -101,34 +122,78 @@ def _paired(place: Folder) -> list[tuple[Path, Path]]:
     return [(path, halves[1][name]) for name, path in halves[0].items()]
 
 
-def _decode(paths: list[Path], what: str, side: int | None) -> np.ndarray:
-    """uint8 (N, H, W, C), grey where all are."""
+@dataclass(frozen=True)
+class _Half:
+    """The inputs or the targets of all pairs.
 
-    def look(path: Path) -> tuple[bool, tuple[int, int]] | str:
+    Attributes:
+        paths: of the files; `sizes`: the (height, width) of each, in pixels.
+        grey: whether none has any colour.
+        ranges: of their values, in train.
+    """
+
+    paths: list[Path]
+    sizes: list[tuple[int, int]]
+    grey: bool
+    ranges: Ranges
+
+
+def _look(paths: list[Path], in_train: np.ndarray) -> _Half:
+    def look(path: Path, measured: bool) -> tuple[Survey, tuple[int, int]] | str:
         try:
             with open_image(path) as image:
-                return is_grey(image), upright_size(image)
-        except UNREADABLE as error:
-            return f"{path}: {error}"
-
-    def read(path: Path) -> np.ndarray | str:
-        try:
-            with open_image(path) as image:
-                return to_array(image, channels, (side, side) if side else None)
+                size = upright_size(image)
+            return look_at([path], measured=measured), size
         except UNREADABLE as error:
             return f"{path}: {error}"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looked = list(pool.map(look, paths))
-        _refuse_bad([found for found in looked if isinstance(found, str)])
-        sizes = {size for _, size in looked}
-        if side is None and len(sizes) > 1:
-            remedy = "give --image-size" if what == "inputs" else "bring them to one"
-            raise UserError(f"the {what} have {len(sizes)} sizes, from {min(sizes)} to {max(sizes)} pixels: {remedy}")
-        channels = 1 if all(grey for grey, _ in looked) else 3
-        arrays = list(pool.map(read, paths))
-    _refuse_bad([found for found in arrays if isinstance(found, str)])
-    return np.stack(arrays)
+        found = list(pool.map(look, paths, in_train))
+    _refuse_bad([one for one in found if isinstance(one, str)])
+    seen = merged(survey for survey, _ in found)
+    return _Half(paths, [size for _, size in found], seen.grey, seen.ranges)
+
+
+def _sides(inputs: _Half, targets: _Half, image_size: int | None) -> tuple[int | None, int | None]:
+    """The sides that inputs and targets are brought to, so that the same part of both is left; None: as they are.
+
+    Raises:
+        UserError: a target is not as large as its input, nor the same share of it as all others; or without
+            `image_size` there are several sizes.
+    """
+    counts = [len(set(half.sizes)) for half in (inputs, targets)]
+    if image_size is None and counts == [1, 1]:
+        return None, None
+    found = f"the inputs have {counts[0]} sizes and the targets {counts[1]}"
+    if image_size is None:
+        raise UserError(f"{found}: give --image-size to bring them to one")
+    share = float(np.median(np.divide(targets.sizes, inputs.sizes)))
+    for number, (size, target) in enumerate(zip(inputs.sizes, targets.sizes, strict=True)):
+        apart = max(abs(share * side - other) for side, other in zip(size, target, strict=True))
+        if apart >= max(share, 1):  # less is the rounding of the sides of smaller copies
+            raise UserError(
+                f"{found}: to be brought to one (--image-size), each target must be the same share of its input, but "
+                f"{targets.paths[number]} is of {target[1]}x{target[0]} pixels and its input of {size[1]}x{size[0]}: "
+                "bring them to one form"
+            )
+    return image_size, max(1, round(share * image_size))
+
+
+def _decode(half: _Half, side: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """The images, uint8 (N, H, W, C), grey where all are, and which have values beyond the range, bool (N,)."""
+
+    def read(path: Path) -> tuple[np.ndarray, bool] | str:
+        try:
+            with open_image(path) as image:
+                size = (side, side) if side else None
+                return to_array(image, 1 if half.grey else 3, size, half.ranges), is_cut(image, half.ranges)
+        except UNREADABLE as error:
+            return f"{path}: {error}"
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(read, half.paths))
+    _refuse_bad([one for one in found if isinstance(one, str)])
+    return np.stack([image for image, _ in found]), np.array([cut for _, cut in found])
 
 
 def _refuse_bad(bad_images: list[str]) -> None:

@@ -1,8 +1,10 @@
 """What a person should know of a data set before its figures are believed, in sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from data.pixel_range import NATURAL, Ranges
 
 FEW = 5  # images of a class; a fifth of fewer is less than one
 NAMED_AT_ONCE = 5
@@ -25,19 +27,22 @@ def of_classes(class_names: Sequence[str], train: np.ndarray, val: np.ndarray, t
     parts = {"training": train, "validation": val, "test": test}
     counts = {part: np.bincount(labels, minlength=len(class_names)) for part, labels in parts.items()}
     total = sum(counts.values())
-    few = np.flatnonzero(total < FEW)
+    few = np.flatnonzero((total > 0) & (total < FEW))
     if len(few):
         each = named([f"{class_names[label]} {total[label]}" for label in few])
         remarks.append(
             f"warning: {_classes(few)} fewer than {FEW} images ({each}): their figures, and averages over classes, "
             "say little"
         )
+    unused = np.flatnonzero(total == 0)
+    if len(unused):
+        remarks.append(f"note: {_classes(unused)} no image at all ({named([class_names[label] for label in unused])})")
     for part, what_follows in (
         ("training", "they cannot be learnt"),
         ("validation", "the best epoch is chosen without them"),
         ("test", "averages over classes leave them out"),
     ):
-        absent = np.flatnonzero(counts[part] == 0)
+        absent = np.flatnonzero((counts[part] == 0) & (total > 0))
         if len(absent) and counts[part].any():
             names = named([class_names[label] for label in absent])
             remarks.append(f"note: {_classes(absent)} no {part} image ({names}): {what_follows}")
@@ -48,12 +53,42 @@ def _classes(labels: np.ndarray) -> str:
     return "1 class has" if len(labels) == 1 else f"{len(labels)} classes have"
 
 
+def of_sizes(sizes: Mapping[tuple[int, int], int], shape: tuple[int, int], by_default: bool) -> list[str]:
+    """A sentence about what was done to images that were not of one size, or not of this one.
+
+    Args:
+        sizes: how many images there are of each (height, width).
+        shape: the (height, width) that they were brought to.
+        by_default: nobody asked for this one.
+    """
+    if not sizes.keys() - {shape}:
+        return []
+    ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    least, most = (f"{width}x{height}" for height, width in (ordered[0], ordered[-1]))
+    of = f"{len(sizes)} sizes, {least} to {most}" if len(sizes) > 1 else least
+    same_form = all(height * shape[1] == width * shape[0] for height, width in sizes)
+    how = "resized" if same_form else "shorter side resized, middle cut"
+    size = f"{shape[1]}x{shape[0]}" + (", the model's own (--image-size gives another)" if by_default else "")
+    return [f"{sum(sizes.values()):,} photos of {of}, brought to {size}: {how}"]
+
+
+def of_ranges(ranges: Ranges) -> list[str]:
+    """Sentences about values whose range is neither that of their type nor a common one."""
+    return [
+        f"note: the pixels' values are {kind} from {low:g} to {high:g}, the least and most in train, which become 0 "
+        "and 255"
+        for kind, (low, high) in ranges.items()
+        if (low, high) != NATURAL[kind]
+    ]
+
+
 def of_counts(notes: dict[str, int]) -> list[str]:
     """Sentences about images that were left out or lie in two parts, from the counts that `ImageData.notes` holds."""
     told = {
         "val_images_left_out": ("validation", "also in train, pixel for pixel, and left out"),
         "test_images_also_in_train": ("test", "also in train, pixel for pixel"),
         "test_images_also_in_val": ("test", "also in validation, pixel for pixel"),
+        "images_beyond_range": ("", "beyond the range of values in train, and cut to it"),
         "bad_images_left_out": ("", "left out, without a label or unreadable"),
     }
     return [

@@ -23,7 +23,7 @@ NAMED = {
     "fashion_mnist": ("zalando-datasets/fashion_mnist", "70,000 pieces of clothing, 28x28 grey, 10 classes"),
     "cifar10": ("uoft-cs/cifar10", "60,000 photos, 32x32 colour, 10 classes"),
     "cifar100": ("uoft-cs/cifar100", "60,000 photos, 32x32 colour, 100 classes, or 20 with --coarse"),
-    "imagenette": ("frgfm/imagenette", "photos of 10 ImageNet classes, many sizes: give --image-size"),
+    "imagenette": ("frgfm/imagenette", "photos of 10 ImageNet classes, of many sizes"),
 }
 
 

@@ -89,6 +89,8 @@ def _say_what_next(run: Run, test: dict) -> None:
         say(remark)
     if run.data.unlabelled is not None and run.args.task == "classify":
         say(f"{len(run.data.unlabelled):,} images without labels: their classes are in {predictions.UNLABELLED_FILE}")
+    if run.args.smoke_test:
+        say("smoke test: all of it works, from the images to the pictures; figures of so few images mean nothing")
     say(f"open     {folder / 'examples.png'}, {', '.join(sorted(set(report.PICTURES) - {'examples.png'}))}, test.json")
     if "tensorboard" in run.args.track:
         say(f"curves   tensorboard --logdir {run.args.output_dir}")

@@ -48,7 +48,7 @@ def choose_folder(args: argparse.Namespace, dataset: str) -> Path:
         if len(os.fsencode(args.run_name)) > LONGEST_NAME:
             raise UserError(f"--run-name {args.run_name}: give {LONGEST_NAME} bytes or less")
         return Path(args.output_dir) / args.run_name
-    model = args.model.replace("/", "-")
+    model = args.model.replace("/", "-") + ("-smoke-test" if args.smoke_test else "")
     return Path(args.output_dir) / f"{dataset}-{model}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
 

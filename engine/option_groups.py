@@ -54,11 +54,20 @@ def _add_data(add: Callable) -> None:
         "test split too, else 0.1)",
     )
     add("--limit-train", type=POSITIVE, metavar="N", help="train on N images only (default: all)")
+    add("--limit-val", type=POSITIVE, metavar="N", help="validate on N images only (default: all)")
+    add("--limit-test", type=POSITIVE, metavar="N", help="test on N images only (default: all)")
+    add(
+        "--smoke-test",
+        action=FLAG,
+        default=False,
+        help="go through a whole run, report and pictures in seconds, on 16 images of each part (default: no)",
+    )
     add(
         "--image-size",
         type=number(int, 4, 2048),
         metavar="PIXELS",
-        help="bring every image to a square of this side (default: as they are)",
+        help="bring every image to a square of this side (default: as they are; photos of many sizes to that of the "
+        "model, 64 for ours)",
     )
     add(
         "--skip-bad-images",

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import explain
 import models
@@ -15,6 +16,7 @@ from engine.parsing import POSITIVE, Parser, in_words, number, path, recipe_argv
 from engine.training_options import DEFAULTS, DEFAULTS_OF, TTA
 
 EXPLAINS = ("explain_class", "explain_layer", "explain_count")
+SMOKE_IMAGES = 16  # of each part
 BENCHES = ("forward", "train", "loop", "data", "conv", "transform")
 
 
@@ -128,7 +130,23 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError("--patience waits for a better validation, which --val-fraction 0 leaves out: leave one out")
     _check_folds(args)
     _check_task(args)
+    if args.smoke_test:
+        _shrink(args)
     return args
+
+
+def _shrink(args: argparse.Namespace) -> None:
+    """Make a smoke test of the options: two short epochs, in which all happens that does once in a while."""
+    if args.resume is not None:
+        raise UserError("--smoke-test is a run of its own: leave --resume out")
+    for name in ("limit_train", "limit_val", "limit_test"):
+        setattr(args, name, getattr(args, name) or SMOKE_IMAGES)
+    args.epochs, args.log_every, args.eval_every, args.checkpoint_every = min(args.epochs, 2), 1, 1, "epoch"
+    if args.run_name is not None:  # which the run itself is to have
+        args.run_name += f"-smoke-test-{datetime.now():%Y%m%d-%H%M%S}"
+    args.batch_size = None  # as many as there is room for in so few images
+    if args.val_fraction:
+        args.val_fraction = max(args.val_fraction, 0.1)  # of few images a small share is none
 
 
 def _check_folds(args: argparse.Namespace) -> None:

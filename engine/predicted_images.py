@@ -49,7 +49,7 @@ def predict_files(
     written, main = 0, accelerator.is_main_process
     make = task.maker(model.eval())
     for start in track(range(0, len(paths), batch_size), "predicting", -(-len(paths) // batch_size), main):
-        readable, images = read_images(paths[start : start + batch_size], task.image_shape, unreadable)
+        readable, images = read_images(paths[start : start + batch_size], task, unreadable)
         if not readable:
             continue
         with torch.no_grad(), accelerator.autocast():

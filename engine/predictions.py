@@ -16,7 +16,7 @@ from torch import nn
 
 from data.class_folders import same_names
 from data.dataset import ImageData, changed_parts
-from data.images import UNREADABLE, read_image
+from data.images import UNREADABLE, loses_values, read_image
 from data.sources import found_again
 from engine import console, evaluate
 from engine.console import percent, printable, say
@@ -29,6 +29,9 @@ from engine.tasks import Classification, Task
 
 UNLABELLED_FILE = "predictions.csv"
 TOPK = 5  # classes named for each image in it
+# Options that weights of earlier versions lack, as they then did their work.
+YOUNGER_OPTIONS = {"task": "classify", "image_column": None, "label_column": None}
+YOUNGER_OPTIONS |= {"limit_val": None, "limit_test": None, "smoke_test": False}
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -58,7 +61,7 @@ def predict_files(
     main = accelerator.is_main_process
     model.eval()
     for start in track(range(0, len(paths), batch_size), "predicting", -(-len(paths) // batch_size), main):
-        readable, images = read_images(paths[start : start + batch_size], task.image_shape, unreadable)
+        readable, images = read_images(paths[start : start + batch_size], task, unreadable)
         if not readable:
             continue
         with torch.no_grad(), accelerator.autocast():
@@ -84,12 +87,19 @@ def predict_unlabelled(
         write_atomically(folder / UNLABELLED_FILE, lambda place: place.write_bytes(encoded))
 
 
-def read_images(paths: list[Path], shape: tuple[int, int, int], unreadable: list[str]) -> tuple[list[Path], np.ndarray]:
-    """The paths that can be read with their images, uint8 (B, *shape); the others go to `unreadable`, with reasons."""
+def read_images(paths: list[Path], task: Task, unreadable: list[str]) -> tuple[list[Path], np.ndarray]:
+    """The paths that can be read with their images, uint8 (B, H, W, C), prepared as those that `task` was trained on.
+
+    The others go to `unreadable`, with reasons. Those that lose values, as these lie beyond the range of training, are
+    named on stderr.
+    """
 
     def read(path: Path) -> np.ndarray | str:
         try:
-            return read_image(path, shape)
+            pixels = read_image(path, task.image_shape, task.ranges)
+            if task.ranges and loses_values(path, task.ranges):
+                print(f"note: {path} has values beyond the range of training, cut to it", file=sys.stderr)
+            return pixels
         except UNREADABLE as error:
             return f"{path}: {error}"
 
@@ -98,7 +108,7 @@ def read_images(paths: list[Path], shape: tuple[int, int, int], unreadable: list
     unreadable += [result for result in results if isinstance(result, str)]
     readable = [path for path, result in zip(paths, results, strict=True) if not isinstance(result, str)]
     images = [result for result in results if not isinstance(result, str)]
-    return readable, np.stack(images) if images else np.zeros((0, *shape), dtype=np.uint8)
+    return readable, np.stack(images) if images else np.zeros((0, *task.image_shape), dtype=np.uint8)
 
 
 def tell_unreadable(unreadable: list[str], total: int) -> None:
@@ -152,9 +162,9 @@ def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelera
     Raises:
         UserError: it is not on this machine, or its test images are no longer the same.
     """
-    younger = {"task": "classify", "image_column": None, "label_column": None}  # options that the weights may not know
-    options = argparse.Namespace(**younger | content["options"])
+    options = argparse.Namespace(**(YOUNGER_OPTIONS | content["options"]))
     options.dataset, options.data_dir = found_again(options.dataset, options.data_dir, args.data_dir)
+    options.pretrained = None  # the file that training began with may be gone, and nothing is to be had from it now
     try:
         data = load_data(options, accelerator)
     except UserError as error:

@@ -28,15 +28,19 @@ def complete(args: argparse.Namespace) -> None:
     Raises:
         ImpossibleOptions: --pretrained names no weights, or weights that cannot be had.
     """
-    if args.pretrained is None:
-        return
-    known = _preparation(args)
-    for name, value in known.items():
+    for name, value in preparation(args).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
 
 
-def _preparation(args: argparse.Namespace) -> dict:
+def preparation(args: argparse.Namespace) -> dict:
+    """What the weights of --pretrained know of how images are prepared for them, of FILLED_IN; nothing without them.
+
+    Raises:
+        UserError: as `complete`.
+    """
+    if args.pretrained is None:
+        return {}
     content = {} if args.pretrained == HUB else _read(args.pretrained)
     if "options" in content:  # our own best.pth
         options, (height, width, _) = content["options"], content["shape"]

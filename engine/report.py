@@ -80,7 +80,7 @@ def end_figures(test: dict) -> dict[str, float | None]:
 def headline(test: dict) -> str:
     """The test in one line."""
     loss = "not finite" if test["loss"] is None else f"{test['loss']:.4f}"
-    classes, absent = len(test["per_class"]), len(test["classes_without_samples"])
+    classes, absent = len(test["per_class"]), len(test.get("classes_without_samples", []))
     top5 = test["top5_accuracy"] if classes > 10 else None
     top5 = "" if top5 is None else f", top-5 {console.percent(top5)}"
     over = f" over the {classes - absent} of {classes} classes that have test images" if absent else ""

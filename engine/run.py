@@ -265,6 +265,7 @@ class Run:
             "fingerprints": self.fingerprints,
             "mean": self.task.mean,
             "std": self.task.std,
+            "ranges": self.task.ranges,
             "options": dict(vars(self.args)),
             "mixed_precision": self.accelerator.mixed_precision,
             "output_shape": self.task.answer.get("output_shape"),

@@ -23,6 +23,8 @@ from engine.training_options import SYNC_BN_BELOW
 from engine.transformation import Transformation
 from models.layers.sync_batch_norm import synchronize_batch_norm
 
+SMOKE_ROWS = 64  # images of each split that a smoke test reads, for its parts to be cut from
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -71,6 +73,8 @@ def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -
 def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
     """The data set of --dataset; one process of each machine decodes it where it is not cached yet.
 
+    Where its images are of many sizes, --image-size is filled in if it was not given.
+
     Raises:
         ImpossibleOptions: it cannot be had, or the options leave too little of it.
     """
@@ -78,36 +82,46 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
     refusal = None
     with accelerator.local_main_process_first():  # to be left by every process, as the others wait for the first
         try:
-            return _load_data(args)
+            data = _load_data(args)
         except UserError as error:
             refusal = error
-    raise ImpossibleOptions(str(refusal)) from refusal
+    if refusal is not None:
+        raise ImpossibleOptions(str(refusal)) from refusal
+    if args.image_size is None:
+        args.image_size = data.image_size
+    return data
 
 
 def _load_data(args: argparse.Namespace) -> ImageData:
+    of_every_task = {
+        "data_dir": args.data_dir,
+        "image_size": args.image_size,
+        "default_size": lambda: _model_size(args),
+        "val_fraction": args.val_fraction,
+        "limit_train": args.limit_train,
+        "limit_val": args.limit_val,
+        "limit_test": args.limit_test,
+        "rows": max(SMOKE_ROWS, args.folds or 0) if args.smoke_test else None,
+        "seed": args.seed,
+    }
     if args.task == "transform" and args.transform is None:
-        return load_pairs(
-            args.dataset,
-            data_dir=args.data_dir,
-            image_size=args.image_size,
-            val_fraction=args.val_fraction,
-            limit_train=args.limit_train,
-            seed=args.seed,
-        )
+        return load_pairs(args.dataset, **of_every_task)
     return load_images(
         args.dataset,
-        data_dir=args.data_dir,
         coarse=args.coarse,
-        image_size=args.image_size,
-        val_fraction=args.val_fraction,
         folds=args.folds,
         fold=args.fold,
-        limit_train=args.limit_train,
         skip_bad_images=args.skip_bad_images,
         image_column=args.image_column,
         label_column=args.label_column,
-        seed=args.seed,
+        **of_every_task,
     )
+
+
+def _model_size(args: argparse.Namespace) -> int:
+    """The side in pixels of the images that the model was made, or its weights were trained, for."""
+    side = args.input_size or pretrained.preparation(args).get("input_size")
+    return side or models.image_size(args.model, args.model_arg)
 
 
 def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) -> Task:
@@ -130,6 +144,7 @@ def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) 
         "num_samples": len(data.train),
         "input_size": args.input_size,
         "interpolation": args.interpolation,
+        "ranges": data.ranges,
     }
     try:
         if args.task == "transform":

@@ -20,6 +20,7 @@ NOT_SWEPT += ("seeds", "folds", "fold", "sweep", "ensemble", "help", "model_arg"
 
 # Options that say what is tested on.
 OF_THE_TEST = {"dataset", "data_dir", "coarse", "image_column", "label_column", "image_size", "skip_bad_images"}
+OF_THE_TEST |= {"limit_test", "smoke_test"}
 
 
 def asked_for(args: argparse.Namespace) -> bool:
@@ -191,7 +192,7 @@ def _is_done(place: Path, member: argparse.Namespace) -> bool:
         return False
     before = yaml.safe_load((place / "args.yaml").read_text(encoding="utf-8"))
     now = folder.options_of_a_run(member)
-    for key in ("batch_size", *(pretrained.FILLED_IN if member.pretrained else ())):
+    for key in ("batch_size", "image_size", *(pretrained.FILLED_IN if member.pretrained else ())):
         now[key] = before.get(key) if now[key] is None else now[key]  # the run had filled it in
     if now["mixed_precision"] == "auto":
         now["mixed_precision"] = before.get("mixed_precision", "auto")

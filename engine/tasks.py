@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from data.augment import Augment
 from data.augment_spec import parse as parse_augment
 from data.loader import Batch
+from data.pixel_range import Ranges
 
 
 class Task:
@@ -26,6 +27,7 @@ class Task:
         num_samples: size of the training part, which mixing draws partners from.
         input_size: side in pixels that images are brought to before the model sees them; None: as they are.
         interpolation: how they are, "bilinear" or "bicubic".
+        ranges: by which the images' values of more than eight bits became bytes; see `data/pixel_range.py`.
 
     Attributes:
         image_shape: (height, width, channels) of the images; `input_shape`: (channels, height, width) of the inputs.
@@ -50,9 +52,10 @@ class Task:
         num_samples: int = 1,
         input_size: int | None = None,
         interpolation: str | None = None,
+        ranges: Ranges | None = None,
     ) -> None:
         self.class_names = class_names
-        self.image_shape = shape
+        self.image_shape, self.ranges = shape, ranges or {}
         self.input_shape = (shape[2], input_size or shape[0], input_size or shape[1])
         self.interpolation = interpolation or "bilinear"
         self.mean, self.std = mean, std

@@ -97,6 +97,7 @@ def build_task(content: dict, device: torch.device, tta: str | None) -> Task:
         "channels_last": options["channels_last"],
         "input_size": options.get("input_size"),
         "interpolation": options.get("interpolation"),
+        "ranges": content.get("ranges"),
     }
     if options.get("task", "classify") == "transform":
         transforms = parse_transform(options["transform"]) if options["transform"] else None

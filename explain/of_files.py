@@ -25,7 +25,7 @@ def explain_files(
         folder: for the pictures.
     """
     unreadable: list[str] = []
-    readable, images = read_images(paths, explained.task.image_shape, unreadable)
+    readable, images = read_images(paths, explained.task, unreadable)
     if readable:
         make_folder(folder)
         _explain(explained, args.explain_count, readable, images, named, folder)

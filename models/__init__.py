@@ -47,6 +47,7 @@ IMAGE_MODELS = {
 }
 CONVOLUTIONS = ("native", "byhand")
 TIMM = "timm/"
+DEFAULT_SIZE = 64  # for photos of many sizes; our models take any
 
 
 def timm_names() -> list[str]:
@@ -117,6 +118,19 @@ def create_model(
 
         mend_depthwise(model)
     return model
+
+
+def image_size(name: str, model_args: dict) -> int:
+    """Side in pixels of the images that a model was made for: of timm's by their data config, of ours DEFAULT_SIZE."""
+    if not name.startswith(TIMM):
+        return DEFAULT_SIZE
+    import timm
+
+    asked = model_args.get("img_size")
+    if asked is not None:
+        return asked if isinstance(asked, int) else max(asked)
+    config = timm.get_pretrained_cfg(name.removeprefix(TIMM))
+    return 224 if config is None else config.input_size[-1]
 
 
 def _create_timm(name: str, input_shape: tuple[int, int, int], num_classes: int, model_args: dict) -> "nn.Module":

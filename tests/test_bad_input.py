@@ -71,6 +71,7 @@ EARLY = [
     ("--seeds 0,1 --resume auto", "--resume auto needs the --run-name"),
     ("--ensemble --sweep dataset=digits,mnist", "needs the same test images, which --sweep dataset changes"),
     ("--recipe sweep.yaml", "'lr=fast' is not|'fast' is not a number"),
+    ("--smoke-test --resume auto --run-name x", "--smoke-test is a run of its own: leave --resume out"),
     ("--checkpoint-every never", "'never' is not a whole number"),
 ]
 RECIPES = {
@@ -152,6 +153,8 @@ LATE = [
     ("--batch-size 4000", "--batch-size 4000 is more than the 1.* training images"),
     ("--batch-size 100 --accumulate 3", "--batch-size 100 .*--accumulate 3: give a multiple of 3"),
     ("--limit-train 5000", "--limit-train 5000: only 1.* training images"),
+    ("--limit-val 5000", "--limit-val 5000: only 1.* validation images"),
+    ("--limit-test 5000", "--limit-test 5000: only 3.* test images"),
     ("--mixed-precision fp16", "fp16 does nothing on a CPU: give --mixed-precision"),
     ("--coarse", "--coarse: digits has one set of classes only"),
     ("--dataset {0}/pets --coarse", "--coarse: pets has one set of classes only"),
@@ -176,7 +179,6 @@ LATE = [
     ("--dataset {0}/one", "one class only .*cat"),
     ("--dataset {0}/hollow", "class folder .*dog holds no image"),
     ("--dataset {0}/flat", "no folder for each class"),
-    ("--dataset {0}/sizes", "2 sizes .*--image-size"),
     ("--dataset {0}/extra", r"test split .*missing none, extra \['owl'\]"),
     ("--dataset {0}/renamed", r"test split .*missing \['dog'\], extra \['Dog'\]"),
     ("--dataset {0}/tiny", "too small for a validation part: give --val-fraction 0"),
@@ -193,7 +195,7 @@ def refused(tmp_path_factory) -> Path:
     (root / "runs" / "old" / "args.yaml").touch()
     (root / "parquet").mkdir()
     (root / "parquet" / "train.parquet").write_bytes(b"PAR1 no more than this PAR1")
-    for folder in ("pets/cat", "pets/dog", "one/cat", "hollow/cat", "flat", "sizes/cat", "untrained/test/cat"):
+    for folder in ("pets/cat", "pets/dog", "one/cat", "hollow/cat", "flat", "untrained/test/cat"):
         write_images(root / folder, 10)
     for name, classes in {"extra": ["cat", "dog", "owl"], "renamed": ["cat", "Dog"]}.items():
         for folder in ("train/cat", "train/dog", *(f"test/{name}" for name in classes)):
@@ -201,7 +203,6 @@ def refused(tmp_path_factory) -> Path:
     for folder in ("cat", "dog"):
         write_images(root / "tiny" / folder, 3)
     (root / "hollow" / "dog").mkdir()
-    write_images(root / "sizes" / "dog", 10, size=(9, 8))
     return root
 
 

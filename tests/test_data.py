@@ -184,6 +184,7 @@ import sys, time
 from pathlib import Path
 from data import cache
 from data.raw import RawSplit
+from data.survey import survey
 decoded = cache.to_array
 def to_array(*args):
     print("decoding", flush=True)
@@ -198,7 +199,8 @@ folder = cache.cache_folder("pets", "fingerprint")
 assert cache.read(folder) is None
 print("ready", flush=True)
 sys.stdin.readline()
-cache.build(folder, {"train": split}, image_size=None, skip_bad_images=False)
+seen = survey({"train": split})
+cache.build(folder, {"train": split}, seen, image_size=None, skip_bad_images=False)
 print(len(cache.read(folder)[0]["train"].images), flush=True)
 """
 

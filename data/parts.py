@@ -1,0 +1,131 @@
+"""The parts of a data set: what is trained on, validated on and tested on."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from data.cache import Arrays
+from data.raw import RawSplit
+from data.split import stratified_folds, stratified_split, stratified_subset
+from engine.errors import UserError
+
+TEST_FRACTION = 0.2  # held out where a data set has no test split of its own
+TEST_SEED = 0  # the test part never depends on a run's seed, so that runs compare
+LIMITS = {"--limit-train": "training", "--limit-val": "validation", "--limit-test": "test"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of a split: `ids` (int64, sorted) number the rows of `arrays`."""
+
+    arrays: Arrays
+    ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+Parts = tuple[Part, Part, Part]  # train, validation, test
+
+
+def limited(parts: Parts, limits: tuple[int | None, ...], seed: int, *, smoke: bool) -> Parts:
+    """So many images of each part, classes in proportion; None: all of them; `smoke`: as many as there are, at most.
+
+    Raises:
+        UserError: there are not as many.
+    """
+    kept = []
+    for (option, noun), part, count in zip(LIMITS.items(), parts, limits, strict=True):
+        if count is not None and smoke:
+            count = min(count, len(part))
+        if count is not None and count > len(part):
+            raise UserError(f"{option} {count}: only {len(part)} {noun} images are there")
+        part_seed = TEST_SEED if noun == "test" else seed
+        ids = part.ids if count is None else stratified_subset(part.arrays.labels, part.ids, count, part_seed)
+        kept.append(Part(part.arrays, ids))
+    return tuple(kept)
+
+
+def few(splits: dict[str, RawSplit], rows: int | None) -> dict[str, RawSplit]:
+    """Splits of at most so many images, classes in proportion, of which no more are read; None: as they are."""
+    return splits if rows is None else {name: _few(split, rows) for name, split in splits.items()}
+
+
+def _few(split: RawSplit, rows: int) -> RawSplit:
+    chosen = few_ids(np.asarray(split.labels), rows).tolist()
+
+    def read(places: range) -> list[dict]:
+        return [image for row in chosen[places.start : places.stop] for image in split.read(range(row, row + 1))]
+
+    return replace(split, length=len(chosen), read=read, labels=[split.labels[row] for row in chosen])
+
+
+def few_ids(labels: np.ndarray, rows: int) -> np.ndarray:
+    """At most so many of the samples 0..N-1, classes in proportion; sorted int64."""
+    return stratified_subset(labels, np.arange(len(labels)), min(rows, len(labels)), TEST_SEED)
+
+
+def split_parts(
+    dataset: str, splits: dict[str, Arrays], val_fraction: float | None, fold: tuple[int, int] | None, seed: int
+) -> Parts:
+    """(train, validation, test) of the splits that there are; `fold` is (of how many, number) or None.
+
+    Raises:
+        UserError: every image of the validation split is in train too.
+    """
+    train = Part(splits["train"], np.arange(len(splits["train"].labels)))
+    own = {name: Part(splits[name], np.arange(len(splits[name].labels))) for name in splits}
+    if "test" not in own and "validation" not in own:
+        train, test = _carve(train, TEST_FRACTION, TEST_SEED, one_of_each=True)
+    else:
+        test = own["test"] if "test" in own else own["validation"]
+    if fold is not None:
+        labels, hashes = train.arrays.labels[train.ids], train.arrays.hashes[train.ids]
+        chosen = stratified_folds(labels, hashes, fold[0], seed) == fold[1]
+        return Part(train.arrays, train.ids[~chosen]), Part(train.arrays, train.ids[chosen]), test
+    if "test" in own and "validation" in own and val_fraction is None:
+        val = own["validation"]
+        new = ~np.isin(val.arrays.hashes, train.arrays.hashes)  # an image that is trained on validates nothing
+        if len(val) and not new.any():
+            raise UserError(
+                f"{dataset}: all {len(val):,} images of the validation split are also in train, pixel for pixel: put "
+                "others there, or give --val-fraction 0.1 to validate on a part of train"
+            )
+        return train, Part(val.arrays, val.ids[new]), test
+    train, val = _carve(train, 0.1 if val_fraction is None else val_fraction, seed)
+    return train, val, test
+
+
+def _carve(part: Part, fraction: float, seed: int, *, one_of_each: bool = False) -> tuple[Part, Part]:
+    labels, hashes = part.arrays.labels[part.ids], part.arrays.hashes[part.ids]
+    rest, carved = stratified_split(labels, hashes, fraction, seed, one_of_each=one_of_each)
+    return Part(part.arrays, part.ids[rest]), Part(part.arrays, part.ids[carved])
+
+
+def check_counts(dataset: str, parts: Parts, val_fraction: float | None, folds: int | None) -> None:
+    """Refuse an empty part, but for a validation part where none was asked for.
+
+    Raises:
+        UserError: there is one.
+    """
+    _, val, test = parts
+    if len(test) == 0:
+        raise UserError(f"{dataset}: no image is left for the test part: add images")
+    if len(val) == 0 and folds:
+        raise UserError(f"{dataset} is too small for --folds {folds}: give fewer")
+    if len(val) == 0 and val_fraction != 0:
+        raise UserError(f"{dataset} is too small for a validation part: give --val-fraction 0, or a larger one")
+
+
+def check_classes(dataset: str, parts: Parts, class_names: list[str]) -> None:
+    """Refuse classes that have images, but none to train on, and data sets of fewer than two classes.
+
+    Raises:
+        UserError: there are some.
+    """
+    counts, *held_out = (np.bincount(part.arrays.labels[part.ids], minlength=len(class_names)) for part in parts)
+    # A name that no image has is left as it is; such as "background", where all of them are of something.
+    empty = [class_names[label] for label in np.flatnonzero((counts == 0) & (sum(held_out) > 0))]
+    if empty or np.count_nonzero(counts) < 2:
+        empty = empty or [class_names[label] for label in np.flatnonzero(counts == 0)]
+        raise UserError(f"{dataset}: no training image is left of {', '.join(empty)}: add images to these classes")
