@@ -46,6 +46,14 @@ def test_without_images_it_repeats_the_runs_own_test(capsys, run_folder, best, t
     assert (len(rows), right) == (359, report["correct"])
 
 
+def test_weights_older_than_the_options_for_columns_are_tested_all_the_same(capsys, run_folder, best, tmp_path):
+    content = weights.load(best)
+    options = {name: value for name, value in content["options"].items() if not name.endswith("_column")}
+    code, out, err = predict(capsys, "--weights", changed(best, tmp_path / "old.pth", options=options))
+    accuracy = json.loads((run_folder / "test.json").read_text())["accuracy"]
+    assert (code, err) == (0, "") and f"test accuracy {100 * accuracy:.2f} % on " in out
+
+
 def test_files_are_predicted_as_the_test_split_is(capsys, best, tmp_path):
     """Ten digits as PNG files in folders with spaces in their names: the same classes and probabilities."""
     output = tmp_path / "predictions.json"
