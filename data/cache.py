@@ -23,7 +23,7 @@ from data.threads import in_threads
 from engine.errors import UserError
 from engine.files import flush
 
-FORMAT = 5  # part of every key: raise it when what is stored changes
+FORMAT = 6  # part of every key: raise it when what is stored changes
 ARRAYS = ("labels", "hashes", "moments")  # beside the images
 NAMED_AT_ONCE = 100  # bad images in a message
 CHUNK_BYTES = 2**22  # of decoded pixels at once
@@ -39,7 +39,7 @@ class Arrays:
         hashes: uint64 (N,), equal for images that are equal in every pixel.
         moments: float64 (N, C, 2), each image's mean and mean square per channel, of pixels in 0..1.
         bad_images: "where: why" of every sample that could not be decoded or has no label, and was left out.
-        names: of an unlabelled split, where each image is from.
+        names: where each image is from, a file or a row of a split; empty where nobody knows.
         cut_images: how many had values outside of the range of train, which were cut off.
     """
 
@@ -217,10 +217,7 @@ def _check_room(folder: Path, wanted: int) -> None:
 def _decode(
     staging: Path, name: str, split: RawSplit, shape: tuple[int, int, int], ranges: Ranges
 ) -> tuple[list[int], list[str], list[str], int]:
-    """Write the arrays of one split; returns the images' (N, H, W, C), and `bad_images`, `names`, `cut_images` of it.
-
-    The names are those of the images of UNLABELLED alone, whose rows nothing else tells apart.
-    """
+    """Write the arrays of a split; returns the images' (N, H, W, C), and `bad_images`, `names`, `cut_images` of it."""
 
     def decode(rows: range) -> tuple[list[int], list[np.ndarray], list[str], list[str], int]:
         good, pictures, bad, names, cut = [], [], [], [], 0
@@ -240,7 +237,7 @@ def _decode(
             good.append(number)
             names.append(where)
         images = np.stack(pictures) if pictures else np.zeros((0, *shape), dtype=np.uint8)
-        return good, [images, *describe(images)], bad, names if name == UNLABELLED else [], cut
+        return good, [images, *describe(images)], bad, names, cut
 
     rows_at_once = max(1, min(CHUNK, CHUNK_BYTES // math.prod(shape)))
     kept, parts, complaints, names, cut_images = [], [], [], [], 0

@@ -240,7 +240,8 @@ def _digits(image_size: int | None, rows: int | None) -> Decoded:
     if image_size is not None:
         images = np.stack([to_array(Image.fromarray(i[..., 0]), 1, (image_size, image_size)) for i in images])
     labels = digits.target[chosen].astype(np.int64)
-    splits = {"train": Arrays(images, labels, *cache.describe(images))}
+    names = tuple(f"digits[{number}]" for number in np.arange(len(digits.target))[chosen])
+    splits = {"train": Arrays(images, labels, *cache.describe(images), names=names)}
     return Decoded(splits, [str(name) for name in digits.target_names], [], {}, sizes)
 
 

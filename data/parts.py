@@ -24,6 +24,11 @@ class Part:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def names(self) -> list[str]:
+        """Where each image is from: a file, or its row in a split."""
+        known = self.arrays.names
+        return [known[number] if known else f"image {number}" for number in self.ids]
+
 
 Parts = tuple[Part, Part, Part]  # train, validation, test
 

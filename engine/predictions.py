@@ -142,9 +142,9 @@ def report_on_test_split(
             "that you may write in"
         ) from error
     if accelerator.is_main_process:
-        names = [f"test[{number}]" for number in data.test.ids]
+        true = [data.class_names[label] for label in data.test.arrays.labels[data.test.ids]]
         if args.output is not None:
-            _put_out(_rows(names, probabilities, task.class_names, args.topk), args.output)
+            _put_out(_rows(data.test.names(), probabilities, task.class_names, args.topk, true), args.output)
         say("\n".join([report.headline(test), *data.remarks]))
         others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
         say(f"open     {folder / 'examples.png'}, {', '.join(others)}")
@@ -206,15 +206,22 @@ def check_same_test_images(path: str, content: dict, data: ImageData, accelerato
         print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
-def _rows(names: list[str], probabilities: np.ndarray, class_names: list[str], topk: int) -> list[dict]:
-    """For each name the `topk` likeliest classes: {"image", "predictions": [{"class", "probability"}, ...]}."""
+def _rows(
+    names: list[str], probabilities: np.ndarray, class_names: list[str], topk: int, true: list[str] | None = None
+) -> list[dict]:
+    """For each name the `topk` likeliest classes: {"image", "predictions": [{"class", "probability"}, ...]}.
+
+    Where the true classes are known, "true" comes after "image".
+    """
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
+    known = [{}] * len(names) if true is None else [{"true": name} for name in true]
     return [
         {
             "image": name,
+            **truth,
             "predictions": [{"class": class_names[k], "probability": float(row[k])} for k in likeliest],
         }
-        for name, row, likeliest in zip(names, probabilities, order, strict=True)
+        for name, truth, row, likeliest in zip(names, known, probabilities, order, strict=True)
     ]
 
 
@@ -240,12 +247,13 @@ def _put_out(rows: list[dict], output: str | None) -> None:
 
 
 def _as_csv(rows: list[dict]) -> str:
-    """One line an image: its name, then class and probability of each prediction."""
+    """One line an image: its name, its true class where that is known, class and probability of each prediction."""
     depth = len(rows[0]["predictions"]) if rows else 0
+    first = ["image", *(["true"] if rows and "true" in rows[0] else [])]
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["image", *(f"{part}_{k + 1}" for k in range(depth) for part in ("class", "probability"))])
+    writer.writerow([*first, *(f"{part}_{k + 1}" for k in range(depth) for part in ("class", "probability"))])
     for row in rows:
         flat = [value for p in row["predictions"] for value in (p["class"], p["probability"])]
-        writer.writerow([row["image"], *flat])
+        writer.writerow([*(row[column] for column in first), *flat])
     return text.getvalue()

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import train
 from engine import weights
-from tests.conftest import REPOSITORY, changed, predict, refusal
+from tests.conftest import REPOSITORY, changed, fresh_process, predict, refusal
 from tests.driver import HANGS
 
 
@@ -41,9 +42,24 @@ def test_without_images_it_repeats_the_runs_own_test(capsys, run_folder, best, t
 
     rows = json.loads(output.read_text())
     labels = load_digits().target
-    ids = [int(row["image"].removeprefix("test[").removesuffix("]")) for row in rows]
+    ids = [int(row["image"].removeprefix("digits[").removesuffix("]")) for row in rows]
     right = sum(row["predictions"][0]["class"] == str(labels[i]) for row, i in zip(rows, ids, strict=True))
     assert (len(rows), right) == (359, report["correct"])
+    assert [row["true"] for row in rows] == [str(labels[i]) for i in ids]
+
+
+def test_each_row_of_a_test_split_says_which_file_it_is_and_its_true_class(capsys, tmp_path, tree, own_cache):
+    pets = tree("cat", "dog", count=20)
+    options = f"--dataset {pets} --cpu --track none --model mlp --model-arg hidden=8 --epochs 1 --output-dir {tmp_path}"
+    fresh_process()
+    train.main([*options.split(), "--run-name", "run"])
+    output = tmp_path / "answers.csv"
+    predict(capsys, "--weights", tmp_path / "run" / "best.pth", "--output", output, "--topk", 1)
+    with output.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["image", "true", "class_1", "probability_1"]
+    assert len({row[0] for row in rows}) == len(rows) == 8  # a fifth of each class
+    assert all(Path(name).is_file() and Path(name).parent == pets / true for name, true, *_ in rows)
 
 
 def test_weights_older_than_the_options_for_columns_are_tested_all_the_same(capsys, run_folder, best, tmp_path):
@@ -64,7 +80,7 @@ def test_files_are_predicted_as_the_test_split_is(capsys, best, tmp_path):
     expected = json.loads(output.read_text())[:10]
     scans = load_digits().images
     for number, row in enumerate(expected):
-        index = int(row["image"].removeprefix("test[").removesuffix("]"))
+        index = int(row["image"].removeprefix("digits[").removesuffix("]"))
         folder = tmp_path / "my photos" / f"part {number % 3} é"
         folder.mkdir(parents=True, exist_ok=True)
         pixels = (scans[index] * (255 / 16)).round().astype(np.uint8)
