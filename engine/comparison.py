@@ -5,14 +5,15 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 
 import yaml
 
-from engine.console import say
+from engine import tables as tables_of_text
+from engine.console import percent, plain_number, say, width
 from engine.errors import UserError
 from engine.files import is_folder, write_atomically, write_json
 from engine.folder import NOT_COMPARED
@@ -20,18 +21,20 @@ from engine.folder import NOT_COMPARED
 REPEATS = ("seed", "fold")  # runs that differ in these alone are repetitions of one another
 # Options that change no figure, or none that is compared.
 UNTOLD = NOT_COMPARED | {"skip_bad_images", "eval_every", "folds"}
-# result -> its column's title and format
-RESULTS = {
-    "accuracy": ("test accuracy", "{:.2%}"),
-    "val_accuracy": ("val accuracy", "{:.2%}"),
-    "loss": ("test loss", "{:.4f}"),
-    "f1": ("macro F1", "{:.4f}"),
-    "auc": ("AUC", "{:.4f}"),
-    "epochs": ("epochs done", "{:.0f}"),
-    "parameters": ("parameters", "{:,.0f}"),
-    "seconds": ("seconds", "{:,.1f}"),
-    "images_per_second": ("images/s", "{:,.0f}"),
+# result -> its column's title, and how it is written
+RESULTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "accuracy": ("test accuracy", percent),
+    "val_accuracy": ("val accuracy", percent),
+    "loss": ("test loss", "{:.4f}".format),
+    "f1": ("macro F1", "{:.4f}".format),
+    "auc": ("AUC", "{:.4f}".format),
+    "epochs": ("epochs done", "{:.0f}".format),
+    "parameters": ("parameters", "{:,.0f}".format),
+    "seconds": ("seconds", "{:,.1f}".format),
+    "images_per_second": ("images/s", "{:,.0f}".format),
 }
+ALWAYS_TOLD = ("accuracy", "val_accuracy")  # of other results only what is not the same for all
+EXPENDABLE = ("auc", "epochs", "parameters", "images_per_second", "f1", "seconds", "loss")  # where a terminal is narrow
 
 
 @dataclass(frozen=True)
@@ -122,47 +125,82 @@ def _flat(options: dict) -> dict:
     return {key: value for key, value in options.items() if key != "model_arg"} | inner
 
 
+def by_data_set(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
+    """The runs of each data set, which alone can be compared, in their order."""
+    groups: dict[str, list[Finished]] = {}
+    for run in runs:
+        name = Path(str(run.options.get("dataset"))).name + (" (coarse)" if run.options.get("coarse") else "")
+        task = run.options.get("task", "classify")
+        groups.setdefault(name if task == "classify" else f"{name}, {task}", []).append(run)
+    return groups
+
+
+def settings_of(runs: Sequence[Finished], names: Sequence[str]) -> list[dict[str, str]]:
+    """Of each run these options, as they are written."""
+    every = [_flat(run.options) for run in runs]
+    return [{name: _written(options.get(name)) for name in names} for options in every]
+
+
+def _written(value: object) -> str:
+    """An option's value; empty for None."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    return "" if value is None else plain_number(value)
+
+
 def table(runs: Sequence[Finished], columns: Sequence[str]) -> list[list[str]]:
-    """A header and a row for each run: its name, the options in `columns`, the results that any run has."""
-    results = [key for key in RESULTS if any(run.results[key] is not None for run in runs)]
-    header = ["run", *columns, *(RESULTS[key][0] for key in results)]
+    """A header and a row for each run: its name, the options in `columns`, accuracies, and results that differ."""
+
+    def told(key: str) -> bool:
+        known = {run.results[key] for run in runs} - {None}
+        return bool(known) and (key in ALWAYS_TOLD or len(known) > 1 or len(runs) == 1)
+
+    results = [key for key in RESULTS if told(key)]
     rows = [
-        [run.name, *("" if (value := _flat(run.options).get(name)) is None else str(value) for name in columns)]
-        + ["" if run.results[key] is None else RESULTS[key][1].format(run.results[key]) for key in results]
-        for run in runs
+        [run.name, *setting.values(), *(_result(key, run.results[key]) for key in results)]
+        for run, setting in zip(runs, settings_of(runs, columns), strict=True)
     ]
-    return [header, *rows]
+    return [["run", *columns, *(RESULTS[key][0] for key in results)], *rows]
 
 
-def as_markdown(rows: list[list[str]]) -> str:
-    """A table that reads well in a terminal too: columns of one width."""
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(3, *(len(row[place]) for row in rows)) for place in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+def _result(key: str, value: float | None) -> str:
+    return "" if value is None else RESULTS[key][1](value)
 
 
 def settings(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
     """The runs by their setting: what differs in the options, but for seed and fold, in words."""
     names = [name for name in differing(runs) if name not in REPEATS]
     groups: dict[str, list[Finished]] = {}
-    for run in runs:
-        options = _flat(run.options)
-        groups.setdefault(", ".join(f"{name}={options.get(name)}" for name in names), []).append(run)
+    for run, setting in zip(runs, settings_of(runs, names), strict=True):
+        groups.setdefault(", ".join(f"{name}={value or 'none'}" for name, value in setting.items()), []).append(run)
     return groups
 
 
+def repetitions(runs: Sequence[Finished]) -> list[list[Finished]]:
+    """The runs of each seed and fold: those of one seed are the same run again and say nothing of the spread."""
+    found: dict[tuple, list[Finished]] = {}
+    for run in runs:
+        found.setdefault(tuple(run.options.get(name) for name in REPEATS), []).append(run)
+    return list(found.values())
+
+
 def summarize(runs: Sequence[Finished]) -> dict:
-    """Mean and spread of every result, and per class, over runs that repeat one another."""
+    """Mean and spread of every result, and per class, over runs that repeat one another.
+
+    Reruns of one seed and fold count as one, with their mean.
+    """
+    apart = repetitions(runs)
     classes = {name: figures for run in runs for name, figures in run.per_class.items()}
+
+    def over(value: Callable[[Finished], float | None]) -> dict[str, float | None]:
+        return spread([spread([value(run) for run in same])["mean"] for same in apart])
+
     return {
-        "n": len(runs),
+        "n": len(apart),
         "runs": [run.name for run in runs],
-        "results": {key: spread([run.results[key] for run in runs]) for key in RESULTS},
+        "results": {key: over(lambda run, key=key: run.results[key]) for key in RESULTS},
         "per_class": {
-            name: {key: spread([run.per_class.get(name, {}).get(key) for run in runs]) for key in figures}
+            name: {key: over(lambda run, name=name, key=key: run.per_class.get(name, {}).get(key)) for key in figures}
             for name, figures in classes.items()
         },
     }
@@ -179,25 +217,25 @@ def spread(values: list[float | None]) -> dict[str, float | None]:
 
 def summary_table(groups: dict[str, list[Finished]]) -> list[list[str]]:
     """A header and a row for each setting: n, and mean +- standard deviation of the results."""
-    keys = [key for key in RESULTS if key not in ("epochs", "parameters")]
+    found = {setting: summarize(runs) for setting, runs in groups.items()}
+    known = {key for one in found.values() for key, figure in one["results"].items() if figure["mean"] is not None}
+    keys = [key for key in RESULTS if key in known - {"epochs", "parameters"}]
     rows = [["setting", "n", *(RESULTS[key][0] for key in keys)]]
-    for setting, runs in groups.items():
-        found = summarize(runs)["results"]
-        rows.append([setting or "all", str(len(runs)), *(_with_spread(found[key], RESULTS[key][1]) for key in keys)])
+    for setting, one in found.items():
+        rows.append([setting or "all", str(one["n"]), *(_with_spread(key, one["results"][key]) for key in keys)])
     return rows
 
 
-def _with_spread(figure: dict, form: str) -> str:
-    if figure["mean"] is None:
-        return ""
-    mean = form.format(figure["mean"])
-    return mean if figure["std"] is None else f"{mean} ± {form.format(figure['std'])}"
+def _with_spread(key: str, figure: dict) -> str:
+    mean = _result(key, figure["mean"])
+    return mean if figure["std"] is None else f"{mean} ± {_result(key, figure['std'])}"
 
 
 def report(place: Path, folders: Sequence[Path], root: Path, failed: Mapping[str, str] = MappingProxyType({})) -> None:
     """Print how runs compare and write comparison.md, .csv and .png into `place`; for repetitions summary.json too.
 
-    With folds, folds.png shows their figures and those of the classes, with seeds alone seeds.png.
+    There is a table, and a picture, for each data set. With folds, folds.png shows their figures and those of the
+    classes, with seeds alone seeds.png.
 
     Args:
         root: the runs are named by their path below it.
@@ -213,24 +251,49 @@ def report(place: Path, folders: Sequence[Path], root: Path, failed: Mapping[str
     if not folders:
         return
     runs = read_all(folders, root)
-    columns = differing(runs)
-    rows = table(runs, columns)
-    text = as_markdown(rows)
-    groups = settings(runs)
-    if len(groups) < len(runs):
-        text += "\n\n" + as_markdown(summary_table(groups))
-        write_json(place / "summary.json", {name or "all": summarize(members) for name, members in groups.items()})
-    text += "".join(f"\n\n{name} has no result: {reason}" for name, reason in failed.items())
-    say(f"\n{text}\n")
-    write_atomically(place / "comparison.md", lambda path: path.write_text(text + "\n", encoding="utf-8"))
-    write_atomically(place / "comparison.csv", lambda path: _write_csv(path, runs, columns))
-    plots_of_runs.plot_comparison(runs, place / "comparison.png", f"{root.name}: {len(runs)} runs")
-    pictures = ["comparison.png"]
-    if len(groups) == 1 and len(runs) > 1:
-        name = "folds.png" if "fold" in columns else "seeds.png"
-        plots_of_runs.plot_repeats(runs, summarize(runs), place / name, f"{root.name}: {len(runs)} {name[:-4]}")
-        pictures.append(name)
+    data_sets = by_data_set(runs)
+    text, pictures, repeated = [], [], {}
+    for number, (name, group) in enumerate(data_sets.items()):
+        tables = [table(group, differing(group))]
+        groups = settings(group)
+        if any(len(repetitions(members)) > 1 for members in groups.values()):
+            tables.append(summary_table(groups))
+            repeated[name] = {setting or "all": summarize(members) for setting, members in groups.items()}
+        heading = [f"## {name}"] * (len(data_sets) > 1)
+        text.append("\n\n".join([*heading, *map(tables_of_text.as_markdown, tables)]))
+        say("\n" + "\n\n".join([*heading, *map(_for_the_terminal, tables)]) + "\n")
+        pictures += _draw(plots_of_runs, place, group, f"{root.name}: {name}", f"-{number + 1}" if number else "")
+    text += [f"{name} has no result: {reason}" for name, reason in failed.items()]
+    if repeated:
+        write_json(place / "summary.json", repeated if len(data_sets) > 1 else repeated[name])
+    write_atomically(place / "comparison.md", lambda path: path.write_text("\n\n".join(text) + "\n", encoding="utf-8"))
+    write_atomically(place / "comparison.csv", lambda path: _write_csv(path, runs, differing(runs)))
     say(f"open     {place / 'comparison.md'}, comparison.csv, {', '.join(pictures)}")
+
+
+def _draw(plots_of_runs: ModuleType, place: Path, runs: list[Finished], title: str, suffix: str) -> list[str]:
+    """Draw the runs of one data set; returns the pictures' names, which end in `suffix`."""
+    names = [name for name in differing(runs) if name not in REPEATS]
+    pictures = [f"comparison{suffix}.png"]
+    plots_of_runs.plot_comparison(
+        runs, settings_of(runs, names), place / pictures[0], f"{title}, {len(runs)} run{'s' * (len(runs) > 1)}"
+    )
+    apart = repetitions(runs)
+    if len(settings(runs)) == 1 and len(apart) > 1:
+        kind = "folds" if len({run.options.get("fold") for run in runs}) > 1 else "seeds"
+        pictures.append(f"{kind}{suffix}.png")
+        once = [same[0] for same in apart]
+        plots_of_runs.plot_repeats(once, summarize(runs), place / pictures[-1], f"{title}, {len(apart)} {kind}")
+    return pictures
+
+
+def _for_the_terminal(rows: list[list[str]]) -> str:
+    """A table as wide as the terminal; all of it where there is none."""
+    if not sys.stdout.isatty():
+        return tables_of_text.as_markdown(rows)
+    fitting, left_out = tables_of_text.fitted(rows, width(), [RESULTS[key][0] for key in EXPENDABLE])
+    more = f"\n(too wide for the terminal, in comparison.md: {', '.join(left_out)})" if left_out else ""
+    return tables_of_text.as_markdown(fitting) + more
 
 
 def _write_csv(path: Path, runs: Sequence[Finished], columns: Sequence[str]) -> None:

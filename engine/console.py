@@ -139,8 +139,8 @@ def percent(share: float | None, digits: int = 2) -> str:
     return "" if share is None else f"{100 * share:.{digits}f} %"
 
 
-def plain_number(value: float) -> str:
-    """A number without the tail that binary fractions have: 0.30000000000000004 is 0.3."""
+def plain_number(value: object) -> str:
+    """A value as text, a number without the tail that binary fractions have: 0.30000000000000004 is 0.3."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

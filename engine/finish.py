@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
@@ -29,13 +30,15 @@ def report_run(run: Run) -> dict:
     run.stop.patient = False  # all is saved: from here a signal ends the process at once
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
     load_weights(run.plain_model, weights.load(run.folder / "best.pth")["weights"], str(run.folder / "best.pth"))
-    test, _ = report.test_report(run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size)
+    test, probabilities = report.test_report(
+        run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size
+    )
     if data.unlabelled is not None and run.args.task == "classify":
         predictions.predict_unlabelled(run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size)
     if accelerator.is_main_process:
-        report.plot_history(run.folder, run.history, run.folder.name)
+        report.plot_history(run.folder, run.history, run.folder.name, test)
         console.status("giving the report to the trackers")
-        _track_end(run, test)
+        _track_end(run, test, probabilities)
         _say_what_next(run, test)
     return {**strict(test), "folder": str(run.folder)}
 
@@ -56,25 +59,21 @@ def _say_reported(run: Run, test: dict) -> None:
     say(f"train on with {more}")
 
 
-def _track_end(run: Run, test: dict) -> None:
+def _track_end(run: Run, test: dict, probabilities: np.ndarray | None) -> None:
     """Show the test, the pictures and the model in the trackers, with what it takes to compare runs, and close them."""
     best = run.history[run.best_epoch() - 1]
     seconds = sum(record["seconds"] for record in run.history)
     figures = {
-        "test/accuracy": test["accuracy"],
-        "test/loss": test["loss"],
-        # Once more under names before all others, as TensorBoard's HPARAMS shows the first five unless told otherwise.
-        "end/test_accuracy": test["accuracy"],
-        "end/test_loss": test["loss"],
-        **REPORTS[run.args.task].end_figures(test),
-        "end/best_val_accuracy": best["val_accuracy"],
-        "end/trained_seconds": seconds,
-        "end/images_per_second": sum(r["seconds"] * r["images_per_second"] for r in run.history) / seconds,
-        "end/parameters": sum(parameter.numel() for parameter in run.plain_model.parameters()),
+        **{f"test/{name}": value for name, value in REPORTS[run.args.task].end_figures(test).items()},
+        "total/best_val_accuracy": best["val_accuracy"],
+        "total/trained_seconds": seconds,
+        "total/images_per_second": sum(r["seconds"] * r["images_per_second"] for r in run.history) / seconds,
+        "total/parameters": sum(parameter.numel() for parameter in run.plain_model.parameters()),
     }
     options = {**vars(run.args), "mixed_precision": run.accelerator.mixed_precision}  # not "auto"
     tracking.log_end(run.trackers, options, figures, run.step)
-    tracking.log_pictures(run.trackers, run.folder, list(REPORTS[run.args.task].PICTURES), run.step)
+    pictures = REPORTS[run.args.task].thumbnails(run.folder, run.data, test, probabilities)
+    tracking.log_pictures(run.trackers, {f"pictures/{name}": pixels for name, pixels in pictures.items()}, run.step)
     if not run.accelerator.is_fsdp2:  # whose parts only all processes together can run
         tracking.log_graph(run.trackers, run.plain_model, run.task.input_shape)
     tracking.finish(run.trackers)

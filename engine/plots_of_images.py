@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from engine.plots import FAINT, INK, add_axes, empty_figure, put_title, save
+from engine.plot_style import INK, MUTED, add_axes, empty_figure, put_title, save
 
-SIDE, GAP = 1.25, 0.12  # inches
+SIDE, GAP, BELOW = 1.25, 0.12, 0.2  # inches
 TITLES = ("input", "target", "prediction")
-MOST_ERROR = 0.1  # of 0..1, drawn as black; errors are small, and white to black over all of 0..1 would hide them
+LEAST_BLACK = 0.02  # of 0..1: errors that nobody sees are not drawn as black
 
 
 def plot_translations(inputs: np.ndarray, targets: np.ndarray, predictions: np.ndarray, path: Path, title: str) -> None:
@@ -23,20 +23,21 @@ def plot_translations(inputs: np.ndarray, targets: np.ndarray, predictions: np.n
     """
     errors = np.abs(targets - predictions).max(-1, keepdims=True)
     rows = len(inputs)
-    height = rows * (SIDE + GAP)
+    black = max(LEAST_BLACK, float(errors.max()))  # the largest error of all: white to black over 0..1 would hide it
+    height = rows * (SIDE + BELOW)
     figure = empty_figure(4 * (SIDE + GAP) - GAP, height)
     for row in range(rows):
-        bottom = height - (row + 1) * (SIDE + GAP)
+        bottom = height - (row + 1) * (SIDE + BELOW)
         for column, (name, images) in enumerate(zip(TITLES, (inputs, targets, predictions), strict=True)):
             axes = add_axes(figure, column * (SIDE + GAP), bottom, SIDE, SIDE)
             _draw(axes, images[row], 255 if images.dtype == np.uint8 else 1, "gray")
             if row == 0:
                 axes.set_title(name, size=10, color=INK, pad=5)
         axes = add_axes(figure, 3 * (SIDE + GAP), bottom, SIDE, SIDE)
-        _draw(axes, errors[row], MOST_ERROR, "gray_r")
+        _draw(axes, errors[row], black, "gray_r")
         if row == 0:
-            axes.set_title(f"error, black: {MOST_ERROR}", size=10, color=INK, pad=5)
-        axes.set_xlabel(f"at most {errors[row].max():.3f}", size=7, color=FAINT, labelpad=1)
+            axes.set_title(f"error (black: {black:.2g})", size=10, color=INK, pad=5)
+        axes.set_xlabel(f"at most {errors[row].max():.3f}", size=7.5, color=MUTED, labelpad=2)
     put_title(figure, title, above=0.35)
     save(figure, path)
 

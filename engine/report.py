@@ -8,13 +8,13 @@ from accelerate import Accelerator
 from torch import nn
 
 from data.dataset import ImageData
-from engine import console, plots
+from engine import console, plot_style, plots, plots_of_confusion
 from engine.evaluate import predict
 from engine.files import write_json
 from engine.tasks import Classification
 
-PICTURES = ("loss.png", "accuracy.png", "confusion_matrix.png", "examples.png")
-MOST_EXAMPLES = 25
+PICTURES = ("confusion_matrix.png", "examples.png", "curves.png", "loss.png", "accuracy.png")  # as they are drawn
+MOST_MISTAKES, RIGHT = 20, 5  # of examples.png
 
 
 def test_report(
@@ -40,41 +40,82 @@ def test_report(
     write_json(folder / "test.json", report)
     console.status("drawing pictures")
     title = f"{data.name}, test set: {console.percent(metrics['accuracy'])} of {metrics['samples']:,} right"
-    plots.plot_confusion(
+    plots_of_confusion.plot_confusion(
         np.asarray(metrics["confusion_matrix"]), data.class_names, folder / "confusion_matrix.png", title
     )
-    _plot_worst(folder / "examples.png", data, labels.numpy(), probabilities)
+    _plot_examples(folder / "examples.png", data, labels.numpy(), probabilities)
     return report, probabilities
 
 
-def _plot_worst(path: Path, data: ImageData, labels: np.ndarray, probabilities: np.ndarray) -> None:
-    """The mistakes made with the most confidence."""
+def _plot_examples(path: Path, data: ImageData, labels: np.ndarray, probabilities: np.ndarray) -> None:
+    """The mistakes made with the most confidence, and some right answers from all over the test set."""
     predictions = probabilities.argmax(1)
     confidences = probabilities.max(1)
-    wrong = np.flatnonzero(predictions != labels)
-    worst = wrong[np.argsort(-confidences[wrong], kind="stable")][:MOST_EXAMPLES]
-    title = f"{data.name}: the {len(worst)} most confident of {len(wrong):,} mistakes on the test set"
+    wrong, right = np.flatnonzero(predictions != labels), np.flatnonzero(predictions == labels)
+    worst = wrong[np.argsort(-confidences[wrong], kind="stable")][:MOST_MISTAKES]
+    some_right = right[:: max(1, len(right) // RIGHT)][:RIGHT]
+    shown = np.concatenate([worst, some_right])
+    names = data.test.names()
+    answers = f"{_how_many(len(worst), len(wrong))}, {len(some_right)} of {len(right):,} right answers"
     plots.plot_examples(
-        data.test.arrays.images[data.test.ids[worst]],
-        labels[worst],
-        predictions[worst],
-        confidences[worst],
+        data.test.arrays.images[data.test.ids[shown]],
+        labels[shown],
+        predictions[shown],
+        confidences[shown],
         data.class_names,
         path,
-        title,
+        f"{data.name}, test set: {answers}",
+        [_short_name(names[place]) for place in shown],
     )
 
 
-def plot_history(folder: Path, history: list[dict], name: str) -> None:
-    """Draw loss.png and accuracy.png of a run."""
+def _short_name(name: str) -> str:
+    """A file by its folder and its own name."""
+    return "/".join(Path(name).parts[-2:])
+
+
+def _how_many(shown: int, mistakes: int) -> str:
+    """Which of the mistakes are shown."""
+    if shown < mistakes:
+        return f"the {shown} most confident of {mistakes:,} mistakes"
+    return ["no mistake", "the only mistake"][mistakes] if mistakes < 2 else f"all {mistakes} mistakes"
+
+
+def plot_history(folder: Path, history: list[dict], name: str, test: dict) -> None:
+    """Draw curves.png, loss.png and accuracy.png of a run with its test, from what train.json and test.json hold."""
     console.status("drawing curves")
+    plots.plot_curves(history, folder / "curves.png", name, test, {"loss": "loss", "accuracy": "accuracy (%)"})
     for key in ("loss", "accuracy"):
-        plots.plot_curve(history, key, folder / f"{key}.png", f"{name}: {key}")
+        plots.plot_curve(history, key, folder / f"{key}.png", f"{name}: {key}", test[key])
 
 
 def end_figures(test: dict) -> dict[str, float | None]:
-    """What trackers show of the test beside accuracy and loss."""
-    return {"end/test_macro_f1": test["f1"]["macro"]}
+    """What trackers show of the test."""
+    return {"accuracy": test["accuracy"], "loss": test["loss"], "macro_f1": test["f1"]["macro"]}
+
+
+def thumbnails(folder: Path, data: ImageData, test: dict, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    """Small pictures, uint8 (H, W, 3), that can be read where trackers show them: with less in them.
+
+    Args:
+        folder: of the report.
+        test, probabilities: as `test_report` returned them.
+    """
+    labels = data.test.arrays.labels[data.test.ids]
+    predictions = probabilities.argmax(1)
+    wrong = np.flatnonzero(predictions != labels)
+    worst = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:6]
+    examples = plots.examples_figure(
+        data.test.arrays.images[data.test.ids[worst]],
+        labels[worst],
+        predictions[worst],
+        probabilities[worst].max(1),
+        data.class_names,
+        f"{len(worst)} of {len(wrong):,} mistakes",
+        columns=3,
+    )
+    confusion = plots_of_confusion.thumbnail_figure(test["confusion_matrix"], data.class_names)
+    return {"confusion_matrix": plot_style.pixels(confusion), "examples": plot_style.pixels(examples)}
 
 
 def headline(test: dict) -> str:

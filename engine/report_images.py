@@ -4,18 +4,19 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from data.dataset import ImageData
 from data.loader import ArrayDataset
-from engine import console, plots, plots_of_images
+from engine import console, plot_style, plots, plots_of_images
 from engine.evaluate import sum_over
 from engine.files import write_json
 from engine.transformation import WITHIN, Transformation
 
-PICTURES = ("loss.png", "accuracy.png", "examples.png")
+PICTURES = ("examples.png", "curves.png", "loss.png", "accuracy.png")  # as they are drawn
 CURVES = {"loss": "loss (mean absolute error)", "accuracy": f"share of pixels within {WITHIN[0]} of the target"}
 EXAMPLES = 10
 LEAST_SIDE = 6  # pixels that the window of the structural similarity needs
@@ -98,15 +99,22 @@ def _plot_examples(
     plots_of_images.plot_translations(batch.images.cpu().numpy(), *shown, path, title)
 
 
-def plot_history(folder: Path, history: list[dict], name: str) -> None:
-    """Draw loss.png and accuracy.png of a run."""
+def plot_history(folder: Path, history: list[dict], name: str, test: dict) -> None:
+    """Draw curves.png, loss.png and accuracy.png of a run with its test, from what train.json and test.json hold."""
+    console.status("drawing curves")
+    plots.plot_curves(history, folder / "curves.png", name, test, CURVES)
     for key, words in CURVES.items():
-        plots.plot_curve(history, key, folder / f"{key}.png", f"{name}: {words}")
+        plots.plot_curve(history, key, folder / f"{key}.png", f"{name}: {words}", test[key])
 
 
 def end_figures(test: dict) -> dict[str, float | None]:
-    """What trackers show of the test beside accuracy and loss."""
-    return {"end/test_ssim": test["ssim"]}
+    """What trackers show of the test."""
+    return {name: test[name] for name in ("accuracy", "loss", "psnr", "ssim")}
+
+
+def thumbnails(folder: Path, data: ImageData, test: dict, probabilities: None) -> dict[str, np.ndarray]:
+    """Small pictures, uint8 (H, W, 3), for trackers: those of the report in `folder`, made smaller."""
+    return {"examples": plot_style.read_small(folder / "examples.png")}
 
 
 def headline(test: dict) -> str:

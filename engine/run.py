@@ -182,7 +182,7 @@ class Run:
 
     def _log(self) -> None:
         lr = self.lr(self.step - 1)
-        tracking.log(self.trackers, {"train/running_loss": self._so_far()[0], "lr": lr}, self.step)
+        tracking.log(self.trackers, {"loss/running": self._so_far()[0], "lr": lr}, self.step)
 
     def _freeze(self) -> None:
         """Leave out of training what --freeze names for the coming epoch."""
@@ -236,10 +236,10 @@ class Run:
             return
         write_json(self.folder / "train.json", {"best_epoch": self.best_epoch(), "epochs": self.history})
         self.progress.epoch(record, best and record["val_accuracy"] is not None)
-        shown = {
-            name: record[name.replace("/", "_")]
-            for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "images_per_second", "epoch")
-        }
+        shown = {f"{key}/{part}": record[f"{part}_{key}"] for key in ("accuracy", "loss") for part in ("train", "val")}
+        shown |= {"speed/images_per_second": record["images_per_second"], "speed/epoch": record["epoch"]}
+        if self.step % self.args.log_every:  # else it is there already
+            shown["lr"] = record["lr"]
         tracking.log(self.trackers, shown, self.step)
 
     def keep_weights(self) -> None:

@@ -185,10 +185,9 @@ def _is_done(place: Path, member: argparse.Namespace) -> bool:
 
     from engine import folder, pretrained, state
     from engine.files import exists
-    from engine.reports import REPORTS
+    from engine.reports import parts
 
-    wanted = ("test.json", *REPORTS[member.task].PICTURES)
-    if not broadcast_object_list([all(exists(place / name) for name in wanted)])[0]:
+    if not broadcast_object_list([all(exists(place / name) for name in parts(member.task))])[0]:
         return False
     before = yaml.safe_load((place / "args.yaml").read_text(encoding="utf-8"))
     now = folder.options_of_a_run(member)

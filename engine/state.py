@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from data.class_folders import same_names
 from data.dataset import changed_parts
 from engine import checkpoint, runtime, sharding, weights
+from engine.console import plain_number
 from engine.errors import UserError
 from engine.files import is_folder, write_atomically
-from engine.reports import REPORTS
+from engine.reports import REPORTS, parts
 
 if TYPE_CHECKING:
     from engine.run import Run
@@ -129,12 +130,12 @@ def is_reported(run: "Run") -> bool:
 
     Where it goes on instead, or is to be reported, what an earlier end of it had left is removed.
     """
-    report = [run.folder / name for name in ("test.json", *REPORTS[run.args.task].PICTURES)]
+    needed = [run.folder / name for name in parts(run.args.task)]
     reported = False
     if run.accelerator.is_main_process:
-        reported = run.done and all(path.exists() for path in report) and _holds_the_best(run)
-        for path in report if not reported else []:
-            path.unlink(missing_ok=True)
+        reported = run.done and all(path.exists() for path in needed) and _holds_the_best(run)
+        for name in () if reported else ("test.json", *REPORTS[run.args.task].PICTURES):
+            (run.folder / name).unlink(missing_ok=True)
     return broadcast_object_list([reported])[0]
 
 
@@ -214,7 +215,7 @@ def _check_same_run(run: "Run", place: Path, state: dict) -> None:
     if before.get("mixed_precision") == "auto":  # as earlier versions recorded it, whatever it came to
         before = before | {"mixed_precision": run.args.mixed_precision}
     differing = [
-        f"--{name.replace('_', '-')} was {before.get(name)} and is {value}"
+        f"--{name.replace('_', '-')} was {plain_number(before.get(name))} and is {plain_number(value)}"
         for name, value in vars(run.args).items()
         if name not in FREE_OPTIONS and before.get(name, value) != value  # an option may be younger than the run
     ]

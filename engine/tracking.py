@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
-from PIL import Image
 from torch import nn
 
 from engine.errors import UserError
@@ -22,7 +21,8 @@ from engine.folder import NOT_COMPARED
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event
 
-OF_THE_END = ("_hparams_/", "test/", "end/")  # how the names begin of what the end of a run adds to TensorBoard
+# How the names begin of what the end of a run adds to TensorBoard; "end/" in runs of earlier versions.
+OF_THE_END = ("_hparams_/", "test/", "total/", "end/")
 
 
 def check_installed(names: str) -> None:
@@ -65,13 +65,12 @@ def log(trackers: list[GeneralTracker], values: dict[str, float | None], step: i
         tracker.log(known, step=step)
 
 
-def log_pictures(trackers: list[GeneralTracker], folder: Path, names: list[str], step: int) -> None:
-    """Show PNG files of the run's folder in the trackers, under their names without suffix."""
-    for name in names:
-        pixels = np.asarray(Image.open(folder / name).convert("RGB"))[None]
+def log_pictures(trackers: list[GeneralTracker], pictures: dict[str, np.ndarray], step: int) -> None:
+    """Show pictures, uint8 (H, W, 3), under their names."""
+    for name, pixels in pictures.items():
         for tracker in trackers:
             extra = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            tracker.log_images({Path(name).stem: pixels}, step=step, **extra)
+            tracker.log_images({name: pixels[None]}, step=step, **extra)
 
 
 def log_end(trackers: list[GeneralTracker], options: dict, figures: dict[str, float | None], step: int) -> None:

@@ -39,6 +39,10 @@ class Explained:
     methods: list[str]
     layer: Layer | None
 
+    def where(self) -> str:
+        """For titles: the layer that the CAM methods look at; empty where there is none of them."""
+        return "" if self.layer is None else f"; {self.layer.in_words()}"
+
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Of each class, float32 (B, K), for uint8 (B, H, W, C)."""
         with torch.no_grad():

@@ -14,11 +14,16 @@ from engine.errors import UserError
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer and how its output is seen as maps, float (B, C, h, w)."""
+    """A layer and how its output is seen as maps, float (B, C, h, w); `size` is their (h, w) for one input."""
 
     name: str
     module: nn.Module
     to_maps: Callable[[Tensor], Tensor]
+    size: tuple[int, int]
+
+    def in_words(self) -> str:
+        """For titles: that a map has few cells explains why the heat is smeared."""
+        return f"maps of {self.size[0]}x{self.size[1]} from layer {self.name}"
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def find_layer(model: nn.Module, inputs: Tensor, wanted: str | None) -> Layer:
                 "--explain: no layer of this model keeps the places of the image, which the CAM methods need: "
                 "give integrated-gradients or occlusion"
             )
-        return Layer(found.name, found.module, partial(as_maps, model, found.module))
+        return _layer(model, found)
     known = dict(model.named_modules())
     if wanted not in known:
         near = difflib.get_close_matches(wanted, known, n=3)
@@ -63,7 +68,12 @@ def find_layer(model: nn.Module, inputs: Tensor, wanted: str | None) -> Layer:
     if call is None or as_maps(model, call.module, call.output) is None:
         shape = "nothing that is a tensor" if call is None else f"an output of shape {tuple(call.output.shape)}"
         raise UserError(f"--explain-layer {wanted}: gives {shape}, no map of the image: give an earlier layer")
-    return Layer(wanted, call.module, partial(as_maps, model, call.module))
+    return _layer(model, call)
+
+
+def _layer(model: nn.Module, call: _Call) -> Layer:
+    size = tuple(as_maps(model, call.module, call.output).shape[2:])
+    return Layer(call.name, call.module, partial(as_maps, model, call.module), size)
 
 
 def as_maps(model: nn.Module, module: nn.Module, output: Tensor) -> Tensor | None:

@@ -50,7 +50,8 @@ def _explain(
         say(in_words(method, figures[method]))
     # What eigencam shows is the same for every class.
     others = [(method, label) for label in named for method in explained.methods if method != "eigencam"]
-    columns = ["", *(f"{method}\nfaithfulness {figure['faithfulness']:.3f}" for method, figure in figures.items())]
+    faithful = {method: f"faithfulness {figure['faithfulness']:.3f}" for method, figure in figures.items()}
+    columns = ["", *(f"{method}\n{words}" for method, words in faithful.items())]
     columns += [f"{method}\nfor {class_names[label]}" for method, label in others]
     pictures = []
     for start in range(0, len(images), ROWS):
@@ -64,7 +65,7 @@ def _explain(
         for method, label in others:
             explained.add_column(rows, method, [label] * len(rows), probabilities[part])
         pictures.append(f"maps-{start // ROWS + 1:03d}.png")
-        plot_maps(columns, rows, folder / pictures[-1], f"{explained.name}: what speaks for a class")
+        plot_maps(columns, rows, folder / pictures[-1], f"{explained.name}: what speaks for a class{explained.where()}")
     answers = [
         {"image": str(path), "class": class_names[label], "probability": row[label]}
         for path, label, row in zip(paths, said, probabilities.tolist(), strict=True)

@@ -70,7 +70,12 @@ def explain_test_split(
     if len(wrong):
         _draw_wrong(explained, data, wrong, probabilities, folder / "wrong.png", title)
         pictures.append("wrong.png")
-    plot_maps(["mean image", *columns], means, folder / "average.png", f"{title}: mean maps of the true class")
+    plot_maps(
+        ["mean image", *columns],
+        means,
+        folder / "average.png",
+        f"{title}: mean maps of the true class{explained.where()}",
+    )
     more = {"accuracy": float((said == labels).mean()), "test_images": len(labels)}
     finish(explained, folder, [*pictures, "average.png"], figures, more)
 
@@ -88,7 +93,7 @@ def _draw_right(
     rows = [Row(image, [data.class_names[label]]) for image, label in zip(_images(data, right), labels, strict=True)]
     for method in explained.methods:
         explained.add_column(rows, method, labels, probabilities[right])
-    plot_maps(["", *columns], rows, path, f"{title}: what speaks for the class, where the answer is right")
+    plot_maps(["", *columns], rows, path, f"{title}: what speaks for a class, rightly predicted{explained.where()}")
 
 
 def _draw_wrong(
@@ -96,17 +101,17 @@ def _draw_wrong(
 ) -> None:
     labels, said = data.test.arrays.labels[data.test.ids[wrong]], probabilities[wrong].argmax(1)
     rows = [
-        Row(image, [f"true: {data.class_names[true]}", f"said: {data.class_names[answer]}"])
+        Row(image, [f"true: {data.class_names[true]}", f"predicted: {data.class_names[answer]}"])
         for image, true, answer in zip(_images(data, wrong), labels, said, strict=True)
     ]
     columns = [""]
     for method in explained.methods:
         explained.add_column(rows, method, said, probabilities[wrong])
-        columns.append(f"{method}\nfor the answer")
+        columns.append(f"{method}\nfor the predicted class")
         if method != "eigencam":  # which shows the same for every class
             explained.add_column(rows, method, labels, probabilities[wrong])
-            columns.append(f"{method}\nfor the truth")
-    plot_maps(columns, rows, path, f"{title}: the mistakes made with most confidence")
+            columns.append(f"{method}\nfor the true class")
+    plot_maps(columns, rows, path, f"{title}: the mistakes made with most confidence{explained.where()}")
 
 
 def _images(data: ImageData, places: np.ndarray) -> np.ndarray:

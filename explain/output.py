@@ -4,7 +4,7 @@ from pathlib import Path
 
 from accelerate.tracking import TensorBoardTracker
 
-from engine import tracking
+from engine import plot_style, tracking
 from engine.console import say
 from engine.errors import UserError
 from engine.files import write_json
@@ -46,7 +46,8 @@ def finish(explained: Explained, folder: Path, pictures: list[str], figures: dic
         tracker = TensorBoardTracker(folder.name, str(folder.parent), filename_suffix=EVENTS)
         tracker.start()
         tracking.log([tracker], {f"faithfulness/{name}": figure["faithfulness"] for name, figure in figures.items()}, 0)
-        tracking.log_pictures([tracker], folder, pictures, 0)
+        small = {Path(name).stem: plot_style.read_small(folder / name, most=1200) for name in pictures}
+        tracking.log_pictures([tracker], small, 0)
         tracking.finish([tracker])
     except OSError as error:
         raise _no_room(folder, error) from error

@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
-from engine.plots import FAINT, INK, RED, add_axes, empty_figure, put_title, save, shorten
+from engine.plot_style import INK, MUTED, WRONG, add_axes, empty_figure, put_title, save, shorten
 
 ROWS = 10  # of a picture
 SIDE, GAP = 1.4, 0.1  # inches
@@ -27,7 +27,7 @@ class Row:
 
     Attributes:
         image: uint8 (H, W, C), C 1 or 3.
-        captions: lines above it; what is wrong begins with "said".
+        captions: lines above it; what is wrong begins with "predicted".
         maps: from `heat`, each with the line above it.
     """
 
@@ -80,20 +80,36 @@ def plot_maps(columns: list[str], rows: Sequence[Row], path: Path, title: str) -
         place, column = divmod(number, len(columns))
         left = (place * block + column * (wide + GAP)) / figure.get_figwidth()
         figure.text(left, 1 + 0.06 / height, name, size=9, color=INK, va="bottom", parse_math=False)
+    _put_colorbar(figure, min(1.5, height))
     put_title(figure, title, above=0.3 + 0.17 * max(name.count("\n") for name in columns))
     save(figure, path)
+
+
+def _put_colorbar(figure: Figure, inches: float) -> None:
+    """What the colours say, right of the maps and at the top."""
+    width, height = figure.get_size_inches()
+    axes = add_axes(figure, width + 0.25, height - inches - LINE, 0.12, inches)
+    axes.imshow(np.linspace(1, 0, 64)[:, None], cmap=HEAT, aspect="auto", extent=(0, 1, 0, 1))
+    axes.set_xticks([])
+    axes.yaxis.tick_right()
+    axes.set_yticks([0, 1], ["nothing", "most"], size=8)
+    axes.set_ylabel("speaks for the class", size=8, color=INK)
 
 
 def _draw_row(figure: Figure, row: Row, corner: tuple[float, float], size: tuple[float, float]) -> None:
     """An image and its maps from the lower left `corner` on, each of `size` (width, height), in inches."""
     interpolation = "nearest" if max(row.image.shape[:2]) <= 64 else "auto"
     plain = row.image if row.image.shape[2] == 3 else row.image.repeat(3, axis=2)
-    cells = [(plain, row.captions), *((overlay(row.image, hot), [text]) for hot, text in row.maps)]
-    for column, (picture, captions) in enumerate(cells):
+    cells = [(plain, row.captions, True), *((overlay(row.image, hot), [text], hot.any()) for hot, text in row.maps)]
+    for column, (picture, captions, says_something) in enumerate(cells):
         axes = add_axes(figure, corner[0] + column * (size[0] + GAP), corner[1], *size)
         axes.set_axis_off()
         axes.imshow(picture, interpolation=interpolation)
+        if not says_something:
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2}
+            note = {"transform": axes.transAxes, "ha": "center", "va": "center", "size": 7, "color": INK}
+            axes.text(0.5, 0.5, "empty: nothing\nspeaks for it", bbox=box, **note)
         for line, caption in enumerate(reversed(captions)):
-            color = RED if caption.startswith("said") else INK if column == 0 else FAINT
+            color = WRONG if caption.startswith("predicted") else INK if column == 0 else MUTED
             place = {"xycoords": "axes fraction", "xytext": (0, 3 + 72 * LINE * line), "textcoords": "offset points"}
             axes.annotate(shorten(caption), (0, 1), size=7, color=color, parse_math=False, **place)

@@ -8,14 +8,11 @@ import pytest
 from matplotlib import image as mpl_image
 from matplotlib.text import Text
 
-from engine.plots import (
-    confusion_figure,
-    curve_figure,
-    examples_figure,
-    plot_confusion,
-    plot_curve,
-    plot_examples,
-)
+from engine import plot_style
+from engine.plots import curve_figure, curves_figure, examples_figure, plot_curve, plot_curves, plot_examples
+from engine.plots_of_confusion import by_confusion, confusion_figure, plot_confusion, worst_pairs
+from engine.plots_of_images import plot_translations
+from explain.pictures import Row, plot_maps
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -77,7 +74,8 @@ def test_no_class_name_is_clipped(tmp_path, num_classes, names_of):
     names = names_of(num_classes)
     figure = confusion_figure(confusion(num_classes), names, "A title")
     figure.draw_without_rendering()
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [name.strip() for name in names]
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert sorted(shown) == sorted(name.strip() for name in names)
     assert_apart(figure.axes[0].get_yticklabels())
     plot_confusion(confusion(num_classes), names, tmp_path / "matrix.png", "A title")
     assert_nothing_is_clipped(tmp_path / "matrix.png")
@@ -92,9 +90,36 @@ def test_column_names_do_not_cover_each_other():
 
 def test_counts_are_written_up_to_20_classes():
     matrix = confusion(20)
-    written = {text.get_text() for text in drawn_texts(confusion_figure(matrix, long_names(20), ""))}
-    assert {str(count) for row in matrix for count in row} <= written
+    axes = confusion_figure(matrix, long_names(20), "").axes[0]
+    written = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axes.texts}
+    cells = {(row, column): str(count) for row, counts in enumerate(matrix) for column, count in enumerate(counts)}
+    assert written == {
+        cell: count for cell, count in cells.items() if count != "0"
+    }  # what never happened is left white
     assert len(confusion_figure(confusion(21), long_names(21), "").axes[0].texts) == 0
+
+
+def test_few_classes_are_in_their_own_order_but_for_capitals():
+    def names_shown(names):
+        return [label.get_text() for label in confusion_figure(confusion(3), names, "").axes[0].get_yticklabels()]
+
+    assert names_shown(["Bird", "Cat", "ant"]) == ["ant", "Bird", "Cat"]
+    assert names_shown(["T-shirt", "Trouser", "Dress"]) == ["T-shirt", "Trouser", "Dress"]
+
+
+def test_many_classes_are_ordered_by_what_is_confused_with_the_worst_pairs_beside():
+    counts = 50 * np.eye(40, dtype=int)
+    for label in range(20):  # each is taken for the one 20 further on
+        counts[label, label + 20] = 10 + label
+    order = by_confusion(counts)
+    assert all(abs(order.index(label) - order.index(label + 20)) == 1 for label in range(20))
+    names = [f"class {label}" for label in range(40)]
+    worst = worst_pairs(counts, names)
+    assert worst[0] == ("class 19 → class 39", 29, pytest.approx(29 / 79))
+    assert len(worst) == 15
+    matrix, pairs = confusion_figure(counts, names, "").axes[:2]
+    assert [label.get_text() for label in matrix.get_yticklabels()] == [names[label] for label in order]
+    assert [bar.get_width() for bar in pairs.patches] == [count for _, count, _ in worst]
 
 
 def test_colours_are_shares_of_the_true_class_even_for_an_empty_row():
@@ -154,6 +179,21 @@ def test_ring_is_at_the_best_validation_epoch():
         assert f"epoch {best['epoch']}" in ring.get_label()
 
 
+def test_curves_show_loss_and_accuracy_with_the_test_as_a_line_and_their_ends_in_words(tmp_path):
+    rows, test = history(10), {"loss": 1.5, "accuracy": 0.7654}
+    figure = curves_figure(rows, "A title", test, {"loss": "loss", "accuracy": "accuracy (%)"})
+    for axes, height in zip(figure.axes, (1.5, 76.54), strict=True):
+        assert [line.get_ydata()[0] for line in axes.lines if line.get_label() == "test"] == [pytest.approx(height)]
+    words = [text.get_text() for text in drawn_texts(figure)]
+    assert {"test 76.54 %", "train 91.00 %", "validation 88.50 %", "test 1.5", "train 0.2", "validation 0.42"} <= set(
+        words
+    )
+    for axes in figure.axes:
+        assert_apart([text for text in axes.texts if text.get_text().split()[0] in ("train", "validation", "test")])
+    plot_curves(rows[:1], tmp_path / "curves.png", "A title", {}, {"loss": "loss", "accuracy": "accuracy (%)"})
+    assert_nothing_is_clipped(tmp_path / "curves.png")
+
+
 def test_one_epoch_shows_a_marker():
     assert curve_figure(history(1), "loss", "").axes[0].lines[0].get_marker() == "o"
 
@@ -179,25 +219,36 @@ def test_run_without_validation_draws_train_alone(missing):
 
 
 @pytest.mark.parametrize(("count", "channels"), [(0, 3), (1, 3), (7, 1), (30, 3)])
-def test_examples_show_up_to_25_mistakes(tmp_path, count, channels):
+def test_examples_show_up_to_25_answers(tmp_path, count, channels):
     data = examples(count, channels)
     figure = examples_figure(*data, long_names(10), "A title")
     assert len(figure.axes) == min(count, 25)
     words = [text.get_text() for text in drawn_texts(figure)]
     if count == 0:
-        assert "no mistakes to show" in words
+        assert "no image to show" in words
     else:
-        assert f"said: {long_names(10)[1]} (100 %)" in words
+        assert f"predicted: {long_names(10)[1]} (100 %)" in words
     for axes in figure.axes:
         assert_apart(axes.texts)
     plot_examples(*data, long_names(10), tmp_path / "examples.png", "A title")
     assert_nothing_is_clipped(tmp_path / "examples.png")
 
 
+def test_examples_are_named_and_right_answers_begin_a_row():
+    images, labels, predictions, confidences = examples(9)
+    predictions[7:] = labels[7:]
+    figure = examples_figure(images, labels, predictions, confidences, CIFAR10, "", [f"cat/{k}.png" for k in range(9)])
+    words = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert words[0] == ["predicted: automobile (100 %)", "true: airplane", "cat/0.png"]
+    assert words[7] == ["right: horse (56 %)", "cat/7.png"]
+    corners = [axes.get_position() for axes in figure.axes]
+    assert corners[7].x0 == corners[0].x0 and corners[7].y0 < corners[6].y0
+
+
 def test_captions_of_neighbours_do_not_cover_each_other():
     figure = examples_figure(*examples(5), long_names(10), "A title")
     figure.draw_without_rendering()
-    for caption in (0, 1):
+    for caption in (0, 1, 2):
         assert_apart([axes.texts[caption] for axes in figure.axes])
 
 
@@ -207,6 +258,53 @@ def test_example_pixels_are_the_images_own():
     for axes, image in zip(figure.axes, images, strict=True):
         np.testing.assert_array_equal(axes.images[0].get_array(), image[..., 0])
         assert axes.images[0].get_clim() == (0, 255)
+
+
+def luminance(color):
+    """Of a colour on a screen (WCAG 2)."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_can_be_read_and_what_is_compared_differs_in_more_than_red_and_green():
+    for color in (plot_style.INK, plot_style.MUTED):
+        assert 1.05 / (luminance(color) + 0.05) > 4.5  # WCAG's contrast for text on white
+    for one, other in ((plot_style.TRAIN, plot_style.VALIDATION), (plot_style.RIGHT, plot_style.WRONG)):
+        blue = [int(color[5:], 16) for color in (one, other)]
+        assert abs(blue[0] - blue[1]) > 100
+
+
+def test_no_line_of_a_title_holds_an_orphan():
+    title = "imagenette/best.pth, test set of imagenette: the mistakes made with most confidence"
+    lines = plot_style.balanced(title, 60).split("\n")
+    assert len(lines) == 2 and abs(len(lines[0]) - len(lines[1])) < 12
+
+
+def test_errors_are_scaled_to_the_largest_and_no_caption_meets_the_next_row(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("engine.plots_of_images.save", lambda figure, path: figures.append(figure))
+    targets = np.zeros((3, 8, 8, 1))
+    predictions = np.stack([np.full((8, 8, 1), error) for error in (0.1, 0.4, 0.25)])
+    plot_translations(np.zeros((3, 8, 8, 1), np.uint8), targets, predictions, tmp_path / "a.png", "A title")
+    (figure,) = figures
+    errors = [axes for axes in figure.axes if axes.get_xlabel()]
+    assert [axes.images[0].get_clim()[1] for axes in errors] == [0.4] * 3
+    assert "error (black: 0.4)" in [text.get_text() for text in drawn_texts(figure)]
+    renderer = figure.canvas.get_renderer()
+    for above, below in pairwise(errors):
+        assert above.xaxis.label.get_window_extent(renderer).y0 > below.get_window_extent(renderer).y1
+
+
+def test_an_empty_map_says_so_and_the_colours_are_explained(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("explain.pictures.save", lambda figure, path: figures.append(figure))
+    image = np.zeros((8, 8, 3), np.uint8)
+    rows = [Row(image, ["a"], [(np.zeros((8, 8)), "cat 9 %")]), Row(image, ["b"], [(np.eye(8), "dog 91 %")])]
+    plot_maps(["", "gradcam"], rows, tmp_path / "maps.png", "A title")
+    words = [text.get_text() for text in drawn_texts(figures[0])]
+    assert words.count("empty: nothing\nspeaks for it") == 1
+    assert {"speaks for the class", "nothing", "most"} <= set(words)
 
 
 def test_drawing_leaves_no_global_state_behind(tmp_path):

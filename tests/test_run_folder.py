@@ -15,7 +15,7 @@ from models import create_model
 from tests.driver import Deed, train
 
 FILES = {"args.yaml", "environment.json", "train.json", "test.json", "best.pth", "checkpoints"}
-PICTURES = {"loss.png", "accuracy.png", "confusion_matrix.png", "examples.png"}
+PICTURES = {"curves.png", "loss.png", "accuracy.png", "confusion_matrix.png", "examples.png"}
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +85,17 @@ def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
 
 def test_tensorboard_has_the_same_curves_and_the_pictures(demo: Path) -> None:
     epochs = strict(demo / "train.json")["epochs"]
-    for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
-        expected = [(epoch["step"], epoch[name.replace("/", "_")]) for epoch in epochs]
+    for name in ("loss/train", "accuracy/train", "loss/val", "accuracy/val"):
+        expected = [(epoch["step"], epoch["_".join(reversed(name.split("/")))]) for epoch in epochs]
         for (step, value), (wanted_step, wanted) in zip(scalars(demo, name), expected, strict=True):
             assert step == wanted_step
             assert value == pytest.approx(wanted, rel=1e-5)
     events = EventAccumulator(str(demo))
     events.Reload()
-    assert set(events.Tags()["images"]) == {name.removesuffix(".png") for name in PICTURES}
+    assert set(events.Tags()["images"]) == {"pictures/confusion_matrix", "pictures/examples"}
+    # TensorBoard shows cards in the order of their names: curves come first.
+    names = sorted([*events.Tags()["scalars"], *events.Tags()["images"]])
+    assert names[:6] == ["accuracy/train", "accuracy/val", "loss/running", "loss/train", "loss/val", "lr"]
 
 
 def test_tensorboard_goes_on_without_a_gap_or_a_double_after_a_crash(tmp_path: Path) -> None:
@@ -101,7 +104,7 @@ def test_tensorboard_goes_on_without_a_gap_or_a_double_after_a_crash(tmp_path: P
     train(argv, 1, Deed(kill_after=11))
     assert train([*argv, "--resume", "auto"])[0] == [0]
     assert [step for step, _ in scalars(tmp_path / "run", "lr")] == list(range(1, 13))
-    assert [step for step, _ in scalars(tmp_path / "run", "val/loss")] == [4, 8, 12]
+    assert [step for step, _ in scalars(tmp_path / "run", "loss/val")] == [4, 8, 12]
     assert [epoch["step"] for epoch in strict(tmp_path / "run" / "train.json")["epochs"]] == [4, 8, 12]
 
 

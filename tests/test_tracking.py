@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -25,9 +26,10 @@ OPTIONS = (
     "--cpu --dataset digits --limit-train 128 --batch-size 32 --model mlp --model-arg hidden=[16,8] --lr 0.004 "
     "--mixed-precision no --run-name run"
 ).split()
-FINAL = {"test_accuracy", "test_loss", "test_macro_f1", "best_val_accuracy", "trained_seconds"}
-FINAL = {f"end/{name}" for name in FINAL | {"images_per_second", "parameters"}} | {"test/accuracy", "test/loss"}
-PICTURES = {"loss", "accuracy", "confusion_matrix", "examples"}
+FINAL = {"test/accuracy", "test/loss", "test/macro_f1"} | {
+    f"total/{name}" for name in ("best_val_accuracy", "trained_seconds", "images_per_second", "parameters")
+}
+PICTURES = {"pictures/confusion_matrix", "pictures/examples"}
 
 
 def options(folder: Path, *more: str, epochs: int = 2) -> list[str]:
@@ -64,12 +66,10 @@ def check_figures(events: EventAccumulator, folder: Path) -> None:
     wanted = {
         "test/accuracy": test["accuracy"],
         "test/loss": test["loss"],
-        "end/test_accuracy": test["accuracy"],
-        "end/test_loss": test["loss"],
-        "end/test_macro_f1": test["f1"]["macro"],
-        "end/best_val_accuracy": epochs[history["best_epoch"] - 1]["val_accuracy"],
-        "end/trained_seconds": sum(epoch["seconds"] for epoch in epochs),
-        "end/parameters": json.loads((folder / "environment.json").read_text())["parameters"],
+        "test/macro_f1": test["f1"]["macro"],
+        "total/best_val_accuracy": epochs[history["best_epoch"] - 1]["val_accuracy"],
+        "total/trained_seconds": sum(epoch["seconds"] for epoch in epochs),
+        "total/parameters": json.loads((folder / "environment.json").read_text())["parameters"],
     }
     for name, value in wanted.items():
         (event,) = events.Scalars(name)
@@ -77,7 +77,7 @@ def check_figures(events: EventAccumulator, folder: Path) -> None:
         assert event.value == pytest.approx(value, rel=1e-5)
     assert set(events.Tags()["scalars"]) >= FINAL
     rates = [epoch["images_per_second"] for epoch in epochs]
-    assert min(rates) * 0.999 <= events.Scalars("end/images_per_second")[0].value <= max(rates) * 1.001
+    assert min(rates) * 0.999 <= events.Scalars("total/images_per_second")[0].value <= max(rates) * 1.001
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_run_that_is_trained_on_after_its_end_has_the_new_set_alone(tmp_path: 
     events = events_of(tmp_path / "run")
     assert hyper_parameters(events)["epochs"] == 3
     check_figures(events, tmp_path / "run")
-    assert [event.step for event in events.Scalars("val/loss")] == [4, 8, 12]
+    assert [event.step for event in events.Scalars("loss/val")] == [4, 8, 12]
     assert {name: len(events.Images(name)) for name in PICTURES} == dict.fromkeys(PICTURES, 1)
 
 
@@ -211,11 +211,13 @@ def test_wandb_without_a_network_holds_curves_options_figures_and_pictures_in_th
         history |= values(record.history.item)
         summary |= values(record.summary.update)
     last = json.loads((folder / "train.json").read_text())["epochs"][-1]
-    for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "images_per_second", "epoch"):
-        assert history[name] == last[name.replace("/", "_")]
+    for name in ("loss/train", "accuracy/train", "loss/val", "accuracy/val"):
+        assert history[name] == last["_".join(reversed(name.split("/")))]
+    assert history["speed/images_per_second"] == last["images_per_second"]
     assert (config["lr"], config["model_arg"], config["epochs"]) == (0.004, {"hidden": [16, 8]}, 2)
     assert set(config) >= {"dataset", "optimizer", "seed", "augment", "batch_size", "schedule"}
     test = json.loads((folder / "test.json").read_text())
     assert summary["test/accuracy"] == test["accuracy"]
-    assert summary["end/test_macro_f1"] == test["f1"]["macro"]
-    assert {path.name.split("_40_")[0].rsplit("_", 2)[0] for path in offline.rglob("*.png")} == PICTURES
+    assert summary["test/macro_f1"] == test["f1"]["macro"]
+    pictures = [path.relative_to(offline).as_posix() for path in offline.rglob("*.png")]
+    assert {re.search(r"pictures/[a-z_]+?(?=_[0-9])", name)[0] for name in pictures} == PICTURES
