@@ -114,7 +114,9 @@ def main(argv: Sequence[str] | None = None) -> dict:
     with user_errors_end_the_program():
         args = parse_train(argv)
         if console.is_first_process():
-            console.say(f"{args.model} on {args.dataset}, {args.epochs} epochs: loading PyTorch ...")
+            console.say(
+                f"{args.model} on {args.dataset}, {args.epochs} epoch{'s' * (args.epochs != 1)}: loading PyTorch ..."
+            )
         with failing_together():
             figures = run_all(args, argv, train, began) if asked_for(args) else train(args, began)
         from engine import runtime

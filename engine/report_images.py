@@ -126,7 +126,5 @@ def _in_words(test: dict) -> str:
     more = [f"PSNR {test['psnr']:.1f} dB"] * (test["psnr"] is not None)
     more += [f"SSIM {test['ssim']:.4f}"] * (test["ssim"] is not None)
     shares = (test["accuracy"], test[f"within_{WITHIN[1]}"])
-    near = " and ".join(
-        f"{console.percent(share, 3)} within {within}" for share, within in zip(shares, WITHIN, strict=True)
-    )
+    near = [f"{console.percent(share, 3)} within {within}" for share, within in zip(shares, WITHIN, strict=True)]
     return ", ".join([f"{' and '.join(near)} of the target", *more])

@@ -114,6 +114,8 @@ def test_infer_repeats_the_test_and_writes_the_images_of_any_folder(learnt: Path
     for speed in ("seconds", "images_per_second"):
         assert before.pop(speed) > 0 and again.pop(speed) > 0
     assert again == before
+    shares = f"{100 * before['accuracy']:.3f} % within 0.05 and {100 * before['within_0.01']:.3f} % within 0.01"
+    assert out.startswith(f"test: {shares} of the target, PSNR ")
 
     write_images(tmp_path / "my photos" / "a", 3, mode="L")
     write_images(tmp_path / "my photos" / "b", 1, mode="L")
