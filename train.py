@@ -15,7 +15,7 @@ from engine import console
 from engine.errors import user_errors_end_the_program
 from engine.options import parse_train
 from engine.peers import failing_together
-from engine.several import asked_for, run_all
+from engine.several import asked_for, members, run_all
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -113,12 +113,13 @@ def main(argv: Sequence[str] | None = None) -> dict:
     began = time.monotonic()
     with user_errors_end_the_program():
         args = parse_train(argv)
+        runs = members(args, argv) if asked_for(args) else None
         if console.is_first_process():
             console.say(
                 f"{args.model} on {args.dataset}, {args.epochs} epoch{'s' * (args.epochs != 1)}: loading PyTorch ..."
             )
         with failing_together():
-            figures = run_all(args, argv, train, began) if asked_for(args) else train(args, began)
+            figures = train(args, began) if runs is None else run_all(args, *runs, train, began)
         from engine import runtime
 
         runtime.end()

@@ -55,7 +55,7 @@ def number(kind: type, low: float, high: float = float("inf"), *, open_low: bool
 
 POSITIVE = number(int, 1)
 FLAG = argparse.BooleanOptionalAction
-TOLD = ("name", "input_shape", "num_classes", "output_shape", "conv")  # what models.create_model is told without asking
+TOLD = ("input_shape", "num_classes", "output_shape", "conv")  # what models.create_model is told without asking
 
 
 def key_value(text: str) -> tuple[str, object]:

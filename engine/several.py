@@ -39,8 +39,10 @@ def asked_for(args: argparse.Namespace) -> bool:
     return several
 
 
-def members(args: argparse.Namespace, argv: Sequence[str]) -> tuple[dict[str, argparse.Namespace], dict[str, str]]:
-    """The runs, parsed before the first starts as far as they can be alone.
+def members(
+    args: argparse.Namespace, argv: Sequence[str] | None
+) -> tuple[dict[str, argparse.Namespace], dict[str, str]]:
+    """The runs, parsed before the first starts as far as they can be alone; `argv` None: the command line's.
 
     Returns:
         The options of each run by the name of its folder, and, by the same names, why other combinations of --sweep
@@ -49,6 +51,7 @@ def members(args: argparse.Namespace, argv: Sequence[str]) -> tuple[dict[str, ar
     Raises:
         UserError: an axis of --sweep that cannot be one, or a value that is possible in no combination.
     """
+    argv = sys.argv[1:] if argv is None else argv
     axes = _axes(args)
     parser = train_parser()
     runs, impossible = {}, {}
@@ -98,7 +101,8 @@ def _name(setting: dict) -> str:
 
 def run_all(
     args: argparse.Namespace,
-    argv: Sequence[str] | None,
+    runs: dict[str, argparse.Namespace],
+    failed: dict[str, str],
     train: Callable[[argparse.Namespace, float], dict],
     began: float,
 ) -> dict:
@@ -108,7 +112,8 @@ def run_all(
     is listed, and the exit code is then 1 at the end.
 
     Args:
-        args, argv: the options, parsed and as typed (None: the command line's).
+        args: the options of all.
+        runs, failed: what `members` found.
         train: does one run and returns its figures.
         began: see `StopRequest`.
 
@@ -116,10 +121,9 @@ def run_all(
         "folder" of the group, and "runs": the figures of each by its name.
 
     Raises:
-        UserError: as `members`, or the group's folder is another's.
+        UserError: the group's folder is another's.
         SystemExit: asked to stop (as a single run), or a run has failed.
     """
-    runs, failed = members(args, sys.argv[1:] if argv is None else argv)
     # Imported only now, as they take seconds: what is mistyped is answered at once.
     from engine import comparison, ensemble, finish, runtime, stopping
 
