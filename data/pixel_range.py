@@ -1,7 +1,8 @@
 """Values of more than eight bits become bytes, all of a data set by one range.
 
 Unsigned 16-bit pictures have the range of their type. Signed and 32-bit ones have none that a picture could be shown
-by: theirs is that of the images that are trained on, and is kept with the weights.
+by: theirs is that of the images that are trained on, and is kept with the weights. Where no such image was trained on,
+they are read by the natural range, or refused if they do not lie in it.
 """
 
 import numpy as np
@@ -81,7 +82,7 @@ def as_bytes(image: Image.Image, ranges: Ranges) -> Image.Image:
     """The picture itself if it is of bytes, else as mode "L"; what lies outside of its range is cut off.
 
     Raises:
-        ValueError: a value is not finite, or its kind has no range.
+        ValueError: a value is not finite, or lies beyond the natural range where its kind has no other.
     """
     kind = kind_of(image)
     if kind == "bytes":
@@ -89,18 +90,14 @@ def as_bytes(image: Image.Image, ranges: Ranges) -> Image.Image:
     if kind == "sixteen bits":
         return Image.fromarray((np.asarray(image).astype(np.uint32) * 255 // SIXTEEN_BITS).astype(np.uint8))
     values = _finite(_values(image)).astype(np.float64)
-    low, high = _range(kind, ranges)
+    low, high = ranges.get(kind, NATURAL[kind])
+    if kind not in ranges and (values.min() < low or values.max() > high):
+        raise ValueError(f"its values are {kind} beyond {low}..{high}, and no training image had such")
     shares = (values - low) / ((high - low) or 1)
     return Image.fromarray((shares.clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def is_cut(image: Image.Image, ranges: Ranges) -> bool:
     """Whether `as_bytes` cuts off some of the picture's values, as they lie outside of its range."""
-    own = extent(image)
-    return any(low < _range(kind, ranges)[0] or high > _range(kind, ranges)[1] for kind, (low, high) in own.items())
-
-
-def _range(kind: str, ranges: Ranges) -> tuple[float, float]:
-    if kind not in ranges:
-        raise ValueError(f"its values are {kind} of more than eight bits, and no training image had such")
-    return ranges[kind]
+    limits = {kind: (own, ranges.get(kind, NATURAL[kind])) for kind, own in extent(image).items()}
+    return any(own[0] < least or own[1] > most for own, (least, most) in limits.values())

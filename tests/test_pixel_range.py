@@ -127,8 +127,11 @@ def test_a_kind_of_values_that_train_has_not_is_named(tmp_path, own_cache):
     root = tmp_path / "set"
     for name in ("train/a", "train/b", "test/a", "test/b"):
         write_images(root / name, 10, mode="L")
-    write_tiff(root / "test" / "a" / "depth.tif", RAMP.astype(np.float32))
-    with pytest.raises(UserError, match=r"depth\.tif: its values are floats .* no training image had such"):
+    write_tiff(root / "test" / "a" / "share.tif", RAMP.astype(np.float32))  # in 0..1, where floats are at home
+    data = load_images(str(root), val_fraction=0)
+    assert np.array_equal(data.test.arrays.images[10, ..., 0], (RAMP.astype(np.float32) * 255).round())
+    write_tiff(root / "test" / "a" / "depth.tif", (RAMP * 3).astype(np.float32))
+    with pytest.raises(UserError, match=r"depth\.tif: its values are floats beyond 0\.\.1, and no training image had"):
         load_images(str(root))
 
 
@@ -147,14 +150,17 @@ def test_infer_prepares_the_files_as_training_did(tmp_path, own_cache, capsys):
     assert (readable, unreadable) == (paths, []) and np.array_equal(images, data.test.arrays.images)
 
     write_tiff(tmp_path / "bright.tif", (RAMP * 9).astype(np.float32))
-    write_tiff(tmp_path / "whole.tif", (RAMP * 9).astype(np.int32))
+    write_tiff(tmp_path / "whole.tif", (RAMP * 900).astype(np.int32))
     write_tiff(tmp_path / "nan.tif", np.full((8, 8), np.nan, dtype=np.float32))
     code, out, err = predict(
         capsys, "--weights", best, *(tmp_path / f"{name}.tif" for name in ("bright", "whole", "nan"))
     )
     assert code == 1 and out.count("bright.tif: ") == 1
     assert "note: " in err and "bright.tif has values beyond the range of training, cut to it" in err
-    assert "whole.tif: its values are integers" in err and "nan.tif: 64 of its pixels are no finite numbers" in err
+    assert (
+        "whole.tif: its values are integers beyond 0..255" in err
+        and "nan.tif: 64 of its pixels are no finite numbers" in err
+    )
     assert "2 of 3 images could not be read" in err
 
 
