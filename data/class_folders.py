@@ -36,6 +36,14 @@ def same_names(names: list[str], others: list[str]) -> bool:
     return list(map(same_form, names)) == list(map(same_form, others))
 
 
+def alike(class_names: Iterable[str]) -> list[str]:
+    """A remark on names that differ in capital letters alone, if there are any."""
+    seen: dict[str, str] = {}
+    pairs = [(seen.setdefault(same_form(name).casefold(), name), name) for name in class_names]
+    alike = [f"{one} and {other}" for one, other in pairs if one != other]
+    return [f"classes that differ in capital letters alone: {named(alike)}"] if alike else []
+
+
 def read_class_folders(root: Folder) -> ClassFolders:
     """Tell splits and classes from the names of folders.
 
@@ -51,7 +59,6 @@ def read_class_folders(root: Folder) -> ClassFolders:
     if "train" in folders and "test" in folders and _is_flat(folders["test"]):
         unlabelled = folders.pop("test").images_here()
     splits = {split: _classes(folder, split) for split, folder in folders.items()}
-    remarks += _alike(splits.get("train", {}))
     left_out = root.left_out()
     read = len(unlabelled) + sum(len(images) for classes in splits.values() for images in classes.values())
     left_out["beside the class folders"] = _count(root) - read - sum(map(_count, others))
@@ -120,14 +127,6 @@ def _classes(root: Folder, split: str) -> dict[str, list[Path]]:
                 "remove the folder"
             )
     return found
-
-
-def _alike(class_names: Iterable[str]) -> list[str]:
-    """A remark on names that differ in capital letters alone, if there are any."""
-    seen: dict[str, str] = {}
-    pairs = [(seen.setdefault(same_form(name).casefold(), name), name) for name in class_names]
-    alike = [f"{one} and {other}" for one, other in pairs if one != other]
-    return [f"classes that differ in capital letters alone: {named(alike)}"] if alike else []
 
 
 def _count(folder: Folder) -> int:

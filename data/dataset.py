@@ -9,6 +9,7 @@ import numpy as np
 
 from data import cache, remarks
 from data.cache import Arrays, Decoded
+from data.class_folders import alike
 from data.images import to_array
 from data.parts import Part, check_classes, check_counts, few, few_ids, limited, split_parts
 from data.pixel_range import Ranges
@@ -116,7 +117,7 @@ def load_images(
         rows: read no more than this many images of each split, for a smoke test: of classes without one nothing is
             said, and the limits are taken as far as there are images.
         skip_bad_images: leave out and count what cannot be decoded or has no label, instead of refusing.
-        image_column, label_column: of a table, where it has several; None: the only one, or "label".
+        image_column, label_column: of a table; None: "image" and "label", or the only ones of such a type.
         seed: of the validation part, the folds, `limit_train` and `limit_val`.
 
     Raises:
@@ -134,6 +135,7 @@ def load_images(
     check_counts(dataset, parts, val_fraction, folds)
     parts = limited(parts, (limit_train, limit_val, limit_test), seed, smoke=rows is not None)
     name = f"{source.name}-coarse" if coarse else source.name
+    about_source = [*about_source, *alike(class_names)]
     if UNLABELLED in splits:
         tested = "the validation split is tested on" if "validation" in splits else "a part of train is held out"
         about_source = [*about_source, f"the test split has no labels: {tested} instead"]

@@ -85,7 +85,7 @@ def _hub_answers() -> bool:
 
 
 def image_column(table, wanted: str | None, where: str) -> str:
-    """The column of images: the one that is `wanted`, else the only one of a type for images.
+    """The column of images: the one that is `wanted`, else "image", else the only one of a type for images.
 
     Raises:
         UserError: there is no such column, or there are several.
@@ -98,6 +98,8 @@ def image_column(table, wanted: str | None, where: str) -> str:
             raise UserError(f"--image-column {wanted}: this column of {where} holds no encoded images")
         return wanted
     images = [column for column, feature in table.features.items() if _holds_images(feature)]
+    if "image" in images:
+        return "image"
     if len(images) != 1:
         some = images or columns
         raise UserError(f"{where} has {len(images)} image columns: give --image-column, one of {', '.join(some)}")
@@ -172,11 +174,15 @@ def labels(table, column: str, source: Source, train_names: list[str] | None) ->
     if isinstance(feature, datasets.ClassLabel):
         if source.kind == "parquet":
             _check_files(source, column, list(feature.names))
+        if len(set(map(same_form, feature.names))) < len(feature.names):
+            raise UserError(
+                f"{source.where} has classes whose names differ in the form of their accents alone: merge them"
+            )
         return [-1 if value is None else value for value in values], list(feature.names)
     values = [_plain(value, column, source.where) for value in values]
     class_names = train_names or [str(value) for value in sorted(set(values) - {None})]
     number = {same_form(name): label for label, name in enumerate(class_names)}
-    found = [None if value is None else same_form(str(value)) for value in values]
+    found = [None if value is None else str(value) for value in values]
     unknown = sorted(set(found) - set(number) - {None})
     if unknown:
         raise UserError(f"a split of {source.where} has labels that its train split lacks: {', '.join(unknown)}")
@@ -191,7 +197,7 @@ def _plain(value: object, column: str, where: str) -> int | str | bool | None:
         if not value.is_integer():
             raise UserError(f"the column {column} of {where} holds {value}: class labels are whole numbers or words")
         return int(value)
-    return value
+    return same_form(value) if isinstance(value, str) else value
 
 
 def _check_files(source: Source, column: str, class_names: Iterable[str]) -> None:

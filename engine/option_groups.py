@@ -43,7 +43,7 @@ def _add_data(add: Callable) -> None:
         metavar="DIR",
         help="looked in for a folder named like the data set before the Hub (default: $SAMELOOP_DATA)",
     )
-    add("--image-column", metavar="NAME", help="column of images in a table (default: the only one of that type)")
+    add("--image-column", metavar="NAME", help="column of images in a table (default: image, or the only one)")
     add("--label-column", metavar="NAME", help="column of labels in a table (default: label, or the only ClassLabel)")
     add("--coarse", action=FLAG, default=False, help="the coarser set of classes, where there are two (default: no)")
     add(

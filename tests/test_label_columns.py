@@ -1,6 +1,7 @@
 """The column of labels is the one that is meant, no label is no class, and hidden test labels stop nothing."""
 
 import csv
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,25 @@ def test_a_named_column_of_words_and_one_of_two_image_columns(tmp_path, own_cach
         load_images(str(folder), label_column="labels", image_column="middle")
     with pytest.raises(UserError, match=r"--image-column labels: .*holds no encoded images"):
         load_images(str(folder), label_column="labels", image_column="labels")
+
+
+def test_image_goes_before_another_column_of_images(tmp_path, own_cache):
+    folder = table(tmp_path / "set" / "train.parquet", {"label": (["b", "a"], plain("string"))}, ("depth", "image"))
+    by_itself, by_name = (
+        load_images(str(folder), image_column=column, val_fraction=0).train.arrays.images for column in (None, "image")
+    )
+    assert np.array_equal(by_itself, by_name)
+
+
+def test_words_in_either_form_of_accents_are_one_class(tmp_path, own_cache):
+    cafe = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    folder = table(tmp_path / "set" / "train.parquet", {"label": ([*cafe, "Bar", "bar"], plain("string"))})
+    data = load_images(str(folder), val_fraction=0)
+    assert data.class_names == ["Bar", "bar", cafe[0]] and data.train.arrays.labels[:4].tolist() == [2, 2, 0, 1]
+    assert "note: classes that differ in capital letters alone: Bar and bar" in data.remarks
+    typed = table(tmp_path / "typed" / "train.parquet", {"label": ([0, 1], classes(*cafe))})
+    with pytest.raises(UserError, match=r"names differ in the form of their accents alone"):
+        load_images(str(typed))
 
 
 @pytest.mark.parametrize(("option", "says"), [("image_column", "--image-column"), ("label_column", "--label-column")])
