@@ -20,6 +20,7 @@ server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
     ["train", "engine.finish", "engine.run", "engine.setup", "engine.stopping", "engine.summary", "sklearn.datasets"]
     + ["torch._dynamo"]  # which the first optimizer step imports, in seconds
+    + ["data.cache", "engine.checkpoint", "pytest"]  # which test files import, and so whoever runs a function of theirs
 )
 
 

@@ -195,8 +195,8 @@ def test_whitened_cnn_whitens_the_patches_of_what_it_starts_from_and_trains_that
     (white, negative), count = filtered.chunk(2), filtered.shape[1]
     torch.testing.assert_close(white, -negative)
     spread = white @ white.T / count
-    # The kernels alone are rounded to float32: by 6e-8 of themselves, of a variance up to 2,000 times their smallest.
-    assert (spread - torch.diag(spread.diag())).abs().max() < 1e-3
+    # The kernels alone are rounded to float32: by 6e-8, of a variance up to 1,000 times the smallest and 5e-4 more.
+    assert (spread - torch.diag(spread.diag())).abs().max() < 1e-4
     assert spread.diag().max() < 1.001 and spread.diag().min() > 0.5  # less than 1 where there was next to nothing
     assert not model.whiten.weight.requires_grad
 

@@ -46,11 +46,20 @@ def tensors(folder: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def difference(one: Path, other: Path, step: int) -> float:
-    """The largest between two checkpoints; in a tensor of values over 1 (RMSprop's momentum) relative to these."""
+    """The largest between two checkpoints: of any weight, and of a tensor of the optimizer's as a whole.
+
+    RMSprop's momentum holds values of 40 that divide by next to nothing: there it is a share.
+    """
     ours, theirs = tensors(one, step), tensors(other, step)
     assert ours.keys() == theirs.keys()
-    sizes = {name: max(1, theirs[name].abs().max().item()) for name in theirs}
-    return max((ours[name] - theirs[name]).abs().max().item() / sizes[name] for name in ours)
+
+    def apart(name: str) -> float:
+        gap = ours[name] - theirs[name]
+        if name.startswith("optimizer/"):
+            return gap.norm().item() / max(1, theirs[name].norm().item())
+        return gap.abs().max().item()
+
+    return max(map(apart, ours))
 
 
 def samples(folder: Path, processes: int) -> dict[int, set[str]]:
