@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from accelerate import PartialState
@@ -56,7 +57,7 @@ def _say_reported(run: Run, test: dict) -> None:
     say(f"finished before: nothing is left to train\n{REPORTS[args.task].headline(test)}")
     say(f"open     {run.folder / 'examples.png'}")
     more = "a larger --patience" if run.step < run.plan.total_steps else f"--epochs above {args.epochs}"
-    say(f"train on with {more}")
+    say(f"to train on, add {more}")
 
 
 def _track_end(run: Run, test: dict, probabilities: np.ndarray | None) -> None:
@@ -92,5 +93,5 @@ def _say_what_next(run: Run, test: dict) -> None:
         say("smoke test: all of it works, from the images to the pictures; figures of so few images mean nothing")
     say(f"open     {folder / 'examples.png'}, {', '.join(sorted(set(report.PICTURES) - {'examples.png'}))}, test.json")
     if "tensorboard" in run.args.track:
-        say(f"curves   tensorboard --logdir {run.args.output_dir}")
-    say(f"predict  python infer.py --weights {folder / 'best.pth'} IMAGE_OR_FOLDER ...")
+        say(f"curves   tensorboard --logdir {quote(run.args.output_dir)}")
+    say(f"predict  python infer.py --weights {quote(str(folder / 'best.pth'))} IMAGE_OR_FOLDER ...")

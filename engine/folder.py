@@ -11,6 +11,7 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shlex import quote
 
 import psutil
 import torch
@@ -50,6 +51,20 @@ def choose_folder(args: argparse.Namespace, dataset: str) -> Path:
         return Path(args.output_dir) / args.run_name
     model = args.model.replace("/", "-") + ("-smoke-test" if args.smoke_test else "")
     return Path(args.output_dir) / f"{dataset}-{model}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+
+
+def to_go_on(folder: Path, member_of: str | None, num_processes: int) -> str:
+    """How to go on with a run that was stopped, in words that hold the command.
+
+    Args:
+        folder: of the run.
+        member_of: the name of the several runs that it is one of.
+        num_processes: that it was trained by.
+    """
+    if member_of is not None:
+        return f"to go on, start again with the same options and --run-name {quote(member_of)} --resume auto"
+    start = "python train.py" if num_processes == 1 else "start train.py as before, with no more options than"
+    return f"to go on: {start} --resume {quote(str(folder))}"
 
 
 def check_folder(folder: Path, parameters: int, may_exist: bool, keep: int) -> None:

@@ -135,7 +135,9 @@ def _add_output(add: Callable) -> None:
         "--resume",
         type=path,
         metavar="auto|PATH",
-        help="go on from the newest intact checkpoint of --run-name, or from PATH",
+        help="go on with the run in PATH, in its folder and with its own options, but for those given too (more "
+        "--epochs, say), from its newest intact checkpoint or the one that PATH is; auto: with the run --run-name, "
+        "which may be new",
     )
     add(
         "--checkpoint-every", type=epoch_or_steps, default="epoch", metavar="epoch|STEPS", help="(default: %(default)s)"

@@ -1,19 +1,22 @@
 """The command lines of the scripts, answered at once: nothing heavy is imported."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 
 import explain
 import models
 from data.augment_spec import parse as parse_augment
 from data.sources import NAMED, from_anywhere
+from engine import resumed_options
 from engine.console import say
 from engine.errors import UserError
 from engine.option_groups import GROUPS, add_model, add_speed
-from engine.parsing import POSITIVE, Parser, in_words, number, path, recipe_argv
-from engine.training_options import DEFAULTS, DEFAULTS_OF, TTA
+from engine.parsing import POSITIVE, RECIPES, Answer, Parser, in_words, number, path, recipe_argv, weights_file
+from engine.training_options import DEFAULTS, DEFAULTS_OF, HUB, TTA
 
 EXPLAINS = ("explain_class", "explain_layer", "explain_count")
 SMOKE_IMAGES = 16  # of each part
@@ -30,6 +33,7 @@ def train_parser() -> Parser:
         metavar="NAME|FILE",
         help="a YAML file of these options (recipes/NAME.yaml); what is typed wins",
     )
+    add("--list-recipes", action=Answer, answer=_recipes_listed, help="print the recipes and stop")
     add("--list-models", action="store_true", help="print the models and stop")
     add("--list-datasets", action="store_true", help="print the data sets that have a name and stop")
     for title, add_options in GROUPS.items():
@@ -51,7 +55,7 @@ def infer_parser() -> Parser:
         metavar="IMAGE|FOLDER",
         help="nothing: the test split that the weights were tested on",
     )
-    add("--weights", type=path, required=True, metavar="FILE", help="best.pth of a run")
+    add("--weights", type=weights_file, required=True, metavar="FILE|RUN", help="best.pth of a run, or its folder")
     add("--topk", type=POSITIVE, default=5, metavar="K", help="classes named for an image (default: %(default)s)")
     add(
         "--output",
@@ -115,7 +119,7 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if typed.list_models or typed.list_datasets:
         say(_models_listed() if typed.list_models else _datasets_listed())
         parser.exit()
-    args = parser.parse_args(recipe_argv(parser, typed.recipe) + argv) if typed.recipe else typed
+    args = _with_recipe_and_run(parser, argv, typed)
     args.model_arg = dict(args.model_arg)
     args.member_of = None  # set by engine/several.py: the folder that holds this run among others
     for name, value in (DEFAULTS | DEFAULTS_OF.get(args.optimizer, {})).items():
@@ -124,6 +128,8 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.warmup is None:
         args.warmup = 0.3 if args.schedule == "onecycle" else 0.05
     args.dataset, args.data_dir = from_anywhere(args.dataset, args.data_dir)
+    if args.pretrained not in (None, HUB):
+        args.pretrained = str(Path(weights_file(args.pretrained)).expanduser().absolute())
     if args.match_classes and args.pretrained is None:
         raise UserError("--match-classes needs the weights of --pretrained")
     if args.patience and args.val_fraction == 0:
@@ -147,6 +153,22 @@ def _shrink(args: argparse.Namespace) -> None:
     args.batch_size = None  # as many as there is room for in so few images
     if args.val_fraction:
         args.val_fraction = max(args.val_fraction, 0.1)  # of few images a small share is none
+
+
+def _with_recipe_and_run(parser: Parser, argv: list[str], typed: argparse.Namespace) -> argparse.Namespace:
+    """All options: what was typed wins over the recipe, and that over what a run that is resumed was started with."""
+    if typed.recipe:
+        argv = recipe_argv(parser, typed.recipe) + argv
+    asked = parser.parse_args(argv) if typed.recipe else typed
+    if asked.resume is None:
+        return asked
+    named = resumed_options.typed_options(train_parser(), argv)
+    before = resumed_options.argv_of_the_run(parser, asked, named)
+    if not before:
+        return asked
+    args = parser.parse_args(before + argv)
+    resumed_options.find_moved_data(args, named)
+    return args
 
 
 def _check_folds(args: argparse.Namespace) -> None:
@@ -212,9 +234,9 @@ def bench_parser() -> Parser:
     )
     add(
         "--weights",
-        type=path,
+        type=weights_file,
         nargs="+",
-        metavar="FILE",
+        metavar="FILE|RUN",
         help="run transform alone, on the test images of the run that these best.pth are from; several are compared "
         "(default: models that learn for seconds, on made-up images)",
     )
@@ -301,3 +323,12 @@ def _models_listed() -> str:
 
 def _datasets_listed() -> str:
     return "\n".join(f"{name:<16}{description}" for name, (_, description) in NAMED.items())
+
+
+def _recipes_listed() -> str:
+    """Each recipe with the first sentence of the comment at its head."""
+    lines = []
+    for file in sorted(RECIPES.glob("*.yaml")):
+        head = " ".join(line.removeprefix("#").strip() for line in file.read_text(encoding="utf-8").splitlines())
+        lines.append(f"{file.stem:<21}{re.split(r'[.;] (?![^()]*[)])', head)[0]}")
+    return "\n".join(lines)

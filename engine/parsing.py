@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import difflib
 import math
 import re
 import sys
@@ -12,10 +13,33 @@ from typing import TextIO
 import yaml
 
 from data.augment_spec import make_a_whole
-from engine.console import outliving_its_reader
+from engine.console import outliving_its_reader, say
 from engine.errors import UserError
-from engine.files import exists
+from engine.files import exists, is_folder
 
+# option -> what the same is called in other programs, as far as the names are unlike
+ELSEWHERE = {
+    "lr": ("learning-rate",),
+    "batch-size": ("bs", "train-batch-size", "per-device-train-batch-size"),
+    "epochs": ("num-epochs", "num-train-epochs", "max-epochs"),
+    "optimizer": ("opt", "optim"),
+    "weight-decay": ("wd",),
+    "accumulate": ("gradient-accumulation-steps", "accumulate-grad-batches", "grad-accum-steps"),
+    "clip-grad": ("max-grad-norm", "gradient-clip-val", "grad-clip"),
+    "label-smoothing": ("smoothing",),
+    "schedule": ("lr-scheduler", "lr-scheduler-type", "sched", "scheduler"),
+    "warmup": ("warmup-epochs", "warmup-steps", "warmup-ratio"),
+    "workers": ("num-workers", "dataloader-num-workers"),
+    "mixed-precision": ("amp", "fp16", "bf16", "precision"),
+    "dataset": ("data", "dataset-name", "train-dir", "data-path"),
+    "image-size": ("img-size", "imsize", "resolution"),
+    "model": ("arch", "model-name", "model-name-or-path"),
+    "output-dir": ("output", "save-dir", "log-dir"),
+    "run-name": ("name", "experiment", "exp-name"),
+    "pretrained": ("checkpoint", "finetune", "initial-checkpoint"),
+    "resume": ("resume-from-checkpoint",),
+    "track": ("report-to", "with-tracking", "logger"),
+}
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
@@ -27,12 +51,34 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> None:
-        raise UserError(f"{message} (see {self.prog} --help)")
+        unknown = message.removeprefix("unrecognized arguments: ")
+        near = self.nearest(unknown.split()[0]) if unknown != message else []
+        hint = f": did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"{message}{hint} (see {self.prog} --help)")
+
+    def nearest(self, name: str) -> list[str]:
+        """The options that a mistyped one, or one of another program's, may have meant."""
+        wanted = name.split("=")[0].strip("-").replace("_", "-").lower()
+        own = [text.removeprefix("--") for action in self._actions for text in action.option_strings]
+        meant = [option for option in own if wanted == option or wanted in ELSEWHERE.get(option, ())]
+        return [f"--{option}" for option in meant or difflib.get_close_matches(wanted, own, n=2)]
 
     def print_help(self, file: TextIO | None = None) -> None:
         with outliving_its_reader():
             super().print_help(file)
             (file or sys.stdout).flush()
+
+
+class Answer(argparse.Action):
+    """An option that prints what `answer()` returns and ends the program, as --help does."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, answer: Callable[[], str], **kwargs) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, **kwargs)
+        self.answer = answer
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        say(self.answer())
+        parser.exit()
 
 
 def number(kind: type, low: float, high: float = float("inf"), *, open_low: bool = False) -> Callable:
@@ -70,6 +116,12 @@ def key_value(text: str) -> tuple[str, object]:
         return key, list(found) if isinstance(found, tuple) else found  # checkpoints and recipes know no tuples
     except (ValueError, SyntaxError):
         return key, {"true": True, "false": False, "none": None}.get(value.lower(), value)
+
+
+def weights_file(text: str) -> str:
+    """An argparse type: a file of weights, or the folder of a run, which stands for the best.pth in it."""
+    file = Path(path(text))
+    return str(file / "best.pth" if is_folder(file) else file)
 
 
 def in_words(check: Callable) -> Callable:
@@ -173,7 +225,8 @@ def recipe_argv(parser: Parser, recipe: str) -> list[str]:
     for key, value in content.items():
         action = actions.get(str(key).replace("-", "_"))
         if action is None or action.dest in ("help", "recipe", "list_models", "list_datasets"):
-            raise UserError(f"--recipe {recipe}: unknown option '{key}'; the names are those of train.py --help")
+            near = "".join(f"did you mean {name.removeprefix('--')}? " for name in parser.nearest(str(key))[:1])
+            raise UserError(f"--recipe {recipe}: unknown option '{key}': {near}the names are those of train.py --help")
         argv += _as_argv(action, value, recipe)
     return argv
 

@@ -12,7 +12,7 @@ from torch import nn
 from engine.console import say
 from engine.errors import UserError
 from engine.files import exists, is_folder, write_atomically
-from engine.predictions import read_images, tell_unreadable
+from engine.predictions import folder_beside, read_images, tell_unreadable
 from engine.progress import track
 from engine.transformation import Transformation
 
@@ -43,7 +43,7 @@ def predict_files(
     Raises:
         UserError: no room or no right to write, or an image would be written over one that was given.
     """
-    folder = Path(args.output or Path(args.weights).parent / f"{Path(args.weights).stem}-images")
+    folder = Path(args.output or folder_beside(args.weights, "images"))
     places = _places(paths, folder)
     unreadable: list[str] = []
     written, main = 0, accelerator.is_main_process

@@ -132,7 +132,7 @@ def report_on_test_split(
     report = REPORTS[content["options"].get("task", "classify")]
     if data.targets is not None:
         task.pairs = torch.from_numpy(data.targets)
-    folder = Path(args.weights).parent / f"{Path(args.weights).stem}-test"
+    folder = folder_beside(args.weights, "test")
     try:
         folder.mkdir(exist_ok=True)
         test, probabilities = report.test_report(folder, model, task, data, accelerator, batch_size)
@@ -149,6 +149,17 @@ def report_on_test_split(
         others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
         say(f"open     {folder / 'examples.png'}, {', '.join(others)}")
     return 0
+
+
+def folder_beside(weights: str, purpose: str) -> Path:
+    """The folder for what is made with a file of weights: beside it, or in the working directory where that cannot be.
+
+    `runs/first/best.pth` of a read-only disk has its test in `first-best-test`.
+    """
+    path = Path(weights).absolute()
+    beside = Path(weights).parent / f"{path.stem}-{purpose}"
+    writable = os.access(beside if beside.is_dir() else beside.parent, os.W_OK | os.X_OK)
+    return beside if writable else Path(f"{path.parent.name}-{beside.name}")
 
 
 def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelerator) -> ImageData:
@@ -244,6 +255,7 @@ def _put_out(rows: list[dict], output: str | None) -> None:
         write_atomically(Path(output), lambda place: place.write_bytes(encoded))
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror or error}; give another place") from error
+    say(f"written  {output}: {len(rows)} images")
 
 
 def _as_csv(rows: list[dict]) -> str:

@@ -14,8 +14,8 @@ from data.class_folders import same_names
 from engine import layers, same_classes, weights
 from engine.checkpoint import differences, with_tied
 from engine.errors import ImpossibleOptions
+from engine.training_options import HUB
 
-HUB = "hub"
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "weights")  # under which files keep their weights
 PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataParallel put before names
 INTERPOLATIONS = ("bilinear", "bicubic")

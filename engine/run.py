@@ -168,10 +168,8 @@ class Run:
         state.save(self)
         self.progress.close()
         tracking.finish(self.trackers)
-        self.progress.say(
-            f"stopped at step {self.step} of {self.plan.total_steps}, saved; to go on, start again with the same "
-            f"options and --run-name {self.args.member_of or self.folder.name} --resume auto"
-        )
+        to_go_on = folder.to_go_on(self.folder, self.args.member_of, self.accelerator.num_processes)
+        self.progress.say(f"stopped at step {self.step} of {self.plan.total_steps}, saved; {to_go_on}")
         runtime.end()
         sys.exit(code)
 

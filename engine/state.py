@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,7 @@ from engine.console import plain_number
 from engine.errors import UserError
 from engine.files import is_folder, write_atomically
 from engine.reports import REPORTS, parts
+from engine.resumed_options import near_runs
 
 if TYPE_CHECKING:
     from engine.run import Run
@@ -91,7 +93,8 @@ def resume(run: "Run") -> Path | None:
     """
     found = _find(run)
     if found is None:
-        run.progress.say(f"no checkpoint in {run.folder}: starting afresh")
+        near = near_runs(run.folder)
+        run.progress.say(f"no checkpoint in {run.folder}: starting afresh{f' (there is {near[0]})' if near else ''}")
         return None
     place, tensors, state, complaints = found
     for complaint in complaints:
@@ -210,7 +213,7 @@ def _check_same_run(run: "Run", place: Path, state: dict) -> None:
     if before["dataset"] != dataset and (changed or not same_names(state["class_names"], run.data.class_names)):
         raise UserError(
             f"{place} was trained on other images than those of --dataset {dataset}: give --dataset "
-            f"{before['dataset']} again, or start a new run"
+            f"{quote(before['dataset'])} again, or start a new run"
         )
     if before.get("mixed_precision") == "auto":  # as earlier versions recorded it, whatever it came to
         before = before | {"mixed_precision": run.args.mixed_precision}

@@ -9,6 +9,7 @@ from engine.parsing import FLAG, POSITIVE, in_words, number, number_list, parse_
 OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop", "muon")
 SCHEDULES = ("cosine", "linear", "onecycle", "constant")
 SYNC_BN_BELOW = 16  # images of a process at a time: fewer are too few for statistics of their own
+HUB = "hub"  # the value of --pretrained without a file
 TTA = ("none", "flip", "shift")
 # Where nothing is given; found on validation parts of digits and CIFAR.
 DEFAULTS = {"lr": 2e-3, "weight_decay": 0.05, "momentum": 0.9, "head_lr": 1.0, "bias_lr": 1.0}
@@ -112,7 +113,7 @@ def add_fine_tuning(add: Callable) -> None:
         "--pretrained",
         type=path,
         nargs="?",
-        const="hub",
+        const=HUB,
         metavar="FILE",
         help="start from weights: a .safetensors or .pth file, a run's best.pth, or without FILE the Hub's of a timm "
         "model; a head of other classes stays new (default: start from random weights)",

@@ -13,6 +13,7 @@ from data.transform_spec import parse as parse_transform
 from engine.checkpoint import load_weights
 from engine.errors import UserError
 from engine.files import write_atomically
+from engine.resumed_options import near_runs
 from engine.tasks import Classification, Task
 from engine.transformation import Transformation
 
@@ -43,7 +44,8 @@ def load(path: Path) -> dict:
         with path.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"--weights {path}: {error.strerror or error}; give a run's best.pth") from error
+        near = f"; did you mean {' or '.join(near_runs(path.parent))}?" if near_runs(path.parent) else ""
+        raise UserError(f"--weights {path}: {error.strerror or error}; give a run's best.pth{near}") from error
     except Exception as error:  # a damaged pickle can fail in any way
         raise UserError(f"--weights {path}: {why_refused(error)}") from error
     missing = [name for name in NEEDED if not isinstance(content, dict) or name not in content]

@@ -12,7 +12,7 @@ from data.class_folders import same_form
 from engine import evaluate
 from engine.errors import UserError
 from engine.files import exists, is_folder
-from engine.predictions import held_out_data
+from engine.predictions import folder_beside, held_out_data
 from engine.tasks import Classification
 from explain import CAMS
 from explain.explained import Explained
@@ -58,7 +58,7 @@ def explain(
     explained = Explained(
         "/".join(Path(args.weights).absolute().parts[-2:]), model, task, args.explain, _layer(args, model, task)
     )
-    folder = Path(args.output or Path(args.weights).parent / f"{Path(args.weights).stem}-explain")
+    folder = Path(args.output or folder_beside(args.weights, "explain"))
     if paths:
         return explain_files(explained, args, paths, named, folder) if accelerator.is_main_process else 0
     data = held_out_data(args, content, accelerator)

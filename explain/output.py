@@ -1,6 +1,7 @@
 """The folder that an explanation leaves: pictures, explain.json and TensorBoard's event file."""
 
 from pathlib import Path
+from shlex import quote
 
 from accelerate.tracking import TensorBoardTracker
 
@@ -53,7 +54,7 @@ def finish(explained: Explained, folder: Path, pictures: list[str], figures: dic
         raise _no_room(folder, error) from error
     first, *others = pictures
     say(f"open     {folder / first}, {', '.join([*others, 'explain.json'])}")
-    say(f"curves   tensorboard --logdir {folder}")
+    say(f"curves   tensorboard --logdir {quote(str(folder))}")
 
 
 def _no_room(folder: Path, error: OSError) -> UserError:

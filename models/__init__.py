@@ -67,7 +67,9 @@ def check_name(name: str) -> None:
     wanted = name.removeprefix(TIMM).split(".")[0]
     if wanted in known:
         return
-    near = difflib.get_close_matches(wanted, known, n=3)
+    if not name.startswith(TIMM):
+        known += [TIMM + timm_name for timm_name in timm_names()]
+    near = [TIMM + name] if TIMM + name in known else difflib.get_close_matches(wanted, known, n=3)
     prefix = TIMM if name.startswith(TIMM) else ""
     hint = f"did you mean {' or '.join(prefix + match for match in near)}? " if near else ""
     raise ValueError(f"unknown model '{name}': {hint}see --list-models")

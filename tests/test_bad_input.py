@@ -13,7 +13,10 @@ from tests.conftest import REPOSITORY, write_images
 
 # What is refused before torch is imported: (arguments, what the line says).
 EARLY = [
-    ("--epoch 3", "unrecognized arguments: --epoch"),
+    ("--epoch 3", "unrecognized arguments: --epoch 3: did you mean --epochs"),
+    ("--learning-rate 0.1", "did you mean --lr\\?"),
+    ("--batch_size=64", "did you mean --batch-size\\?"),
+    ("--model resnet18", "unknown model 'resnet18': did you mean timm/resnet18\\?"),
     ("--model cnnn", "unknown model 'cnnn': did you mean cnn"),
     ("--model timm/resnet18x", "did you mean timm/resnet18"),
     ("--model timm/nothing_like_it", "unknown model 'timm/nothing_like_it'.*--list-models"),
@@ -23,7 +26,7 @@ EARLY = [
     ("--data-dir no_such_folder", "--data-dir no_such_folder: there is no such folder"),
     ("--recipe no_such_recipe", "no file no_such_recipe.yaml; the recipes are"),
     (f"--recipe {'n' * 300}.yaml", "there is no file n*.yaml; the recipes are"),
-    ("--recipe key.yaml", "unknown option 'learning_rate'"),
+    ("--recipe key.yaml", "unknown option 'learning_rate': did you mean lr\\?"),
     ("--recipe value.yaml", "lr.*'fast' is not a number"),
     ("--recipe flag.yaml", "compile is true or false, not 'maybe'"),
     ("--recipe broken.yaml", "cannot be read as YAML"),
@@ -127,7 +130,12 @@ def test_a_mistyped_option_is_answered_at_once(arguments, says, tmp_path):
 
 @pytest.mark.parametrize(
     "option, says",
-    [("--help", "--mixed-precision"), ("--list-models", "timm/resnet18\n"), ("--list-datasets", "cifar100")],
+    [
+        ("--help", "--mixed-precision"),
+        ("--list-models", "timm/resnet18\n"),
+        ("--list-datasets", "cifar100"),
+        ("--list-recipes", "mnist_quick          The default network on MNIST for three epochs\n"),
+    ],
 )
 def test_a_question_is_answered_at_once(option, says, tmp_path):
     done = answer(tmp_path, option)

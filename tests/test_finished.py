@@ -42,7 +42,7 @@ def test_the_last_step_is_saved_and_a_finished_run_is_left_as_it_is(done: Path) 
     assert steps == 0 and written(done) == before
     accuracy = json.loads((done / "test.json").read_text())["accuracy"]
     assert f"nothing is left to train\ntest accuracy {100 * accuracy:.2f}" in printed
-    assert "train on with --epochs above 2" in printed
+    assert "to train on, add --epochs above 2" in printed
 
 
 @pytest.mark.parametrize("lost", ["test.json", "examples.png"])

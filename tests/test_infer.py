@@ -156,7 +156,7 @@ def test_names_too_long_for_any_disk_are_named(capsys, best, tmp_path):
 def test_nothing_readable_is_still_an_answer(capsys, best, tmp_path):
     output = tmp_path / "none.csv"
     code, out, _ = predict(capsys, "--weights", best, tmp_path / "absent.png", "--output", output)
-    assert (code, out, output.read_text().splitlines()) == (1, "", ["image"])
+    assert (code, out, output.read_text().splitlines()) == (1, f"written  {output}: 0 images\n", ["image"])
 
 
 def test_csv_and_json_agree(capsys, best, tmp_path):
@@ -167,7 +167,7 @@ def test_csv_and_json_agree(capsys, best, tmp_path):
         picture(size=(8 + len(name), 9)).save(photos / name)
     for output in ("out.csv", "out.json"):
         code, out, err = predict(capsys, "--weights", best, photos, "--output", tmp_path / output, "--topk", 3)
-        assert (code, out, err) == (0, "", "")
+        assert (code, out, err) == (0, f"written  {tmp_path / output}: 5 images\n", "")
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
         from_csv = list(csv.DictReader(file))
     from_json = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
@@ -262,3 +262,24 @@ def test_a_reader_that_has_seen_enough_is_no_fault(best, tmp_path):
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=HANGS) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that nobody may write into")
+def test_beside_weights_on_a_read_only_disk_nothing_is_written(best, tmp_path):
+    """But in the working directory, the test's report and explanations both."""
+    locked, here = tmp_path / "locked", tmp_path / "here"
+    locked.mkdir()
+    here.mkdir()
+    shutil.copy(best, locked)
+    locked.chmod(0o555)
+    lock = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && ' if os.geteuid() == 0 else ""
+    start = ["unshare", "--mount", "bash", "-c"] if lock else ["bash", "-c"]
+    if subprocess.run([*start, f"{lock}true", locked], capture_output=True).returncode:
+        pytest.skip("NOT TESTED: root may not mount here")
+    infer = [sys.executable, str(REPOSITORY / "infer.py"), "--cpu", "--weights", str(locked)]
+    for more, folder in (([], "test"), (["--explain", "occlusion", "--explain-count", "1"], "explain")):
+        done = subprocess.run([*start, f'{lock}exec "$@"', locked, *infer, *more], cwd=here, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert b"open     locked-best-" + folder.encode() in done.stdout
+        assert list((here / f"locked-best-{folder}").glob("*.json"))
+    assert [path.name for path in locked.iterdir()] == ["best.pth"]

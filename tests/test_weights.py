@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine import weights
-from tests.conftest import changed, refusal
+from tests.conftest import changed, predict, refusal
 from tests.rounding import assert_rounds_like, in_float64, longest_sum, times_of_sums
 
 
@@ -46,7 +46,16 @@ def test_files_that_are_no_weights_are_refused(capsys, best, tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), bad)
     assert "it lacks weights, model, " in refusal(capsys, "--weights", bad)
     assert "No such file" in refusal(capsys, "--weights", tmp_path / "absent.pth")
-    assert "give a run's best.pth" in refusal(capsys, "--weights", best.parent)
+    assert f"--weights {best.parent.parent / 'best.pth'}: No such file" in refusal(
+        capsys, "--weights", best.parent.parent
+    )
+    assert f"give a run's best.pth; did you mean {best.parent}?" in refusal(
+        capsys, "--weights", best.parent.parent / "tini" / "best.pth"
+    )
+
+
+def test_the_folder_of_a_run_stands_for_its_best_weights(capsys, best):
+    assert predict(capsys, "--weights", best.parent)[:2] == predict(capsys, "--weights", best)[:2]
 
 
 @pytest.mark.parametrize(
