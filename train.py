@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 
 from engine import console
 from engine.errors import user_errors_end_the_program
-from engine.options import parse_train
 from engine.peers import failing_together
-from engine.several import asked_for, members, run_all
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -112,6 +110,9 @@ def main(argv: Sequence[str] | None = None) -> dict:
     """
     began = time.monotonic()
     with user_errors_end_the_program():
+        from engine.options import parse_train
+        from engine.several import asked_for, members, run_all
+
         args = parse_train(argv)
         runs = members(args, argv) if asked_for(args) else None
         if console.is_first_process():

@@ -45,6 +45,14 @@ def note(text: str) -> None:
         print(_encodable(text, sys.stderr), file=sys.stderr, flush=True)
 
 
+def note_at_once(text: str) -> None:
+    """Print a line on standard error from the first process, in one system call, so that a signal's handler may."""
+    if is_first_process():
+        over_the_live_line = "\r\x1b[K" if is_live() else ""
+        with outliving_its_reader():
+            os.write(2, f"{over_the_live_line}{text}\n".encode(errors="backslashreplace"))
+
+
 def is_live() -> bool:
     """Whether this process may show a line that is rewritten: the first one, on a terminal that can."""
     terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"

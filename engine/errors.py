@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,8 @@ def user_errors_end_the_program() -> Iterator[None]:
     """Turn what is not the program's own fault into one line on stderr and an exit code.
 
     A UserError or a full disk is said by a machine's first process and ends with 2, want of memory or a lost process by
-    whoever meets it and with 1. Every other exception passes through: a fault of ours must show its traceback.
+    whoever meets it and with 1, Ctrl-C where nothing listens to it yet with 130. Every other exception passes through:
+    a fault of ours must show its traceback.
     """
     console.open_closed_streams()
     try:
@@ -62,6 +64,9 @@ def user_errors_end_the_program() -> Iterator[None]:
             raise
         ended.print()
         sys.exit(ended.exit_code)
+    except KeyboardInterrupt:
+        console.note_at_once("stopped")
+        sys.exit(128 + signal.SIGINT)
 
 
 def _ended(error: Exception) -> RunFailed | None:

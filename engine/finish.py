@@ -11,6 +11,7 @@ from accelerate.utils import broadcast_object_list
 from engine import console, predictions, tracking, weights
 from engine.checkpoint import load_weights
 from engine.files import strict
+from engine.folder import to_go_on
 from engine.reports import REPORTS
 from engine.run import Run
 
@@ -29,6 +30,8 @@ def report_run(run: Run) -> dict:
         return test
     accelerator, data, report = run.accelerator, run.data, REPORTS[run.args.task]
     run.stop.patient = False  # all is saved: from here a signal ends the process at once
+    how = to_go_on(run.folder, run.args.member_of, accelerator.num_processes)
+    run.stop.words = f"in the test report; training is done and saved, the report will be made again; {how}"
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
     load_weights(run.plain_model, weights.load(run.folder / "best.pth")["weights"], str(run.folder / "best.pth"))
     test, probabilities = report.test_report(

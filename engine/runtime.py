@@ -22,7 +22,7 @@ from accelerate.utils import (
 )
 from torch import nn
 
-from engine import launcher, peers, sharding
+from engine import launch_configuration, launcher, peers, sharding
 from engine.errors import UserError
 
 
@@ -44,6 +44,8 @@ def start(args: argparse.Namespace) -> Accelerator:
     # slower: 14 such rows of 1,024 made Muon's step take six times as long. Threads inherit this, so it comes early.
     torch.set_flush_denormal(True)
     cpu = args.cpu or not torch.accelerator.is_available()
+    if cpu and not args.cpu:
+        launch_configuration.warn_without_accelerator()
     args.mixed_precision = choose_precision(args.mixed_precision, cpu)
     if not cpu:
         check_gpus()

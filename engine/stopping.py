@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from engine import launcher
-from engine.console import leave_the_terminal
+from engine.console import leave_the_terminal, note_at_once
 from engine.muon import Muon
 from engine.sharding import whole
 
@@ -29,6 +29,9 @@ class StopRequest:
     loop asks `agreed` after each step. Repeated signals change nothing, as torchrun hands on a Ctrl-C that the
     terminal has given to every process already.
 
+    Attributes:
+        words: what is said of it when a signal ends the process at once.
+
     Args:
         max_seconds: from `began` on; None for no limit.
         began: when the run did, as time.monotonic() tells it.
@@ -36,6 +39,7 @@ class StopRequest:
 
     def __init__(self, max_seconds: float | None = None, began: float = 0.0) -> None:
         self.patient = False
+        self.words = "before the first step: nothing is lost"
         self.exit_code: int | None = None
         self.deadline = math.inf if max_seconds is None else began + max_seconds
         self._before: dict[int, object] = {}
@@ -57,6 +61,7 @@ class StopRequest:
         if number == getattr(signal, "SIGHUP", None):
             leave_the_terminal()
         if not self.patient:
+            note_at_once(f"stopped {self.words}")
             sys.exit(128 + number)
         self.exit_code = 128 + number
 

@@ -1,0 +1,52 @@
+"""Ctrl-C is answered by one line that says what is lost: nothing, before the first step as in the test report."""
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+OPTIONS = "train.py --cpu --dataset digits --model mlp --track none --epochs 1 --limit-train 320".split()
+REPORT = {"test.json", "loss.png", "accuracy.png", "confusion_matrix.png", "examples.png"}
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
+
+
+@pytest.mark.parametrize("line", ["loading PyTorch", "cpu, 1 process"])
+def test_before_the_first_step_it_is_one_line(line: str, tmp_path: Path) -> None:
+    process = start(*OPTIONS, "--epochs", "9999", "--output-dir", str(tmp_path), "--run-name", "run")
+    while line not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    printed, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    if "stopped at step" not in printed:  # it may have come as far as that
+        assert error.startswith("stopped") and error.count("\n") == 1
+
+
+def test_in_the_test_report_it_says_how_to_finish_that(tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    process = start(*OPTIONS, "--output-dir", str(tmp_path), "--run-name", "my run")
+    while not (run / "test.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert error.startswith("stopped in the test report; training is done and saved")
+    _, *command = shlex.split(error.strip().split("to go on: ")[1])
+    assert command == ["train.py", "--resume", str(run)]
+    again = start(*command)
+    printed, error = again.communicate(timeout=120)
+    assert (again.returncode, error) == (0, "") and "step 20 of 20" in printed
+    assert {path.name for path in run.iterdir()} >= REPORT

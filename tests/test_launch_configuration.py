@@ -1,0 +1,36 @@
+"""A configuration that asks for GPUs does not train on the CPU in silence."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.launch_configuration import _asks_for_accelerator
+from tests.conftest import REPOSITORY
+
+CONFIGS = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_our_configurations_are_told_apart_by_what_they_ask_for(config: Path) -> None:
+    command = [sys.executable, "accelerate", "launch", "--config_file", str(config), "train.py"]
+    assert _asks_for_accelerator(command) == (None if "cpu" in config.stem else str(config))
+    assert _asks_for_accelerator([*command, "--cpu"]) is None
+
+
+def test_options_of_the_launcher_ask_too() -> None:
+    assert _asks_for_accelerator(["accelerate", "launch", "--multi_gpu", "train.py"]) == "--multi_gpu"
+    assert _asks_for_accelerator([]) is None
+
+
+def test_the_process_that_the_launcher_starts_says_so_in_one_line(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from engine import launch_configuration\nlaunch_configuration.warn_without_accelerator()\n")
+    config = REPOSITORY / "accelerate_configs" / "single_gpu.yaml"
+    command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file", str(config), str(script)]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, env={"PYTHONPATH": str(REPOSITORY)}
+    )
+    assert done.stderr.startswith(f"warning: {config} asks for GPUs and PyTorch finds none"), done.stderr
+    assert done.stderr.count("\n") == 1 and "give --cpu" in done.stderr
