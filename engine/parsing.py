@@ -233,12 +233,12 @@ def recipe_argv(parser: Parser, recipe: str) -> list[str]:
 
 def _as_argv(action: argparse.Action, value: object, recipe: str) -> list[str]:
     name = action.option_strings[0]
+    if value is None or value == {}:
+        return []
     if isinstance(action, argparse.BooleanOptionalAction):
         if not isinstance(value, bool):
             raise UserError(f"--recipe {recipe}: {name.removeprefix('--')} is true or false, not '{value}'")
         return _switch(name, value)
-    if value is None or value == {}:
-        return []
     if isinstance(value, bool):  # YAML reads an unquoted no, as in "mixed-precision: no", as false
         value = "yes" if value else "no"
     if isinstance(value, dict):
