@@ -46,8 +46,10 @@ def finish(explained: Explained, folder: Path, pictures: list[str], figures: dic
         write_json(folder / "explain.json", {"layer": layer, "methods": figures, **more})
         tracker = TensorBoardTracker(folder.name, str(folder.parent), filename_suffix=EVENTS)
         tracker.start()
-        tracking.log([tracker], {f"faithfulness/{name}": figure["faithfulness"] for name, figure in figures.items()}, 0)
-        small = {Path(name).stem: plot_style.read_small(folder / name, most=1200) for name in pictures}
+        # Under names that come after those of a run's curves, beside which TensorBoard shows them.
+        faithful = {f"maps/faithfulness/{name}": figure["faithfulness"] for name, figure in figures.items()}
+        tracking.log([tracker], faithful, 0)
+        small = {f"maps/{Path(name).stem}": plot_style.read_small(folder / name, most=1200) for name in pictures}
         tracking.log_pictures([tracker], small, 0)
         tracking.finish([tracker])
     except OSError as error:

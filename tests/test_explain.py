@@ -149,11 +149,11 @@ def test_the_test_split_is_explained_in_pictures_figures_and_tensorboard(capsys,
     assert set(report["methods"]) == {"gradcam", "integrated-gradients", "middle"}
     events = EventAccumulator(str(folder))
     events.Reload()
-    assert set(events.Tags()["images"]) == {name.removesuffix(".png") for name in pictures}
+    assert set(events.Tags()["images"]) == {f"maps/{name.removesuffix('.png')}" for name in pictures}
     assert len(events.Tags()["scalars"]) == 3
     for name, figure in report["methods"].items():
         assert figure["samples"] == 20 and f"{name:<20} faithfulness {figure['faithfulness']:6.3f}" in out
-        (event,) = events.Scalars(f"faithfulness/{name}")
+        (event,) = events.Scalars(f"maps/faithfulness/{name}")
         assert event.value == pytest.approx(figure["faithfulness"], rel=1e-5)
 
 
