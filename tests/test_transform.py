@@ -56,7 +56,7 @@ def test_a_map_is_learnt_from_pairs_alone(learnt: Path) -> None:
     test = json.loads((learnt / "test.json").read_text())
     # Not all: pixels in the margin that are white in all scans but one or two can be learnt from these alone.
     assert test["accuracy"] > 0.99 and test["within_0.01"] > 0.98 and test["ssim"] > 0.99
-    assert {path.name for path in learnt.glob("*.png")} == {"accuracy.png", "examples.png", "loss.png"}
+    assert {path.name for path in learnt.glob("*.png")} == {"accuracy.png", "curves.png", "examples.png", "loss.png"}
 
 
 def test_what_is_not_linear_needs_the_pointwise_nets(tmp_path: Path) -> None:
