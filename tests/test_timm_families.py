@@ -1,4 +1,4 @@
-"""timm's models train, save and resume, or are refused before anything is written: every family has one here."""
+"""timm's models train, save and resume, or are refused before anything is written; a slow test tries every family."""
 
 import re
 import warnings
