@@ -9,11 +9,15 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.console import say
 from engine.errors import ImpossibleOptions, UserError
 from engine.options import parse_train, train_parser
 from engine.parsing import setting_argv
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 NOT_SWEPT = ("recipe", "list_models", "list_datasets", "output_dir", "run_name", "resume", "max_time")
 NOT_SWEPT += ("seeds", "folds", "fold", "sweep", "ensemble", "help", "model_arg")
@@ -133,7 +137,7 @@ def run_all(
         figures = {}
         for number, (name, member) in enumerate(runs.items(), 1):
             member.output_dir, member.run_name, member.member_of = str(group), name, group.name
-            done = _is_done(group / name, member)
+            done = _is_done(group / name, member, accelerator)
             if accelerator.is_main_process:
                 say(f"\n== run {number} of {len(runs)}: {name}{' is done' if done else ''}\n")
             try:
@@ -178,20 +182,22 @@ def _choose_group(args: argparse.Namespace) -> Path:
     return Path(broadcast_object_list([str(group)])[0])
 
 
-def _is_done(place: Path, member: argparse.Namespace) -> bool:
+def _is_done(place: Path, member: argparse.Namespace, accelerator: "Accelerator") -> bool:
     """Whether a run has its whole report; the main process looks, for all.
 
     Raises:
-        UserError: it was done with other options.
+        UserError: it was done with other options or images.
     """
     import yaml
     from accelerate.utils import broadcast_object_list
 
-    from engine import folder, pretrained, state
+    from data.dataset import changed_parts
+    from engine import folder, pretrained, setup, state, weights
     from engine.files import exists
     from engine.reports import parts
 
-    if not broadcast_object_list([all(exists(place / name) for name in parts(member.task))])[0]:
+    wanted = ("best.pth", *parts(member.task))
+    if not broadcast_object_list([all(exists(place / name) for name in wanted)])[0]:
         return False
     before = yaml.safe_load((place / "args.yaml").read_text(encoding="utf-8"))
     now = folder.options_of_a_run(member)
@@ -202,4 +208,11 @@ def _is_done(place: Path, member: argparse.Namespace) -> bool:
     differing = [key for key in now if key not in state.FREE_OPTIONS and before.get(key, now[key]) != now[key]]
     if differing:
         raise UserError(f"{place} was done with other options ({', '.join(differing)}): give another --run-name")
+    known = weights.load(place / "best.pth").get("fingerprints", {})  # younger than some runs
+    changed = changed_parts(known, setup.load_data(member, accelerator).fingerprints())
+    if changed:
+        raise UserError(
+            f"{place} was done with other images, those of --dataset {before['dataset']} as they were: the {changed} "
+            f"images of {member.dataset} are others; bring them back, or give another --run-name"
+        )
     return before["epochs"] == member.epochs

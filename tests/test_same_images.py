@@ -144,3 +144,13 @@ def test_weights_of_several_runs_are_benched_on_the_same_test_images_only(pets, 
         bench.main(["--cpu", "--weights", str(best), str(changed(best, tmp_path / "other.pth", fingerprints=other))])
     assert ended.value.code == 2
     assert f"the test images of {pets} have changed since {tmp_path / 'other.pth'} was" in capsys.readouterr().err
+
+
+def test_several_runs_go_on_only_with_the_images_of_those_that_are_done(pets, fit):
+    seeds = ("--dataset", "pets", "--seeds", "0,1")
+    assert fit(*seeds)[0] == 0
+    assert fit(*seeds, "--resume", "auto")[0] == 0
+    another_image(pets / "test")
+    code, _, err = fit(*seeds, "--resume", "auto")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"seed-0 was done with other images, those of --dataset {pets} as they were: the test images" in err
