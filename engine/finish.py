@@ -1,6 +1,7 @@
 """After the last step: the best weights meet the test set, and the person is told where to look."""
 
 import json
+import sys
 from pathlib import Path
 from shlex import quote
 
@@ -44,6 +45,8 @@ def report_run(run: Run) -> dict:
         console.status("giving the report to the trackers")
         _track_end(run, test, probabilities)
         _say_what_next(run, test)
+    if run.stop.exit_code is not None:
+        sys.exit(run.stop.exit_code)  # what was under way when the signal came had caught the exit, as callbacks do
     return {**strict(test), "folder": str(run.folder)}
 
 

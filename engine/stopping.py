@@ -60,10 +60,10 @@ class StopRequest:
     def _note(self, number: int, _frame: object) -> None:
         if number == getattr(signal, "SIGHUP", None):
             leave_the_terminal()
+        self.exit_code = 128 + number
         if not self.patient:
             note_at_once(f"stopped {self.words}")
-            sys.exit(128 + number)
-        self.exit_code = 128 + number
+            sys.exit(self.exit_code)
 
     def agreed(self, accelerator: Accelerator) -> int | None:
         """The exit code to stop with once any process was asked to, the same on all processes; else None.
