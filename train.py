@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 def train(args: argparse.Namespace, began: float) -> dict:
     """One run, and its figures. It is a pure function of (options, step): see `engine/run.py` for its state."""
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
-    from engine import finish, runtime, setup, stopping
+    from engine import agreement, finish, runtime, setup, stopping
 
     with stopping.StopRequest(args.max_time, began) as stop:
         accelerator = runtime.start(args)
-        run = begin(args, accelerator, setup.load_data(args, accelerator), stop)
+        agreement.check_options(args)
+        data = setup.load_data(args, accelerator)
+        agreement.check_data(data)
+        run = begin(args, accelerator, data, stop)
         for _ in steps(run):
             pass
         return finish.report_run(run)

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from engine import failures
+from engine import console, failures
 from engine.errors import RunFailed, UserError, is_first_of_machine
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LOOK_EVERY = 0.5  # seconds
+WAIT_UNTOLD = 10.0
 FAILED = "sameloop/failed"  # the store's key for [rank, reason, exit code]
 GONE = "it was killed, or its machine cannot be reached"
 GRACE = 3.0  # seconds in which a process that all have the same trouble with may find it itself
@@ -115,6 +116,21 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, UserError | RunFailed):
         return str(error)
     return failures.in_one_line(error) or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+@contextmanager
+def saying_that_it_waits() -> Iterator[None]:
+    """Say so where the processes have not found each other after some seconds."""
+    processes, meeting = (os.environ.get(name) for name in ("WORLD_SIZE", "MASTER_ADDR"))
+    text = f"waiting for the other processes: {processes} in all, at {meeting}:{os.environ.get('MASTER_PORT')}"
+    timer = threading.Timer(WAIT_UNTOLD, console.note, [text])
+    timer.daemon = True
+    if (processes or "1") != "1" and is_first_of_machine():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def watch(accelerator: "Accelerator") -> None:

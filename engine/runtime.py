@@ -57,13 +57,14 @@ def start(args: argparse.Namespace) -> Accelerator:
     forget_earlier_runs()
     frozen = getattr(args, "freeze", "none") != "none"
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if frozen else []
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision=args.mixed_precision,
-        dynamo_plugin=compilation(getattr(args, "compile", False)),
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # which the loop does
-        kwargs_handlers=handlers,
-    )
+    with peers.saying_that_it_waits():
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=args.mixed_precision,
+            dynamo_plugin=compilation(getattr(args, "compile", False)),
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # which the loop does
+            kwargs_handlers=handlers,
+        )
     peers.watch(accelerator)
     # Whoever refuses below must not be gone before the others have found it: they would fail in other words.
     accelerator.wait_for_everyone()

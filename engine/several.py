@@ -129,10 +129,11 @@ def run_all(
         SystemExit: asked to stop (as a single run), or a run has failed.
     """
     # Imported only now, as they take seconds: what is mistyped is answered at once.
-    from engine import comparison, ensemble, finish, runtime, stopping
+    from engine import agreement, comparison, ensemble, finish, runtime, stopping
 
     with stopping.StopRequest(args.max_time, began):
         accelerator = runtime.start(args)
+        agreement.check_options(args)
         group = _choose_group(args)
         figures = {}
         for number, (name, member) in enumerate(runs.items(), 1):

@@ -1,7 +1,9 @@
 """Reasons to end a run early: signals, the clock, and numbers that are no longer numbers."""
 
 import math
+import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -15,10 +17,13 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from engine import launcher
+from engine import console, launcher
 from engine.console import leave_the_terminal, note_at_once
+from engine.errors import is_first_of_machine
 from engine.muon import Muon
 from engine.sharding import whole
+
+GRACE = 3.0  # seconds that the main thread has to obey a signal, and after which a second one is no copy of the first
 
 
 class StopRequest:
@@ -26,8 +31,11 @@ class StopRequest:
 
     Used in a `with` statement: signals are heard inside it, and mean what they meant before when it is left. Until
     `patient` is set a signal ends the process at once: nothing has been computed yet. Later ones are noted, and the
-    loop asks `agreed` after each step. Repeated signals change nothing, as torchrun hands on a Ctrl-C that the
-    terminal has given to every process already.
+    loop asks `agreed` after each step. Signals that are repeated at once change nothing, as torchrun hands on a Ctrl-C
+    that the terminal has given to every process already; one more some seconds later ends the process as it is.
+
+    Python hears a signal only between two of its own instructions. An exchange with other processes, which they may
+    keep waiting for half an hour, is one of them: a thread sees to it that a signal ends the process there too.
 
     Attributes:
         words: what is said of it when a signal ends the process at once.
@@ -43,6 +51,8 @@ class StopRequest:
         self.exit_code: int | None = None
         self.deadline = math.inf if max_seconds is None else began + max_seconds
         self._before: dict[int, object] = {}
+        self._left = threading.Event()
+        self._told: socket.socket | None = None
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # no other may hear signals
@@ -50,10 +60,18 @@ class StopRequest:
                 number = getattr(signal, name, None)  # Windows has no SIGHUP
                 if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
                     self._before[number] = signal.signal(number, self._note)
+            ours, self._told = socket.socketpair()
+            self._told.setblocking(False)
+            self._told_before = signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self._insist, args=(ours,), daemon=True).start()
         launcher.follow()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._left.set()
+        if self._told is not None:
+            signal.set_wakeup_fd(self._told_before)
+            self._told.close()
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
@@ -64,6 +82,23 @@ class StopRequest:
         if not self.patient:
             note_at_once(f"stopped {self.words}")
             sys.exit(self.exit_code)
+
+    def _insist(self, told: socket.socket) -> None:
+        """End the process where a signal does not; `told` gives the number of each as a byte."""
+        first = None
+        while number := int.from_bytes(told.recv(1)):
+            if number not in self._before:
+                continue
+            now = time.monotonic()
+            if self.patient and (first is None or now - first < GRACE):
+                first = first or now
+            elif self._left.wait(GRACE):
+                return
+            else:
+                words = "without saving the step under way" if self.patient else self.words
+                if is_first_of_machine():
+                    console.note(f"stopped {words} (it was waiting for other processes, or for a library)")
+                os._exit(128 + number)
 
     def agreed(self, accelerator: Accelerator) -> int | None:
         """The exit code to stop with once any process was asked to, the same on all processes; else None.

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 HANGS = 900  # seconds after which a process is taken to hang: many times what it takes on a busy machine
@@ -29,6 +29,7 @@ class Deed:
     """What happens to a run.
 
     Attributes:
+        more_options: rank -> options that this process alone is started with.
         kill_after: SIGKILL when this step is done (from 1) and what follows it (evaluation, saving) too.
         kill_ranks: which processes it hits.
         kill_in: of several runs the one, by its folder's name, that it hits; None for any.
@@ -49,6 +50,7 @@ class Deed:
         gloo: processes talk by gloo, which unlike NCCL lets several of them share a GPU.
     """
 
+    more_options: dict[int, list[str]] = field(default_factory=dict)
     kill_after: int | None = None
     kill_ranks: tuple[int, ...] = (0, 1, 2, 3)
     kill_in: str | None = None
@@ -168,6 +170,7 @@ def talk_by_gloo() -> None:
 
 def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str) -> None:
     os.environ.update(env)
+    argv = [*argv, *deed.more_options.get(rank, [])]
     multiprocessing.set_start_method("fork", force=True)  # for --workers, as it is outside of this server
     import torch
 

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -137,3 +138,23 @@ def test_shared_memory_that_fills_up_in_mid_run_ends_it_in_one_line(tmp_path: Pa
     ended = small_shared_memory("64m", tmp_path, f"{fill} true")
     assert ended.returncode == 1
     assert [line[:37] for line in errors(ended.stderr)] == ["error: no room in shared memory (/dev"]
+
+
+def test_a_process_that_waits_for_others_says_so_and_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    waiting = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        several = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "train.py", *OPTIONS, str(tmp_path)]
+        waiting[number] = subprocess.Popen(
+            command, cwd=REPOSITORY, env=os.environ | meeting | several, stderr=subprocess.PIPE, text=True
+        )
+    for number, process in waiting.items():
+        assert "waiting for the other processes: 2 in all, at 127.0.0.1:" in process.stderr.readline()
+        process.send_signal(number)
+        said = process.stderr.read()
+        assert process.wait() == 128 + number
+        assert "stopped before the first step: nothing is lost (it was waiting for other processes" in said
+    assert not list(tmp_path.iterdir())

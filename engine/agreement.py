@@ -1,0 +1,56 @@
+"""What must be the same on all processes of a run, its options and its images: all refuse it alike where it is not."""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+from accelerate.utils import gather_object
+
+from data.dataset import ImageData
+from engine.errors import UserError
+
+# Options that may differ from machine to machine: images are compared themselves, and the first process alone writes.
+OF_THE_MACHINE = frozenset({"dataset", "data_dir", "workers", "recipe", "output_dir"})
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """To be called by all processes.
+
+    Raises:
+        UserError: their options differ, on every process; names the first few.
+    """
+    options = {
+        f"--{name.replace('_', '-')}": str(value) for name, value in vars(args).items() if name not in OF_THE_MACHINE
+    }
+    pretrained = Path(getattr(args, "pretrained", None) or "hub")
+    if pretrained.is_file():
+        with pretrained.open("rb") as file:
+            options["--pretrained"] = f"a file of SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+    differing = _differing(options)
+    if differing:
+        raise UserError(f"the processes were started with other options: {differing}; give all of them the same")
+
+
+def check_data(data: ImageData) -> None:
+    """To be called by all processes.
+
+    Raises:
+        UserError: their images, labels or classes differ, on every process.
+    """
+    parts = {"train": data.train, "validation": data.val, "test": data.test}
+    hashes = data.fingerprints()
+    found = {f"the {name} part": f"{len(part):,} images ({hashes[name][:8]})" for name, part in parts.items()}
+    differing = _differing({**found, "the list of classes": ", ".join(data.class_names)})
+    if differing:
+        raise UserError(f"the processes have other images: {differing}; give all of them the same --dataset")
+
+
+def _differing(mine: dict[str, str]) -> str:
+    """What is not the same on all processes, in words: what the first has, and the first process that differs."""
+    first, *others = gather_object([mine])
+    words = []
+    for name in first:
+        rank = next((rank for rank, other in enumerate(others, 1) if other.get(name) != first[name]), None)
+        if rank is not None:
+            words.append(f"{name} is {first[name]} on process 0 and {others[rank - 1].get(name)} on process {rank}")
+    return ", ".join(words[:3])
