@@ -14,6 +14,7 @@ from engine.console import say
 from engine.evaluate import predict
 from engine.files import write_json
 from engine.predictions import check_same_test_images
+from engine.sharing import from_one
 
 
 def report(args: argparse.Namespace, accelerator: Accelerator, group: Path, folders: Sequence[Path]) -> None:
@@ -27,7 +28,7 @@ def report(args: argparse.Namespace, accelerator: Accelerator, group: Path, fold
     data = setup.load_data(args, accelerator)
     total = np.zeros((len(data.test), len(data.class_names)))
     for folder in folders:
-        content = weights.load(folder / "best.pth")
+        content = from_one(lambda path=folder / "best.pth": weights.load(path))
         check_same_test_images(str(folder / "best.pth"), content, data, accelerator)
         model = weights.build_model(content, str(folder / "best.pth")).to(accelerator.device)
         task = weights.build_task(content, accelerator.device, None)

@@ -15,6 +15,7 @@ from engine.files import strict
 from engine.folder import to_go_on
 from engine.reports import REPORTS
 from engine.run import Run
+from engine.sharing import from_one
 
 
 def report_run(run: Run) -> dict:
@@ -34,7 +35,8 @@ def report_run(run: Run) -> dict:
     how = to_go_on(run.folder, run.args.member_of, accelerator.num_processes)
     run.stop.words = f"in the test report; training is done and saved, the report will be made again; {how}"
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
-    load_weights(run.plain_model, weights.load(run.folder / "best.pth")["weights"], str(run.folder / "best.pth"))
+    best = run.folder / "best.pth"
+    load_weights(run.plain_model, from_one(lambda: weights.load(best)["weights"]), str(best))
     test, probabilities = report.test_report(
         run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size
     )

@@ -20,6 +20,7 @@ from engine.optim import EMA, lr_at
 from engine.parsing import by_epoch, parse_freeze
 from engine.progress import Progress
 from engine.setup import Plan, build_sampler
+from engine.sharing import from_one
 from engine.stopping import FiniteGuard, StopRequest
 from engine.tasks import Task
 from models.layers import sync_batch_norm
@@ -82,7 +83,8 @@ class Run:
         """
         args = self.args
         tracking.check_installed(args.track)
-        folder.check_folder(self.folder, facts["parameters"], bool(args.resume or not args.run_name), args.keep)
+        may_exist = bool(args.resume or not args.run_name)
+        from_one(lambda: folder.check_folder(self.folder, facts["parameters"], may_exist, args.keep))
         checkpoint = None if args.resume is None else state.resume(self)
         self.sampler = build_sampler(args, self.data, self.task, self.plan, self.accelerator, self.step)
         check_shared_memory(self.data.train, self.sampler, args.workers, runtime.local_processes())

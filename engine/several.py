@@ -196,11 +196,12 @@ def _is_done(place: Path, member: argparse.Namespace, accelerator: "Accelerator"
     from engine import folder, pretrained, setup, state, weights
     from engine.files import exists
     from engine.reports import parts
+    from engine.sharing import from_one
 
     wanted = ("best.pth", *parts(member.task))
     if not broadcast_object_list([all(exists(place / name) for name in wanted)])[0]:
         return False
-    before = yaml.safe_load((place / "args.yaml").read_text(encoding="utf-8"))
+    before = yaml.safe_load(from_one(lambda: (place / "args.yaml").read_text(encoding="utf-8")))
     now = folder.options_of_a_run(member)
     for key in ("batch_size", "image_size", *(pretrained.FILLED_IN if member.pretrained else ())):
         now[key] = before.get(key) if now[key] is None else now[key]  # the run had filled it in

@@ -9,7 +9,8 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 
 from data.class_folders import same_names
@@ -20,6 +21,7 @@ from engine.errors import UserError
 from engine.files import is_folder, write_atomically
 from engine.reports import REPORTS, parts
 from engine.resumed_options import near_runs
+from engine.sharing import from_one
 
 if TYPE_CHECKING:
     from engine.run import Run
@@ -91,7 +93,7 @@ def resume(run: "Run") -> Path | None:
     Raises:
         UserError: no intact checkpoint, or one of another model, other classes or other options.
     """
-    found = _find(run)
+    found = _find_on_all(run)
     if found is None:
         near = near_runs(run.folder)
         run.progress.say(f"no checkpoint in {run.folder}: starting afresh{f' (there is {near[0]})' if near else ''}")
@@ -171,7 +173,7 @@ def recover_best(run: "Run", place: Path) -> None:
         if not found and _step_of(of_checkpoint) == step:
             write_atomically(own, lambda copy: shutil.copyfile(of_checkpoint, copy))
             found = True
-    if broadcast_object_list([found])[0]:
+    if broadcast_object_list([found])[0] or _fetch_best(own, of_checkpoint, step):
         return
     at_end_of_epoch = run.step == run.history[-1]["step"]
     run.best_from = len(run.history) + (not at_end_of_epoch)
@@ -181,12 +183,48 @@ def recover_best(run: "Run", place: Path) -> None:
         run.keep_weights()
 
 
+def _fetch_best(own: Path, there: Path, step: int) -> bool:
+    """Give the main process the best.pth of that step that another process finds `there`, on its own disk."""
+    have = gather_object([_step_of(there) == step])
+    if True not in have:
+        return False
+    content = from_one(there.read_bytes, have.index(True))
+    if PartialState().is_main_process:
+        write_atomically(own, lambda copy: copy.write_bytes(content))
+    return True
+
+
 def _step_of(path: Path) -> int | None:
     """The step whose weights a best.pth holds; None where it cannot be read."""
     try:
         return weights.load(path)["step"]
     except UserError:
         return None
+
+
+def _find_on_all(run: "Run") -> tuple | None:
+    """What `_find` finds, the same on all processes, whose machines may have disks of their own.
+
+    Where not all see the same, the process with the newest checkpoint sends it to the others.
+    """
+    seen = gather_object([_newest_manifest(run)])
+    if all(manifest == seen[0] for manifest in seen):
+        return _find(run)
+    steps = [-1 if manifest is None else manifest[0] for manifest in seen]
+    return from_one(lambda: _find(run), steps.index(max(steps)))
+
+
+def _newest_manifest(run: "Run") -> tuple[int, str] | None:
+    """(step, manifest) of the newest checkpoint that --resume may mean, intact or not, as this process sees it."""
+    asked = run.folder if run.args.resume == "auto" else Path(run.args.resume)
+    inside = checkpoint.list_checkpoints(asked / "checkpoints")
+    for folder in inside if is_folder(asked / "checkpoints") else [asked]:
+        try:
+            text = (folder / checkpoint.MANIFEST).read_text(encoding="utf-8")
+            return json.loads(text)["step"], text
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
 
 
 def _find(run: "Run") -> tuple | None:

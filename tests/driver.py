@@ -30,6 +30,7 @@ class Deed:
 
     Attributes:
         more_options: rank -> options that this process alone is started with.
+        disks: a folder of working folders named by rank, each the disk of a machine; --output-dir is then "runs".
         kill_after: SIGKILL when this step is done (from 1) and what follows it (evaluation, saving) too.
         kill_ranks: which processes it hits.
         kill_in: of several runs the one, by its folder's name, that it hits; None for any.
@@ -51,6 +52,7 @@ class Deed:
     """
 
     more_options: dict[int, list[str]] = field(default_factory=dict)
+    disks: Path | None = None
     kill_after: int | None = None
     kill_ranks: tuple[int, ...] = (0, 1, 2, 3)
     kill_in: str | None = None
@@ -171,6 +173,9 @@ def talk_by_gloo() -> None:
 def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str) -> None:
     os.environ.update(env)
     argv = [*argv, *deed.more_options.get(rank, [])]
+    if deed.disks is not None:
+        argv += ["--output-dir", "runs"]
+        os.chdir(deed.disks / str(rank))
     multiprocessing.set_start_method("fork", force=True)  # for --workers, as it is outside of this server
     import torch
 
