@@ -142,8 +142,8 @@ def report_on_test_split(
             "that you may write in"
         ) from error
     if accelerator.is_main_process:
-        true = [data.class_names[label] for label in data.test.arrays.labels[data.test.ids]]
-        if args.output is not None:
+        if args.output is not None:  # of classes: there is none for a model that makes images
+            true = [data.class_names[label] for label in data.test.arrays.labels[data.test.ids]]
             _put_out(_rows(data.test.names(), probabilities, task.class_names, args.topk, true), args.output)
         say("\n".join([report.headline(test), *data.remarks]))
         others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
