@@ -156,6 +156,7 @@ def run_all(
                 group.rmdir()
         if args.ensemble and finished:
             ensemble.report(args, accelerator, group, finished)
+        accelerator.wait_for_everyone()  # a process that exits with 1 ends the others, of which one still compares
     if failed:
         sys.exit(1)
     return {"folder": str(group), "runs": figures}
