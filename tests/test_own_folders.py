@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, tzinfo
@@ -11,6 +12,7 @@ import pytest
 
 import train
 from engine import folder
+from engine.errors import UserError
 from engine.options import parse_bench, parse_compare, parse_infer, parse_train
 from tests.conftest import fresh_process
 
@@ -48,7 +50,7 @@ def test_however_many_ask_at_once_each_gets_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parse", "arguments", "option"),
     [
-        *((parse_train, [f"--{name}=~/x"], name.replace("-", "_")) for name in ("output-dir", "resume", "pretrained")),
+        *((parse_train, [f"--{name}=~/x"], name.replace("-", "_")) for name in ("output-dir", "pretrained")),
         (parse_train, ["--recipe", "{recipe}"], "output_dir"),
         (parse_train, ["--recipe=~/recipe.yaml"], "output_dir"),
         *((parse_infer, ["--weights=w", f"--{name}=~/x"], name) for name in ("weights", "output")),
@@ -68,6 +70,13 @@ def test_a_tilde_is_the_home_folder(
     recipe.write_text("output_dir: ~/x\n")
     found = getattr(parse([argument.format(recipe=recipe) for argument in arguments]), option)
     assert found == ([str(tmp_path / "x")] if isinstance(found, list) else str(tmp_path / "x"))
+
+
+def test_a_run_to_go_on_with_is_looked_for_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    with pytest.raises(UserError, match=re.escape(f"--resume {tmp_path / 'x'} does not exist")):
+        parse_train(["--resume=~/x"])
 
 
 @pytest.mark.skipif(folder.fcntl is None, reason="a system without such locks")
