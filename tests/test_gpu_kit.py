@@ -51,8 +51,8 @@ def test_every_part_goes_through_and_leaves_what_it_measured(tmp_path: Path) -> 
     assert 0 < ours["training_seconds"] < ours["process_seconds"]
     assert mean["mean_test_accuracy"] == ours["test_accuracy"] and mean["n"] == 1
     assert (record["mean_test_accuracy"], record["median_training_seconds"]) == (0.9401, 2.59)
-    assert [run["run"] for run in parts["recipes"]["measured"]] == ["cifar10_96", "cifar100_75", "cifar10_97"]
-    assert all(0 <= run["test_accuracy"] <= 1 for run in parts["recipes"]["measured"])
+    (recipe,) = parts["recipes"]["measured"]
+    assert recipe["run"] == "cifar10_97" and 0 <= recipe["test_accuracy"] <= 1
 
     ratio, waits = parts["loop"]["measured"]
     assert ratio["ratio"]["median"] > 0
