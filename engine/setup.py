@@ -179,7 +179,7 @@ def synchronizes_batch_norm(args: argparse.Namespace, num_processes: int, sharde
     """Whether batch norm's statistics are to be those of all processes' images; see --sync-bn.
 
     Raises:
-        UserError: it was asked for with a sharded model.
+        ImpossibleOptions: it was asked for with a sharded model.
     """
     if sharded and args.sync_bn:
         raise ImpossibleOptions("--sync-bn does not go with sharding (FSDP): leave one of them out")
