@@ -101,15 +101,18 @@ def files_below(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def answer(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """What train.py says when started in `folder`, after few imports and none that takes its time."""
+def answer(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess, set[str]]:
+    """What train.py says when started in `folder`, and the modules that it imported for that."""
     command = [sys.executable, "-X", "importtime", str(REPOSITORY / "train.py"), *arguments]
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
     lines = done.stderr.splitlines(keepends=True)
     imported = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
     done.stderr = "".join(line for line in lines if not line.startswith("import time:"))
+    return done, imported
+
+
+def check_few_imports(imported: set[str]) -> None:
     assert 20 < len(imported) < MOST_MODULES and not imported & SLOW_TO_IMPORT
-    return done
 
 
 def check_line(stderr: str, says: str) -> None:
@@ -124,9 +127,10 @@ def test_a_mistyped_option_is_answered_at_once(arguments, says, tmp_path):
     for name, text in RECIPES.items():
         (tmp_path / name).write_text(text + "\n")
     before = files_below(tmp_path)
-    done = answer(tmp_path, *arguments.split(), "--output-dir", "out")
+    done, imported = answer(tmp_path, *arguments.split(), "--output-dir", "out")
     assert (done.returncode, done.stdout) == (2, "")
     check_line(done.stderr, says)
+    check_few_imports(imported)
     assert files_below(tmp_path) == before
 
 
@@ -140,8 +144,9 @@ def test_a_mistyped_option_is_answered_at_once(arguments, says, tmp_path):
     ],
 )
 def test_a_question_is_answered_at_once(option, says, tmp_path):
-    done = answer(tmp_path, option)
+    done, imported = answer(tmp_path, option)
     assert (done.returncode, done.stderr) == (0, "") and says in done.stdout
+    check_few_imports(imported)
     assert not list(tmp_path.iterdir())
 
 
