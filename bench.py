@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import train  # the only script that another one needs: its loop is what is measured
-from engine import console
-from engine.errors import UserError, user_errors_end_the_program
+from common import console
+from common.errors import UserError, user_errors_end_the_program
 from engine.options import parse_bench
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def bench(args: argparse.Namespace) -> int:
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
     from benches import chart, report, timing
     from benches.budget import Budget
-    from engine.files import write_json
+    from common.files import write_json
     from engine.folder import check_folder, environment, make_new
     from engine.runtime import describe, start
 

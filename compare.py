@@ -8,9 +8,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine import console
-from engine.errors import UserError, user_errors_end_the_program
-from engine.files import is_folder
+from common import console
+from common.errors import UserError, user_errors_end_the_program
+from common.files import is_folder
 from engine.options import parse_compare
 
 

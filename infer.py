@@ -14,8 +14,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine import console
-from engine.errors import user_errors_end_the_program
+from common import console
+from common.errors import user_errors_end_the_program
 from engine.options import parse_infer
 from engine.peers import failing_together
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from engine import console
-from engine.errors import user_errors_end_the_program
+from common import console
+from common.errors import user_errors_end_the_program
 from engine.peers import failing_together
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import StrMethodFormatter
 
 from benches.report import Row, Section
-from engine.plot_style import BLUE, GRID, INK, MUTED, ORANGE, add_axes, balanced, empty_figure, save, widest
+from common.plot_style import BLUE, GRID, INK, MUTED, ORANGE, add_axes, balanced, empty_figure, save, widest
 
 ROW, ABOVE, BELOW = 0.3, 0.5, 0.55  # inches
 WIDTH = 6.5  # inches, of the bars

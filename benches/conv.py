@@ -11,7 +11,7 @@ from benches.forward import WORDS
 from benches.report import Row, Section
 from benches.step import autocast
 from benches.timing import calls_for, interleave, warm_up
-from engine.errors import UserError
+from common.errors import UserError
 from models import create_model
 from models.conv2d import Conv2d
 

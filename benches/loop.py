@@ -16,8 +16,8 @@ from benches.images import ROWS, make_images
 from benches.report import Row, Section, round_ratios
 from benches.step import training_step
 from benches.timing import MOST_CALLS, Timing, calls_for, interleave, warm_up
+from common.console import percent
 from engine import tracking
-from engine.console import percent
 from engine.optim import set_lr
 from engine.run import Run
 from engine.runtime import seed_step

@@ -4,7 +4,7 @@ import statistics
 from dataclasses import dataclass, field
 
 from benches.timing import Timing
-from engine.console import percent
+from common.console import percent
 
 
 @dataclass

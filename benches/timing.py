@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from benches.budget import UNLIMITED, Budget
-from engine import console
+from common import console
 
 try:
     import resource

@@ -23,11 +23,11 @@ from benches.report import Row, Section
 from benches.step import DTYPES, autocast
 from benches.timing import calls_for, interleave, warm_up
 from benches.variants import EAGER, MODES, check_pays, check_time, why_not
+from common.console import percent
+from common.errors import UserError
 from data import pixel_transforms
 from data.transform_spec import parse as parse_transform
 from engine import weights
-from engine.console import percent
-from engine.errors import UserError
 from engine.predictions import check_same_test_images, held_out_data
 from engine.transformation import WITHIN, Maker
 

@@ -15,13 +15,13 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
+from common.errors import UserError
+from common.files import flush
 from data.images import UNREADABLE, open_image, to_array
 from data.pixel_range import Ranges, is_cut
 from data.raw import UNLABELLED, RawSplit
 from data.survey import CHUNK, Survey
 from data.threads import in_threads
-from engine.errors import UserError
-from engine.files import flush
 
 FORMAT = 6  # part of every key: raise it when what is stored changes
 ARRAYS = ("labels", "hashes", "moments")  # beside the images

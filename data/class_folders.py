@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import UserError
 from data.folders import Folder, in_brackets, left_out_in_words
 from data.remarks import named
 from data.split_names import named_splits, splits_in
-from engine.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import UserError
 from data import cache, remarks
 from data.cache import Arrays, Decoded
 from data.class_folders import alike
@@ -16,7 +17,6 @@ from data.pixel_range import Ranges
 from data.raw import UNLABELLED, Columns, about_folder, read_raw_splits
 from data.sources import Source, find_source
 from data.survey import survey
-from engine.errors import UserError
 
 
 @dataclass(frozen=True)

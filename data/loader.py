@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from common.errors import UserError
 from data.cache import Arrays
 from data.dataset import Part
-from engine.errors import UserError
 
 SHARED_MEMORY = Path("/dev/shm")  # where workers put their batches; on systems without it there is no such limit
 PREFETCHED = 2  # batches that a worker makes ahead

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import UserError
 from data import cache
 from data.cache import Arrays, Decoded
 from data.dataset import ImageData, describe_train
@@ -19,7 +20,6 @@ from data.pixel_range import Ranges, is_cut
 from data.sources import Source, find_source
 from data.split_names import named_splits
 from data.survey import Survey, look_at, merged
-from engine.errors import UserError
 
 INPUTS, TARGETS = ("input", "inputs"), ("target", "targets")
 NAMED_AT_ONCE = 5  # files in a message

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from common.errors import UserError
 from data.cache import Arrays
 from data.raw import RawSplit
 from data.split import stratified_folds, stratified_split, stratified_subset
-from engine.errors import UserError
 
 TEST_FRACTION = 0.2  # held out where a data set has no test split of its own
 TEST_SEED = 0  # the test part never depends on a run's seed, so that runs compare

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import UserError
 from data import tables
 from data.class_folders import read_class_folders, same_form
 from data.folders import left_out_in_words
 from data.sources import Source
 from data.split_names import named_splits
-from engine.errors import UserError
 
 UNLABELLED = "unlabelled"  # a split: the images of a test split whose labels are kept secret
 

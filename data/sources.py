@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.errors import UserError
+from common.files import is_folder
 from data.folders import Folder, in_brackets, walk
-from engine.errors import UserError
-from engine.files import is_folder
 
 BUILT_IN = "digits"
 CARDS = ("README.md", "dataset_infos.json")  # beside parquet files: they say to `datasets` which file is which split

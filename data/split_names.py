@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from engine.errors import UserError
+from common.errors import UserError
 
 KEYWORDS = {
     "train": ("train", "training"),

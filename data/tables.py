@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlparse
 
+from common.errors import UserError
 from data.class_folders import same_form
 from data.sources import BUILT_IN, Source
-from engine.errors import UserError
 
 BINARY = ("binary", "large_binary")  # how the types of columns begin
 PLAIN = ("int", "uint", "float", "double", "string", "large_string", "bool", "null")

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from engine.progress import track
+from common.progress import track
 
 
 def in_threads(function: Callable, length: int, rows_at_once: int, title: str) -> Iterator:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from accelerate.utils import gather_object
 
+from common.errors import UserError
 from data.dataset import ImageData
-from engine.errors import UserError
 
 # Options that may differ from machine to machine: images are compared themselves, and the first process alone writes.
 OF_THE_MACHINE = frozenset({"dataset", "data_dir", "workers", "recipe", "output_dir"})

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from engine.errors import UserError
-from engine.files import flush, strict
+from common.errors import UserError
+from common.files import flush, strict
 from engine.sharding import divide, is_sharded
 
 MANIFEST = "manifest.json"

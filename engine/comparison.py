@@ -12,10 +12,10 @@ from types import MappingProxyType, ModuleType
 
 import yaml
 
-from engine import tables as tables_of_text
-from engine.console import percent, plain_number, say, width
-from engine.errors import UserError
-from engine.files import is_folder, write_atomically, write_json
+from common import tables as tables_of_text
+from common.console import percent, plain_number, say, width
+from common.errors import UserError
+from common.files import is_folder, write_atomically, write_json
 from engine.folder import NOT_COMPARED
 
 REPEATS = ("seed", "fold")  # runs that differ in these alone are repetitions of one another

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from common.console import say
+from common.files import write_json
 from engine import report as reports
 from engine import setup, weights
-from engine.console import say
 from engine.evaluate import predict
-from engine.files import write_json
 from engine.predictions import check_same_test_images
 from engine.sharing import from_one
 

@@ -6,9 +6,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from common.progress import track
 from data.dataset import Part
 from data.loader import Batch, eval_loader
-from engine.progress import track
 from engine.tasks import Classification, Task
 
 

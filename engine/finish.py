@@ -9,9 +9,10 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from engine import console, predictions, tracking, weights
+from common import console
+from common.files import strict
+from engine import predictions, tracking, weights
 from engine.checkpoint import load_weights
-from engine.files import strict
 from engine.folder import to_go_on
 from engine.reports import REPORTS
 from engine.run import Run

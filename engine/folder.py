@@ -18,8 +18,8 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from engine.errors import UserError
-from engine.files import write_atomically, write_json
+from common.errors import UserError
+from common.files import write_atomically, write_json
 from engine.runtime import cpu_name
 
 try:

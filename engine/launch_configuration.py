@@ -7,7 +7,7 @@ import psutil
 import yaml
 from accelerate.commands.config.config_args import default_config_file
 
-from engine import console
+from common import console
 
 ON_CPUS = ("NO", "MULTI_CPU")  # kinds of distributed training that need no GPU
 

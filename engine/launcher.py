@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from engine.errors import UserError
+from common.errors import UserError
 
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 WHOLE_NUMBERS = (

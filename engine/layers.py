@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from engine.errors import ImpossibleOptions
+from common.errors import ImpossibleOptions
 
 
 def heads(model: nn.Module) -> list[nn.Module]:

@@ -6,8 +6,8 @@ import math
 import torch
 from torch import nn
 
+from common.errors import UserError
 from engine import layers
-from engine.errors import UserError
 from engine.muon import Muon
 from engine.sharding import whole
 

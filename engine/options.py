@@ -9,11 +9,11 @@ from pathlib import Path
 
 import explain
 import models
+from common.console import say
+from common.errors import UserError
 from data.augment_spec import parse as parse_augment
 from data.sources import NAMED, from_anywhere
 from engine import resumed_options
-from engine.console import say
-from engine.errors import UserError
 from engine.option_groups import GROUPS, add_model, add_speed
 from engine.parsing import POSITIVE, RECIPES, Answer, Parser, in_words, number, path, recipe_argv, weights_file
 from engine.training_options import DEFAULTS, DEFAULTS_OF, HUB, TTA

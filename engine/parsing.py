@@ -12,10 +12,10 @@ from typing import TextIO
 
 import yaml
 
+from common.console import outliving_its_reader, say
+from common.errors import UserError
+from common.files import exists, is_folder
 from data.augment_spec import make_a_whole
-from engine.console import outliving_its_reader, say
-from engine.errors import UserError
-from engine.files import exists, is_folder
 
 # option -> what the same is called in other programs, as far as the names are unlike
 ELSEWHERE = {

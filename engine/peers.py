@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from engine import console, failures
-from engine.errors import RunFailed, UserError, is_first_of_machine
+from common import console, failures
+from common.errors import RunFailed, UserError, is_first_of_machine
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

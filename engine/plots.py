@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from engine.console import percent
-from engine.plot_style import (
+from common.console import percent
+from common.plot_style import (
     FAINT,
     GRID,
     INK,

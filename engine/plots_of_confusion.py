@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 
-from engine.console import percent
-from engine.plot_style import (
+from common.console import percent
+from common.plot_style import (
     GRID,
     INK,
     MUTED,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from engine.plot_style import INK, MUTED, add_axes, empty_figure, put_title, save
+from common.plot_style import INK, MUTED, add_axes, empty_figure, put_title, save
 
 SIDE, GAP, BELOW = 1.25, 0.12, 0.2  # inches
 TITLES = ("input", "target", "prediction")

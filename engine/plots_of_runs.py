@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from engine.console import percent
-from engine.plot_style import (
+from common.console import percent
+from common.plot_style import (
     FAINT,
     GRID,
     INK,

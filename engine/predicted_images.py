@@ -9,11 +9,11 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from engine.console import say
-from engine.errors import UserError
-from engine.files import exists, is_folder, write_atomically
+from common.console import say
+from common.errors import UserError
+from common.files import exists, is_folder, write_atomically
+from common.progress import track
 from engine.predictions import folder_beside, read_images, tell_unreadable
-from engine.progress import track
 from engine.transformation import Transformation
 
 

@@ -14,15 +14,16 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from common import console
+from common.console import percent, printable, say
+from common.errors import UserError
+from common.files import is_folder, write_atomically
+from common.progress import track
 from data.class_folders import same_names
 from data.dataset import ImageData, changed_parts
 from data.images import UNREADABLE, loses_values, read_image
 from data.sources import found_again
-from engine import console, evaluate
-from engine.console import percent, printable, say
-from engine.errors import UserError
-from engine.files import is_folder, write_atomically
-from engine.progress import track
+from engine import evaluate
 from engine.reports import REPORTS
 from engine.setup import load_data
 from engine.tasks import Classification, Task

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import models
+from common.errors import ImpossibleOptions
 from data.class_folders import same_names
 from engine import layers, same_classes, weights
 from engine.checkpoint import differences, with_tied
-from engine.errors import ImpossibleOptions
 from engine.training_options import HUB
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "weights")  # under which files keep their weights

@@ -7,10 +7,11 @@ import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
+from common import console, plot_style
+from common.files import write_json
 from data.dataset import ImageData
-from engine import console, plot_style, plots, plots_of_confusion
+from engine import plots, plots_of_confusion
 from engine.evaluate import predict
-from engine.files import write_json
 from engine.tasks import Classification
 
 PICTURES = ("confusion_matrix.png", "examples.png", "curves.png", "loss.png", "accuracy.png")  # as they are drawn

@@ -9,11 +9,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from common import console, plot_style
+from common.files import write_json
 from data.dataset import ImageData
 from data.loader import ArrayDataset
-from engine import console, plot_style, plots, plots_of_images
+from engine import plots, plots_of_images
 from engine.evaluate import sum_over
-from engine.files import write_json
 from engine.transformation import WITHIN, Transformation
 
 PICTURES = ("examples.png", "curves.png", "loss.png", "accuracy.png")  # as they are drawn

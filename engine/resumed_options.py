@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
+from common.errors import UserError
+from common.files import exists
 from data.sources import found_again
-from engine.errors import UserError
-from engine.files import exists
 from engine.parsing import Parser, recipe_argv
 
 OPTIONS_FILE = "args.yaml"

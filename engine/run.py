@@ -11,14 +11,15 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
+from common import console
+from common.files import write_json
+from common.progress import Progress
 from data.dataset import ImageData
 from data.loader import check_shared_memory, train_loader
-from engine import console, folder, layers, runtime, sharding, state, summary, tracking, weights
+from engine import folder, layers, runtime, sharding, state, summary, tracking, weights
 from engine.evaluate import evaluate
-from engine.files import write_json
 from engine.optim import EMA, lr_at
 from engine.parsing import by_epoch, parse_freeze
-from engine.progress import Progress
 from engine.setup import Plan, build_sampler
 from engine.sharing import from_one
 from engine.stopping import FiniteGuard, StopRequest

@@ -22,8 +22,8 @@ from accelerate.utils import (
 )
 from torch import nn
 
+from common.errors import UserError
 from engine import launch_configuration, launcher, peers, sharding
-from engine.errors import UserError
 
 
 def start(args: argparse.Namespace) -> Accelerator:

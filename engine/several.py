@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.console import say
-from engine.errors import ImpossibleOptions, UserError
+from common.console import say
+from common.errors import ImpossibleOptions, UserError
 from engine.options import parse_train, train_parser
 from engine.parsing import setting_argv
 
@@ -171,9 +171,9 @@ def _choose_group(args: argparse.Namespace) -> Path:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
+    from common.files import exists
     from data.sources import find_source
     from engine import folder
-    from engine.files import exists
 
     group = folder.choose_folder(args, find_source(args.dataset, args.data_dir).name)
     if args.run_name is None:
@@ -193,9 +193,9 @@ def _is_done(place: Path, member: argparse.Namespace, accelerator: "Accelerator"
     import yaml
     from accelerate.utils import broadcast_object_list
 
+    from common.files import exists
     from data.dataset import changed_parts
     from engine import folder, pretrained, setup, state, weights
-    from engine.files import exists
     from engine.reports import parts
     from engine.sharing import from_one
 

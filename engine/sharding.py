@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import DynamoBackend
 from torch import Tensor
 
-from engine.errors import UserError
+from common.errors import UserError
 
 
 def set_up(accelerator: Accelerator) -> None:

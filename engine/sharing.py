@@ -6,7 +6,7 @@ from typing import TypeVar
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from engine.errors import UserError
+from common.errors import UserError
 
 T = TypeVar("T")
 

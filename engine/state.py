@@ -13,12 +13,12 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 
+from common.console import plain_number
+from common.errors import UserError
+from common.files import is_folder, write_atomically
 from data.class_folders import same_names
 from data.dataset import changed_parts
 from engine import checkpoint, runtime, sharding, weights
-from engine.console import plain_number
-from engine.errors import UserError
-from engine.files import is_folder, write_atomically
 from engine.reports import REPORTS, parts
 from engine.resumed_options import near_runs
 from engine.sharing import from_one

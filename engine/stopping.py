@@ -17,9 +17,10 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from engine import console, launcher
-from engine.console import leave_the_terminal, note_at_once
-from engine.errors import is_first_of_machine
+from common import console
+from common.console import leave_the_terminal, note_at_once
+from common.errors import is_first_of_machine
+from engine import launcher
 from engine.muon import Muon
 from engine.sharding import whole
 

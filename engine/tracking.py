@@ -14,8 +14,8 @@ import torch
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from torch import nn
 
-from engine.errors import UserError
-from engine.files import write_atomically
+from common.errors import UserError
+from common.files import write_atomically
 from engine.folder import NOT_COMPARED
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import models
+from common.errors import UserError
+from common.files import write_atomically
 from data.transform_spec import parse as parse_transform
 from engine.checkpoint import load_weights
-from engine.errors import UserError
-from engine.files import write_atomically
 from engine.resumed_options import near_runs
 from engine.tasks import Classification, Task
 from engine.transformation import Transformation

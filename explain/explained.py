@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.console import percent
-from engine.progress import track
+from common.console import percent
+from common.progress import track
 from engine.tasks import Classification
 from explain.faithfulness import middle, road
 from explain.layers import Layer

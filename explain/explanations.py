@@ -8,10 +8,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from common.errors import UserError
+from common.files import exists, is_folder
 from data.class_folders import same_form
 from engine import evaluate
-from engine.errors import UserError
-from engine.files import exists, is_folder
 from engine.predictions import folder_beside, held_out_data
 from engine.tasks import Classification
 from explain import CAMS

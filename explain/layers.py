@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from engine.errors import UserError
+from common.errors import UserError
 
 
 @dataclass(frozen=True)

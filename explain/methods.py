@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.errors import UserError
+from common.errors import UserError
 from explain import OF_PIXELS
 from explain.layers import Layer
 

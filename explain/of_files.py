@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.console import percent, say
+from common.console import percent, say
 from engine.predictions import read_images, tell_unreadable
 from explain.explained import Explained, in_words
 from explain.output import finish, make_folder

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.console import say
+from common.errors import UserError
 from data.dataset import ImageData
-from engine.console import say
-from engine.errors import UserError
 from explain.explained import MIDDLE, Explained, in_words
 from explain.output import finish, make_folder
 from explain.pictures import ROWS, Row, heat, plot_maps

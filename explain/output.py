@@ -5,10 +5,11 @@ from shlex import quote
 
 from accelerate.tracking import TensorBoardTracker
 
-from engine import plot_style, tracking
-from engine.console import say
-from engine.errors import UserError
-from engine.files import write_json
+from common import plot_style
+from common.console import say
+from common.errors import UserError
+from common.files import write_json
+from engine import tracking
 from explain.explained import Explained
 
 EVENTS = ".explain"  # how the names of our event files end: a second explanation replaces them and no run's

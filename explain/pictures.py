@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
-from engine.plot_style import INK, MUTED, WRONG, add_axes, empty_figure, put_title, save, shorten
+from common.plot_style import INK, MUTED, WRONG, add_axes, empty_figure, put_title, save, shorten
 
 ROWS = 10  # of a picture
 SIDE, GAP = 1.4, 0.1  # inches

@@ -249,7 +249,7 @@ def test_what_cannot_be_trained_is_refused(
 def test_damaged_parquet_is_one_line_though_other_libraries_log_it_too(refused, tmp_path):
     script = f"""
 from data.dataset import load_images
-from engine.errors import user_errors_end_the_program
+from common.errors import user_errors_end_the_program
 with user_errors_end_the_program():
     load_images("{refused}/parquet")
 """

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import UserError
 from data import cache
 from engine import checkpoint
-from engine.errors import UserError
 from tests.driver import Deed, server, train
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.errors import UserError
 from data.dataset import load_images
 from engine.checkpoint import load_weights
-from engine.errors import UserError
 from models import create_model
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.errors import UserError
 from data import cache, raw
 from data.dataset import load_images
 from data.sources import find_source
 from data.split import stratified_split, stratified_subset
-from engine.errors import UserError
 from tests.conftest import REPOSITORY, write_images
 from tests.driver import HANGS
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from timm.optim import param_groups_layer_decay
 
 import models
+from common.errors import UserError
 from engine import layers, pretrained, weights
-from engine.errors import UserError
 from engine.optim import build_optimizer
 from tests.conftest import predict
 from tests.driver import Deed, train

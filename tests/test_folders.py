@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.errors import UserError
 from data.dataset import load_images
 from data.pairs import load_pairs
 from data.sources import find_source
-from engine.errors import UserError
 from tests.conftest import write_images
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.errors import UserError
 from data.dataset import load_images
-from engine.errors import UserError
 from tests.conftest import fresh_process, predict, write_images
 
 COUNT = 30

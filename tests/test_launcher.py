@@ -12,8 +12,8 @@ import psutil
 import pytest
 import yaml
 
+from common.errors import UserError
 from engine import checkpoint, launcher
-from engine.errors import UserError
 from engine.options import parse_train
 from tests.conftest import REPOSITORY
 from tests.driver import HANGS

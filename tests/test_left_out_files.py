@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from common.errors import UserError
 from data.dataset import load_images
 from data.folders import find_images, image_suffixes, left_out_in_words
-from engine.errors import UserError
 from tests.conftest import predict, write_images
 
 OTHERS = ("photo.heic", "photo2.HEIC", "clip.mp4", "noname")

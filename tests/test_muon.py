@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.errors import UserError
+from common.errors import UserError
 from engine.muon import orthogonalize
 from engine.optim import build_optimizer, set_lr
 from tests.rounding import assert_rounds_like

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import train
+from common.errors import UserError
 from engine import folder
-from engine.errors import UserError
 from engine.options import parse_bench, parse_compare, parse_infer, parse_train
 from tests.conftest import fresh_process
 

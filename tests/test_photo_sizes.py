@@ -6,11 +6,11 @@ import yaml
 from PIL import Image
 
 import train
+from common.errors import UserError
 from data import cache
 from data.dataset import load_images
 from data.pairs import load_pairs
 from engine import setup, weights
-from engine.errors import UserError
 from engine.options import parse_train
 from tests.conftest import fresh_process, predict, write_images
 

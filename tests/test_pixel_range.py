@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 import train
+from common.errors import UserError
 from data.dataset import load_images
 from data.images import read_image
 from engine import weights
-from engine.errors import UserError
 from engine.predictions import read_images
 from tests.conftest import fresh_process, predict, write_images
 

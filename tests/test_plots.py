@@ -8,7 +8,7 @@ import pytest
 from matplotlib import image as mpl_image
 from matplotlib.text import Text
 
-from engine import plot_style
+from common import plot_style
 from engine.plots import curve_figure, curves_figure, examples_figure, plot_curve, plot_curves, plot_examples
 from engine.plots_of_confusion import by_confusion, confusion_figure, plot_confusion, worst_pairs
 from engine.plots_of_images import plot_translations

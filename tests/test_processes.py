@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.errors import UserError
+from common.errors import UserError
 from engine.options import parse_train
 from engine.setup import plan_steps
 from tests.driver import HANGS, Deed, free_port, server, train

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import console, progress
-from engine.progress import Progress
+from common import console, progress
+from common.progress import Progress
 from tests.conftest import REPOSITORY
 
 RECORD = {

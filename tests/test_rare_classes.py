@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import train
+from common.errors import UserError
 from data.dataset import load_images
 from data.split import stratified_split
-from engine.errors import UserError
 from engine.metrics import classification_metrics
 from engine.report import headline
 from tests.conftest import fresh_process, predict, write_images

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.errors import UserError
+from common.errors import UserError
 from engine.options import parse_train
 from tests.conftest import REPOSITORY
 from tests.driver import Deed, train

@@ -12,8 +12,8 @@ import psutil
 import pytest
 import torch
 
+from common.errors import UserError
 from engine import runtime
-from engine.errors import UserError
 from tests.driver import HANGS
 
 ROOT = Path(__file__).parent.parent

@@ -13,8 +13,8 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from common.errors import UserError
 from engine import sharding, weights
-from engine.errors import UserError
 from engine.options import parse_infer
 from infer import infer
 from tests.driver import Deed, train

@@ -4,9 +4,9 @@ import unicodedata
 
 import pytest
 
+from common.errors import UserError
 from data.dataset import ImageData, load_images
 from data.sources import find_source
-from engine.errors import UserError
 from explain.explanations import class_numbers
 from tests.conftest import fresh_process, predict, write_images
 

@@ -17,8 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.errors import UserError, user_errors_end_the_program
-from engine.files import write_json
+from common.errors import UserError, user_errors_end_the_program
+from common.files import write_json
 from engine.parsing import POSITIVE, Parser
 from tests.gpu.options import DRY_RUN, REPOSITORY, Options
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from engine.files import write_json
+from common.files import write_json
 from engine.runtime import cpu_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent

@@ -6,8 +6,8 @@ Nothing here makes a device wait at each step: what has to be fetched from it is
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from engine import console
-from engine.console import duration, note, paint, percent, say
+from common import console
+from common.console import duration, note, paint, percent, say
 
 REDRAW = 1.0  # seconds between two states of the live line
 QUIET = 30.0  # seconds between two lines in a log, which shows no live line

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from engine import console, failures
+from common import console, failures
 
 
 class UserError(Exception):

@@ -1,0 +1,1 @@
+"""What every room may use and what uses no other room: errors, atomic writes, the terminal, one style for plots."""
