@@ -42,7 +42,7 @@ def learn(
 
     Args:
         args: the options of bench.py and, for the rest, of train.py.
-        transform: as `data/transform_spec.py` reads it.
+        transform: as `data/transforms/spec.py` reads it.
         device: where the models learn and stay.
         budget: a quarter of it is for learning; the first model takes what it needs.
 

@@ -25,8 +25,8 @@ from benches.timing import calls_for, interleave, warm_up
 from benches.variants import EAGER, MODES, check_pays, check_time, why_not
 from common.console import percent
 from common.errors import UserError
-from data import pixel_transforms
-from data.transform_spec import parse as parse_transform
+from data.transforms import with_torchvision
+from data.transforms.spec import parse as parse_transform
 from engine import weights
 from engine.predictions import check_same_test_images, held_out_data
 from engine.transformation import WITHIN, Maker
@@ -84,7 +84,7 @@ def measure(args: argparse.Namespace, accelerator: Accelerator, budget: Budget) 
     device, asked = accelerator.device, accelerator.mixed_precision
     subject = _from_weights(args, accelerator) if args.weights else _made_up(args, device, budget)
     planes = subject.images.permute(0, 3, 1, 2)
-    targets = pixel_transforms.apply(subject.transforms, planes).permute(0, 2, 3, 1)
+    targets = with_torchvision.apply(subject.transforms, planes).permute(0, 2, 3, 1)
     sizes = list(dict.fromkeys(min(size, len(planes)) for size in (*args.batch_sizes, len(planes))))
     rows: dict[str, Row] = {}
     calls: dict[str, tuple[Made, int]] = {}
@@ -160,17 +160,17 @@ def _variants(subject: Subject, sizes: list[int], device: torch.device) -> list[
 
 def _pil_one_by_one(spec: list, images: Tensor) -> Made:
     opened = [Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image) for image in images.numpy()]
-    return lambda: [pixel_transforms.apply(spec, image) for image in opened]
+    return lambda: [with_torchvision.apply(spec, image) for image in opened]
 
 
 def _tensors_one_by_one(spec: list, images: Tensor) -> Made:
     planes = list(images.permute(0, 3, 1, 2))
-    return lambda: [pixel_transforms.apply(spec, image).permute(1, 2, 0) for image in planes]
+    return lambda: [with_torchvision.apply(spec, image).permute(1, 2, 0) for image in planes]
 
 
 def _whole_batches(spec: list, size: int, device: torch.device, images: Tensor) -> Made:
     def make(batch: Tensor) -> Tensor:
-        return pixel_transforms.apply(spec, batch.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return with_torchvision.apply(spec, batch.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     return lambda: [make(batch.to(device)).cpu() for batch in images.split(size)]
 

@@ -1,0 +1,1 @@
+"""Images from their source to a batch: sources, folders and tables read, decoded once into a cache, split, sampled."""

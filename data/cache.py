@@ -17,9 +17,9 @@ from PIL import Image
 
 from common.errors import UserError
 from common.files import flush
-from data.images import UNREADABLE, open_image, to_array
+from data.decode import UNREADABLE, open_image, to_array
 from data.pixel_range import Ranges, is_cut
-from data.raw import UNLABELLED, RawSplit
+from data.readers import UNLABELLED, RawSplit
 from data.survey import CHUNK, Survey
 from data.threads import in_threads
 

@@ -11,10 +11,10 @@ from common.errors import UserError
 from data import cache, remarks
 from data.cache import Arrays, Decoded
 from data.class_folders import alike
-from data.images import to_array
+from data.decode import to_array
 from data.parts import Part, check_classes, check_counts, few, few_ids, limited, split_parts
 from data.pixel_range import Ranges
-from data.raw import UNLABELLED, Columns, about_folder, read_raw_splits
+from data.readers import UNLABELLED, Columns, about_folder, read_raw_splits
 from data.sources import Source, find_source
 from data.survey import survey
 

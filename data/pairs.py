@@ -13,8 +13,8 @@ from common.errors import UserError
 from data import cache
 from data.cache import Arrays, Decoded
 from data.dataset import ImageData, describe_train
+from data.decode import UNREADABLE, open_image, to_array, upright_size
 from data.folders import Folder, left_out_in_words
-from data.images import UNREADABLE, open_image, to_array, upright_size
 from data.parts import limited, split_parts
 from data.pixel_range import Ranges, is_cut
 from data.sources import Source, find_source

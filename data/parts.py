@@ -6,7 +6,7 @@ import numpy as np
 
 from common.errors import UserError
 from data.cache import Arrays
-from data.raw import RawSplit
+from data.readers import RawSplit
 from data.split import stratified_folds, stratified_split, stratified_subset
 
 TEST_FRACTION = 0.2  # held out where a data set has no test split of its own

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from data.images import UNREADABLE, is_grey, open_image, upright_size
+from data.decode import UNREADABLE, is_grey, open_image, upright_size
 from data.pixel_range import Ranges, extent, settled, union
-from data.raw import RawSplit
+from data.readers import RawSplit
 from data.threads import in_threads
 
 CHUNK = 32  # images that a thread reads at once: the cost of a slice is spread, and few encoded photos are in memory

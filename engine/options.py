@@ -11,7 +11,7 @@ import explain
 import models
 from common.console import say
 from common.errors import UserError
-from data.augment_spec import parse as parse_augment
+from data.augment.spec import parse as parse_augment
 from data.sources import NAMED, from_anywhere
 from engine import resumed_options
 from engine.option_groups import GROUPS, add_model, add_speed

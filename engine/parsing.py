@@ -15,7 +15,7 @@ import yaml
 from common.console import outliving_its_reader, say
 from common.errors import UserError
 from common.files import exists, is_folder
-from data.augment_spec import make_a_whole
+from data.augment.spec import make_a_whole
 
 # option -> what the same is called in other programs, as far as the names are unlike
 ELSEWHERE = {

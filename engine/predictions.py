@@ -21,7 +21,7 @@ from common.files import is_folder, write_atomically
 from common.progress import track
 from data.class_folders import same_names
 from data.dataset import ImageData, changed_parts
-from data.images import UNREADABLE, loses_values, read_image
+from data.decode import UNREADABLE, loses_values, read_image
 from data.sources import found_again
 from engine import evaluate
 from engine.reports import REPORTS

@@ -12,11 +12,11 @@ from torch import nn
 import models
 from common import console
 from common.errors import ImpossibleOptions, UserError
-from data.augment_spec import parse_sizes
+from data.augment.spec import parse_sizes
 from data.dataset import ImageData, load_images
 from data.loader import TrainSampler
 from data.pairs import load_pairs
-from data.transform_spec import parse as parse_transform
+from data.transforms.spec import parse as parse_transform
 from engine import layers, pretrained
 from engine.parsing import by_epoch, parse_freeze
 from engine.tasks import Classification, Task

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.augment import Augment
-from data.augment_spec import parse as parse_augment
+from data.augment.batch import Augment
+from data.augment.spec import parse as parse_augment
 from data.loader import Batch
 from data.pixel_range import Ranges
 

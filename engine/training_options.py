@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from data.augment_spec import parse as parse_augment
-from data.augment_spec import parse_sizes
+from data.augment.spec import parse as parse_augment
+from data.augment.spec import parse_sizes
 from engine.parsing import FLAG, POSITIVE, in_words, number, number_list, parse_freeze, path
 
 OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop", "muon")

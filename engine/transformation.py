@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data import pixel_transforms
 from data.loader import Batch
+from data.transforms import with_torchvision
 from engine.tasks import Task, finite
 
 WITHIN = (0.05, 0.01)  # a pixel is right that is this near to its target, of 0..1; the first counts as accuracy
@@ -17,7 +17,7 @@ class Transformation(Task):
     """Images made from images; the model sees pairs and is never told the transformation.
 
     Args:
-        transforms: what torchvision makes the targets by, as `data/transform_spec.py` reads it; or
+        transforms: what torchvision makes the targets by, as `data/transforms/spec.py` reads it; or
         pairs: the targets themselves, uint8 (N, H, W, C), numbered by the labels of a batch.
         output_shape: (channels, height, width) of the targets; None: as `transforms` make them.
         of_every_task: see `Task`.
@@ -42,7 +42,7 @@ class Transformation(Task):
             raise ValueError("targets that are given do not follow an augmentation of their inputs: give none")
         if output_shape is None:
             example = torch.zeros(1, *self.input_shape, dtype=torch.uint8)
-            output_shape = tuple(pixel_transforms.apply(transforms, example).shape[1:])
+            output_shape = tuple(with_torchvision.apply(transforms, example).shape[1:])
         self.output_shape = output_shape
 
     @property
@@ -55,7 +55,7 @@ class Transformation(Task):
         if self.transforms is None:
             found = self.pairs[batch.labels.cpu()].to(self.device).permute(0, 3, 1, 2)
         else:
-            found = pixel_transforms.apply(self.transforms, batch.images.permute(0, 3, 1, 2))
+            found = with_torchvision.apply(self.transforms, batch.images.permute(0, 3, 1, 2))
         return found.float() / 255
 
     def training_batch(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import models
 from common.errors import UserError
 from common.files import write_atomically
-from data.transform_spec import parse as parse_transform
+from data.transforms.spec import parse as parse_transform
 from engine.checkpoint import load_weights
 from engine.resumed_options import near_runs
 from engine.tasks import Classification, Task

@@ -90,7 +90,7 @@ CONTROLS = [
     ),
     Control(
         "2 seed ignored by augmentation",
-        "data/augment.py",
+        "data/augment/batch.py",
         "for number in (seed, epoch, stream, indices):",
         "for number in (0, epoch, stream, indices):",
         "tests/test_augment.py::test_another_epoch_seed_or_index_gives_another_draw[crop=5]",
@@ -122,7 +122,7 @@ CONTROLS = [
     ),
     Control(
         "4 augmentation drawn by the place in the batch",
-        "data/augment.py",
+        "data/augment/batch.py",
         "for number in (seed, epoch, stream, indices):",
         "for number in (seed, epoch, stream, torch.arange(len(indices))):",
         "tests/test_augment.py::test_a_samples_augmentation_does_not_depend_on_its_batch[crop=5-1]",
@@ -299,7 +299,7 @@ CONTROLS = [
     ),
     Control(
         "18 size of an image not looked at",
-        "data/images.py",
+        "data/decode.py",
         "if image.width * image.height > MAX_PIXELS:",
         "if False:",
         "tests/test_images.py::test_ten_bad_images_are_all_named_before_anything_is_cached",
@@ -307,7 +307,7 @@ CONTROLS = [
     ),
     Control(
         "19 classes of the splits not compared",
-        "data/raw.py",
+        "data/readers.py",
         '_check_classes(source, name, split, splits["train"].class_names)',
         "pass",
         BAD_INPUT + "what_cannot_be_trained_is_refused[--dataset /renamed]",

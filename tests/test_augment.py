@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from data import augment as A
-from data import randaugment
-from data.augment import Augment, integers, parse, uniform
+from data.augment import batch as A
+from data.augment import randaugment
+from data.augment.batch import Augment, integers, parse, uniform
 
 DEVICES = ["cpu"] + [kind for kind in ("cuda", "xpu") if getattr(torch, kind).is_available()]
 IMAGE_SPECS = [
@@ -289,7 +289,7 @@ def test_a_bad_spec_is_an_error_of_one_line_that_names_it(spec, names):
 
 
 def test_reading_the_option_imports_no_torch():
-    code = "import sys, data.augment_spec; sys.exit('torch' in sys.modules)"
+    code = "import sys, data.augment.spec; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 

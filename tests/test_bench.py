@@ -14,7 +14,7 @@ import models
 import train
 from benches import forward, learn, transform, variants
 from benches.timing import WARM_UP_CALLS, calls_for, interleave, warm_up
-from data.augment import Augment
+from data.augment.batch import Augment
 from engine.options import parse_bench
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from data import cache, raw
+from data import cache, readers
 from data.dataset import load_images
 from data.sources import find_source
 from data.split import stratified_split, stratified_subset
@@ -49,7 +49,7 @@ def test_real_sets_have_their_published_figures_and_decode_pixel_for_pixel(name,
 
 def test_cifar100_has_a_hundred_fine_and_twenty_coarse_classes(real_data):
     source = find_source("cifar100", real_data)
-    fine, coarse = (raw.read_raw_splits(source, raw.Columns(coarse=coarse))[0] for coarse in (False, True))
+    fine, coarse = (readers.read_raw_splits(source, readers.Columns(coarse=coarse))[0] for coarse in (False, True))
     assert (np.bincount(fine["train"].labels) == 500).all() and len(fine["train"].class_names) == 100
     assert (np.bincount(coarse["test"].labels) == 500).all() and len(coarse["test"].class_names) == 20
     assert "apple" in fine["train"].class_names and "aquatic_mammals" in coarse["train"].class_names
@@ -168,7 +168,7 @@ def test_the_cache_is_built_once_and_again_when_a_file_changes(tree, own_cache, 
     first = load_images(str(root), val_fraction=0)
     with monkeypatch.context() as context:
         context.setattr(cache, "to_array", None)  # any decoding would now raise
-        context.setattr(raw, "read_raw_splits", None)
+        context.setattr(readers, "read_raw_splits", None)
         again = load_images(str(root), val_fraction=0)
     assert np.array_equal(first.train.arrays.images, again.train.arrays.images)
     Image.fromarray(np.full((8, 8, 3), 7, dtype=np.uint8)).save(root / "cat" / "0.png")
@@ -183,7 +183,7 @@ BUILD = """
 import sys, time
 from pathlib import Path
 from data import cache
-from data.raw import RawSplit
+from data.readers import RawSplit
 from data.survey import survey
 decoded = cache.to_array
 def to_array(*args):

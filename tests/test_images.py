@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from common.errors import UserError
 from data.dataset import load_images
-from data.images import MAX_PIXELS, UNREADABLE, is_grey, open_image, read_image, to_array, upright_size
+from data.decode import MAX_PIXELS, UNREADABLE, is_grey, open_image, read_image, to_array, upright_size
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
 GREY = COLOUR[..., 0]

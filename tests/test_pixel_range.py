@@ -11,7 +11,7 @@ from PIL import Image
 import train
 from common.errors import UserError
 from data.dataset import load_images
-from data.images import read_image
+from data.decode import read_image
 from engine import weights
 from engine.predictions import read_images
 from tests.conftest import fresh_process, predict, write_images

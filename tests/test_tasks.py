@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from data.augment_spec import parse_sizes
+from data.augment.spec import parse_sizes
 from data.loader import Batch
 from engine.parsing import by_epoch
 from engine.tasks import Classification, resize

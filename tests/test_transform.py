@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 import bench
 import train
 from benches import transform
-from data import pixel_transforms
-from data.transform_spec import TRANSFORMS, parse
+from data.transforms import with_torchvision
+from data.transforms.spec import TRANSFORMS, parse
 from engine.report_images import test_figures as figures_of
 from engine.report_images import test_sums as sums_of
 from engine.transformation import Maker, Transformation
@@ -77,9 +77,9 @@ def test_a_target_is_what_torchvision_makes_of_the_one_image(name: str) -> None:
     """Whole batches of tensors differ from PIL, image after image, by rounding at most."""
     pixels = np.random.default_rng(0).integers(0, 256, (5, 9, 9, 3), dtype=np.uint8)
     transforms = parse(f"{name}=5" if TRANSFORMS[name].default is None and TRANSFORMS[name].limits else name)
-    batch = pixel_transforms.apply(transforms, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    batch = with_torchvision.apply(transforms, torch.from_numpy(pixels).permute(0, 3, 1, 2))
     for image, found in zip(pixels, batch, strict=True):
-        alone = np.asarray(pixel_transforms.apply(transforms, Image.fromarray(image)))
+        alone = np.asarray(with_torchvision.apply(transforms, Image.fromarray(image)))
         alone = alone[..., None] if alone.ndim == 2 else alone
         assert alone.shape == tuple(found.permute(1, 2, 0).shape)
         assert np.abs(alone.astype(int) - found.permute(1, 2, 0).numpy()).max() <= 1
@@ -129,7 +129,7 @@ def test_infer_repeats_the_test_and_writes_the_images_of_any_folder(learnt: Path
     scan = (load_digits().images[7] * (255 / 16)).round().astype(np.uint8)
     Image.fromarray(scan).save(tmp_path / "7.png")
     assert predict(capsys, "--weights", alone, tmp_path / "7.png")[0] == 0
-    wanted = pixel_transforms.apply(parse("resize=6,vflip,hflip"), torch.from_numpy(scan)[None, None])[0, 0]
+    wanted = with_torchvision.apply(parse("resize=6,vflip,hflip"), torch.from_numpy(scan)[None, None])[0, 0]
     found = np.asarray(Image.open(alone.parent / "best-images" / "7.png"))
     assert np.abs(found.astype(int) - wanted.numpy()).mean() < 1  # of 255
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from data.images import open_image, to_array
+from data.decode import open_image, to_array
 from tests.gpu.options import Options
 
 SECONDS = 5.0

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from data.augment import Augment, parse
+from data.augment.batch import Augment, parse
 from tests.test_augment import FILL, IMAGE_SPECS, MIX_SPECS, noise
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from data import randaugment
-from data.augment_spec import parse
+from data.augment import randaugment
+from data.augment.spec import parse
 
 __all__ = ["Augment", "integers", "parse", "uniform"]
 
