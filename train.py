@@ -41,9 +41,10 @@ def train(args: argparse.Namespace, began: float) -> dict:
 
 def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "ImageData", stop: "StopRequest") -> "Run":
     """Build a run, or resume one, up to where its next step can be taken."""
-    from engine import setup, summary
+    from engine import setup
     from engine.optim import EMA, build_optimizer
     from engine.run import Run
+    from models import summary
 
     task = setup.build_task(args, data, accelerator.device)
     plan = setup.plan_steps(args, len(data.train), accelerator.num_processes)

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from engine import layers
 from engine.muon import Muon
 from engine.sharding import whole
+from models import param_groups
 
 
 def build_optimizer(
@@ -59,8 +59,8 @@ def _groups(
     """Parameters with one learning rate and decay together; those of `inner`, which Muon orthogonalises, apart."""
     kinds = {"inner": (weight_decay, 1.0), "other": (weight_decay, 1.0), "head": (weight_decay, head_lr)}
     kinds["bias"] = (0.0, bias_lr)
-    scales = layers.lr_scales(model, layer_decay)
-    of_heads = layers.head_names(model)
+    scales = param_groups.lr_scales(model, layer_decay)
+    of_heads = param_groups.head_names(model)
     sorted_in: dict[tuple[str, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 import models
 from common.errors import ImpossibleOptions
 from data.class_folders import same_names
-from engine import layers, same_classes, weights
+from engine import same_classes, weights
 from engine.checkpoint import differences, with_tied
 from engine.training_options import HUB
+from models import param_groups
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "weights")  # under which files keep their weights
 PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataParallel put before names
@@ -77,7 +78,7 @@ def load(model: nn.Module, args: argparse.Namespace, classes: list[str]) -> None
     found = _fitted(model, _plain(content))
     own = model.state_dict()
     found = with_tied(found, own)
-    heads = layers.head_names(model)
+    heads = param_groups.head_names(model)
     same = same_names(content.get("class_names", classes), classes) and not args.match_classes
     fits = {name for name in found if same and name in own and found[name].shape == own[name].shape}
     left = [name for name in own if name in heads - fits]

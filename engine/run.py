@@ -16,7 +16,7 @@ from common.files import write_json
 from common.progress import Progress
 from data.dataset import ImageData
 from data.loader import check_shared_memory, train_loader
-from engine import folder, layers, runtime, sharding, state, summary, tracking, weights
+from engine import folder, runtime, sharding, state, tracking, weights
 from engine.evaluate import evaluate
 from engine.optim import EMA, lr_at
 from engine.parsing import by_epoch, parse_freeze
@@ -24,6 +24,7 @@ from engine.setup import Plan, build_sampler
 from engine.sharing import from_one
 from engine.stopping import FiniteGuard, StopRequest
 from engine.tasks import Task
+from models import param_groups, summary
 from models.layers import sync_batch_norm
 
 
@@ -188,7 +189,9 @@ class Run:
     def _freeze(self) -> None:
         """Leave out of training what --freeze names for the coming epoch."""
         if self.args.freeze != "none" and self.step < self.plan.total_steps:
-            layers.freeze(self.plain_model, by_epoch(parse_freeze(self.args.freeze), self.args.epochs)[self.epoch])
+            param_groups.freeze(
+                self.plain_model, by_epoch(parse_freeze(self.args.freeze), self.args.epochs)[self.epoch]
+            )
 
     def _end_epoch(self) -> None:
         self.guard.look()

@@ -17,11 +17,12 @@ from data.dataset import ImageData, load_images
 from data.loader import TrainSampler
 from data.pairs import load_pairs
 from data.transforms.spec import parse as parse_transform
-from engine import layers, pretrained
+from engine import pretrained
 from engine.parsing import by_epoch, parse_freeze
 from engine.tasks import Classification, Task
 from engine.training_options import SYNC_BN_BELOW
 from engine.transformation import Transformation
+from models import param_groups
 from models.layers.sync_batch_norm import synchronize_batch_norm
 
 SMOKE_ROWS = 64  # images of each split that a smoke test reads, for its parts to be cut from
@@ -230,7 +231,7 @@ def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: 
     if args.freeze != "none":
         if sharded:
             raise ImpossibleOptions("--freeze needs whole weights: leave it out, or train without FSDP")
-        layers.check_frozen(model, [part for part, _ in parse_freeze(args.freeze)])
+        param_groups.check_frozen(model, [part for part, _ in parse_freeze(args.freeze)])
     if synchronizes_batch_norm(args, PartialState().num_processes, sharded):
         model = synchronize_batch_norm(model, task.device)
     model.train()

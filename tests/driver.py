@@ -18,7 +18,7 @@ HANGS = 900  # seconds after which a process is taken to hang: many times what i
 
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
-    ["train", "engine.finish", "engine.run", "engine.setup", "engine.stopping", "engine.summary", "sklearn.datasets"]
+    ["train", "engine.finish", "engine.run", "engine.setup", "engine.stopping", "models.summary", "sklearn.datasets"]
     + ["torch._dynamo"]  # which the first optimizer step imports, in seconds
     + ["data.cache", "engine.checkpoint", "pytest"]  # which test files import, and so whoever runs a function of theirs
 )

@@ -15,8 +15,9 @@ from timm.optim import param_groups_layer_decay
 
 import models
 from common.errors import UserError
-from engine import layers, pretrained, weights
+from engine import pretrained, weights
 from engine.optim import build_optimizer
+from models import param_groups
 from tests.conftest import predict
 from tests.driver import Deed, train
 
@@ -157,9 +158,9 @@ def test_layers_learn_at_the_rates_of_timm(name: str) -> None:
 @pytest.mark.parametrize("name", models.MODELS)
 def test_the_groups_of_our_nets_hold_every_parameter_once_and_end_with_the_head(name: str) -> None:
     model = models.create_model(name, input_shape=(3, 32, 32), num_classes=4)
-    groups = layers.groups_in_order(model)
+    groups = param_groups.groups_in_order(model)
     assert sorted(name for group in groups for name in group) == sorted(name for name, _ in model.named_parameters())
-    assert layers.head_names(model) <= set(groups[-1])
+    assert param_groups.head_names(model) <= set(groups[-1])
     assert len(groups) > 2
 
 
@@ -179,10 +180,10 @@ def test_a_head_begins_with_imagenets_rows_of_the_same_names(tmp_path: Path) -> 
 def test_a_head_of_as_many_other_classes_stays_new(best: Path, capsys: pytest.CaptureFixture) -> None:
     model = models.create_model("cnn", input_shape=(1, 8, 8), num_classes=10)
     pretrained.load(model, args(model="cnn", pretrained=str(best)), list("abcdefghij"))
-    assert not any(model.get_parameter(name).any() for name in layers.head_names(model))
+    assert not any(model.get_parameter(name).any() for name in param_groups.head_names(model))
     assert "know every class" not in capsys.readouterr().out
     pretrained.load(model, args(model="cnn", pretrained=str(best)), weights.load(best)["class_names"][::-1])
-    assert not any(model.get_parameter(name).any() for name in layers.head_names(model))
+    assert not any(model.get_parameter(name).any() for name in param_groups.head_names(model))
     assert "they know every class by name: --match-classes would keep that" in capsys.readouterr().out
 
 
@@ -236,6 +237,6 @@ def test_weights_that_do_not_fit_are_refused_in_words(
 
 def test_as_many_layers_as_there_are_cannot_be_frozen() -> None:
     model = models.create_model("cnn", input_shape=(3, 32, 32), num_classes=10)
-    layers.check_frozen(model, ["none", "head", str(len(layers.groups_in_order(model)) - 1)])
+    param_groups.check_frozen(model, ["none", "head", str(len(param_groups.groups_in_order(model)) - 1)])
     with pytest.raises(UserError, match="--freeze 99: this net has"):
-        layers.check_frozen(model, ["99"])
+        param_groups.check_frozen(model, ["99"])

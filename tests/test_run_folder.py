@@ -10,8 +10,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train as script
-from engine.summary import summarize
 from models import create_model
+from models.summary import summarize
 from tests.driver import Deed, train
 
 FILES = {"args.yaml", "environment.json", "train.json", "test.json", "best.pth", "checkpoints"}
