@@ -16,8 +16,8 @@ from pathlib import Path
 
 from common import console
 from common.errors import user_errors_end_the_program
-from engine.options import parse_infer
 from engine.peers import failing_together
+from options.scripts import parse_infer
 
 
 def infer(args: argparse.Namespace) -> int:

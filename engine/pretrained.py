@@ -14,8 +14,8 @@ from common.errors import ImpossibleOptions
 from data.class_folders import same_names
 from engine import same_classes, weights
 from engine.checkpoint import differences, with_tied
-from engine.training_options import HUB
 from models import param_groups
+from options.training import HUB
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "weights")  # under which files keep their weights
 PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataParallel put before names

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from common.console import say
 from common.errors import ImpossibleOptions, UserError
-from engine.options import parse_train, train_parser
-from engine.parsing import setting_argv
+from options.parser import setting_argv
+from options.scripts import parse_train, train_parser
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

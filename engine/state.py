@@ -20,8 +20,8 @@ from data.class_folders import same_names
 from data.dataset import changed_parts
 from engine import checkpoint, runtime, sharding, weights
 from engine.reports import REPORTS, parts
-from engine.resumed_options import near_runs
 from engine.sharing import from_one
+from options.resumed import near_runs
 
 if TYPE_CHECKING:
     from engine.run import Run

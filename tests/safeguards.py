@@ -251,7 +251,7 @@ CONTROLS = [
     ),
     Control(
         "14 recipes may hold anything",
-        "engine/parsing.py",
+        "options/parser.py",
         "yaml.safe_load(",
         "yaml.unsafe_load(",
         NO_PICKLE,
@@ -323,7 +323,7 @@ CONTROLS = [
     ),
     Control(
         "20 numbers may be of any size",
-        "engine/parsing.py",
+        "options/parser.py",
         "if not (math.isfinite(value) and low <= value <= high) or (open_low and value == low):",
         "if False:",
         BAD_INPUT + "a_mistyped_option_is_answered_at_once[--lr -0.1]",

@@ -14,7 +14,7 @@ import yaml
 
 from common.errors import UserError
 from engine import checkpoint, launcher
-from engine.options import parse_train
+from options.scripts import parse_train
 from tests.conftest import REPOSITORY
 from tests.driver import HANGS
 

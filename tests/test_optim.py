@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from engine.optim import EMA, build_optimizer, lr_at, set_lr
-from engine.training_options import DEFAULTS, DEFAULTS_OF, OPTIMIZERS, SCHEDULES
+from options.training import DEFAULTS, DEFAULTS_OF, OPTIMIZERS, SCHEDULES
 
 TOTAL, PEAK = 40, 0.3
 

@@ -13,7 +13,7 @@ import pytest
 import train
 from common.errors import UserError
 from engine import folder
-from engine.options import parse_bench, parse_compare, parse_infer, parse_train
+from options.scripts import parse_bench, parse_compare, parse_infer, parse_train
 from tests.conftest import fresh_process
 
 TINY = "--cpu --dataset digits --model mlp --track none --epochs 1 --limit-train 64 --output-dir".split()

@@ -11,7 +11,7 @@ from data import cache
 from data.dataset import load_images
 from data.pairs import load_pairs
 from engine import setup, weights
-from engine.options import parse_train
+from options.scripts import parse_train
 from tests.conftest import fresh_process, predict, write_images
 
 

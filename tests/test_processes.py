@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from common.errors import UserError
-from engine.options import parse_train
 from engine.setup import plan_steps
+from options.scripts import parse_train
 from tests.driver import HANGS, Deed, free_port, server, train
 
 # A model without batch norm, whose statistics would be those of a process's own part of the batch; 20 steps.

@@ -8,8 +8,8 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from engine.options import parse_train
-from engine.parsing import RECIPES
+from options.parser import RECIPES
+from options.scripts import parse_train
 from tests.driver import train
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))

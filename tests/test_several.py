@@ -16,8 +16,8 @@ import compare
 import infer
 from data.dataset import load_images
 from engine import weights
-from engine.options import parse_train
 from engine.several import members
+from options.scripts import parse_train
 from tests.driver import Deed, train
 
 OPTIONS = (

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from common.errors import UserError
 from engine import sharding, weights
-from engine.options import parse_infer
 from infer import infer
+from options.scripts import parse_infer
 from tests.driver import Deed, train
 
 # 20 steps without batch norm; 33 rows do not divide by 2; two micro-batches a step, as only the last one communicates.

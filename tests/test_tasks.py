@@ -7,8 +7,8 @@ from torch import nn
 
 from data.augment.spec import parse_sizes
 from data.loader import Batch
-from engine.parsing import by_epoch
 from engine.tasks import Classification, resize
+from options.parser import by_epoch
 
 
 def task(**options: object) -> Classification:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from common.errors import UserError, user_errors_end_the_program
 from common.files import write_json
-from engine.parsing import POSITIVE, Parser
+from options.parser import POSITIVE, Parser
 from tests.gpu.options import DRY_RUN, REPOSITORY, Options
 
 

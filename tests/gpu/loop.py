@@ -14,9 +14,9 @@ from benches.budget import UNLIMITED
 from benches.images import make_images
 from benches.timing import synchronize
 from engine import runtime, tracking
-from engine.options import parse_bench
 from engine.run import Run
 from engine.stopping import StopRequest
+from options.scripts import parse_bench
 from tests.gpu.options import Options
 
 JOBS = (

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from data.augment.spec import parse as parse_augment
 from data.augment.spec import parse_sizes
-from engine.parsing import FLAG, POSITIVE, in_words, number, number_list, parse_freeze, path
+from options.parser import FLAG, POSITIVE, in_words, number, number_list, parse_freeze, path
 
 OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop", "muon")
 SCHEDULES = ("cosine", "linear", "onecycle", "constant")

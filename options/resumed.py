@@ -9,7 +9,7 @@ from shlex import quote
 from common.errors import UserError
 from common.files import exists
 from data.sources import found_again
-from engine.parsing import Parser, recipe_argv
+from options.parser import Parser, recipe_argv
 
 OPTIONS_FILE = "args.yaml"
 NAMED_AT_ONCE = 5  # runs in a message

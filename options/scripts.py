@@ -13,10 +13,10 @@ from common.console import say
 from common.errors import UserError
 from data.augment.spec import parse as parse_augment
 from data.sources import NAMED, from_anywhere
-from engine import resumed_options
-from engine.option_groups import GROUPS, add_model, add_speed
-from engine.parsing import POSITIVE, RECIPES, Answer, Parser, in_words, number, path, recipe_argv, weights_file
-from engine.training_options import DEFAULTS, DEFAULTS_OF, HUB, TTA
+from options import resumed
+from options.groups import GROUPS, add_model, add_speed
+from options.parser import POSITIVE, RECIPES, Answer, Parser, in_words, number, path, recipe_argv, weights_file
+from options.training import DEFAULTS, DEFAULTS_OF, HUB, TTA
 
 EXPLAINS = ("explain_class", "explain_layer", "explain_count")
 SMOKE_IMAGES = 16  # of each part
@@ -162,12 +162,12 @@ def _with_recipe_and_run(parser: Parser, argv: list[str], typed: argparse.Namesp
     asked = parser.parse_args(argv) if typed.recipe else typed
     if asked.resume is None:
         return asked
-    named = resumed_options.typed_options(train_parser(), argv)
-    before = resumed_options.argv_of_the_run(parser, asked, named)
+    named = resumed.typed_options(train_parser(), argv)
+    before = resumed.argv_of_the_run(parser, asked, named)
     if not before:
         return asked
     args = parser.parse_args(before + argv)
-    resumed_options.find_moved_data(args, named)
+    resumed.find_moved_data(args, named)
     return args
 
 

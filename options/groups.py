@@ -6,8 +6,8 @@ from collections.abc import Callable
 import models
 from data.transforms.spec import known as known_transforms
 from data.transforms.spec import parse as parse_transform
-from engine.parsing import FLAG, POSITIVE, axis, duration, epoch_or_steps, in_words, key_value, number, path, seed_list
-from engine.training_options import add_augmentation, add_fine_tuning, add_training
+from options.parser import FLAG, POSITIVE, axis, duration, epoch_or_steps, in_words, key_value, number, path, seed_list
+from options.training import add_augmentation, add_fine_tuning, add_training
 
 TRACKERS = ("tensorboard", "wandb", "none")
 
