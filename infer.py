@@ -25,7 +25,9 @@ def infer(args: argparse.Namespace) -> int:
     console.status("loading PyTorch")
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
     from data.folders import find_images, left_out_in_words
-    from engine import predicted_images, predictions, runtime, weights
+    from engine import runtime, weights
+    from tasks.classification import predict as predict_classes
+    from tasks.image_to_image import predict as predict_images
 
     content = weights.load(Path(args.weights))
     paths, left_out = find_images(args.images)
@@ -33,12 +35,12 @@ def infer(args: argparse.Namespace) -> int:
         console.note(left_out_in_words(left_out))
     if args.explain:
         return explained(args, content, paths)
-    answers = predicted_images if content["options"].get("task") == "transform" else predictions
+    answers = predict_images if content["options"].get("task") == "transform" else predict_classes
     answers.check_options(args)
     args.mixed_precision = args.mixed_precision or runtime.usable_precision(content["mixed_precision"], args.cpu)
     model, task, *machine = prepare(args, content, args.tta)
     if not paths:
-        return predictions.report_on_test_split(args, content, model, task, *machine)
+        return predict_classes.report_on_test_split(args, content, model, task, *machine)
     return answers.predict_files(args, model, task, paths, *machine)
 
 

@@ -15,7 +15,7 @@ from benches.timing import calls_for, interleave, warm_up
 from benches.variants import EAGER, MODES, OWN_LAYERS, check_pays, check_time, why_not
 from data.loader import ArrayDataset
 from engine.setup import build_model, build_task
-from engine.tasks import Task
+from tasks.base import Task
 
 WORDS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 

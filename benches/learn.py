@@ -13,7 +13,7 @@ from data.dataset import ImageData
 from data.loader import ArrayDataset
 from engine.optim import build_optimizer, set_lr
 from engine.setup import build_model, build_task
-from engine.transformation import Transformation
+from tasks.image_to_image.task import Transformation
 
 # (model, its arguments, peak learning rate, steps: so many as two cores take in seconds); the first has all variants
 MODELS = (

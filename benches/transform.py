@@ -28,8 +28,8 @@ from common.errors import UserError
 from data.transforms import with_torchvision
 from data.transforms.spec import parse as parse_transform
 from engine import weights
-from engine.predictions import check_same_test_images, held_out_data
-from engine.transformation import WITHIN, Maker
+from tasks.classification.predict import check_same_test_images, held_out_data
+from tasks.image_to_image.task import WITHIN, Maker
 
 ROUND_SECONDS = 0.1  # of so many lines
 RIGHT = (0.9999, 0.99)  # shares within 0.05 and 0.01 from which on a model counts as one that makes the right pixels

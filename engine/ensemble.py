@@ -10,11 +10,11 @@ from accelerate import Accelerator
 
 from common.console import say
 from common.files import write_json
-from engine import report as reports
 from engine import setup, weights
-from engine.evaluate import predict
-from engine.predictions import check_same_test_images
 from engine.sharing import from_one
+from tasks.classification import report as reports
+from tasks.classification.predict import check_same_test_images
+from tasks.evaluate import predict
 
 
 def report(args: argparse.Namespace, accelerator: Accelerator, group: Path, folders: Sequence[Path]) -> None:

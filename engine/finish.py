@@ -11,12 +11,13 @@ from accelerate.utils import broadcast_object_list
 
 from common import console
 from common.files import strict
-from engine import predictions, tracking, weights
+from engine import tracking, weights
 from engine.checkpoint import load_weights
 from engine.folder import to_go_on
-from engine.reports import REPORTS
 from engine.run import Run
 from engine.sharing import from_one
+from tasks.classification import predict
+from tasks.reports import REPORTS
 
 
 def report_run(run: Run) -> dict:
@@ -42,7 +43,7 @@ def report_run(run: Run) -> dict:
         run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size
     )
     if data.unlabelled is not None and run.args.task == "classify":
-        predictions.predict_unlabelled(run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size)
+        predict.predict_unlabelled(run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size)
     if accelerator.is_main_process:
         report.plot_history(run.folder, run.history, run.folder.name, test)
         console.status("giving the report to the trackers")
@@ -97,7 +98,7 @@ def _say_what_next(run: Run, test: dict) -> None:
     for remark in run.data.remarks:
         say(remark)
     if run.data.unlabelled is not None and run.args.task == "classify":
-        say(f"{len(run.data.unlabelled):,} images without labels: their classes are in {predictions.UNLABELLED_FILE}")
+        say(f"{len(run.data.unlabelled):,} images without labels: their classes are in {predict.UNLABELLED_FILE}")
     if run.args.smoke_test:
         say("smoke test: all of it works, from the images to the pictures; figures of so few images mean nothing")
     say(f"open     {folder / 'examples.png'}, {', '.join(sorted(set(report.PICTURES) - {'examples.png'}))}, test.json")

@@ -17,15 +17,15 @@ from common.progress import Progress
 from data.dataset import ImageData
 from data.loader import check_shared_memory, train_loader
 from engine import folder, runtime, sharding, state, tracking, weights
-from engine.evaluate import evaluate
 from engine.optim import EMA, lr_at
 from engine.setup import Plan, build_sampler
 from engine.sharing import from_one
 from engine.stopping import FiniteGuard, StopRequest
-from engine.tasks import Task
 from models import param_groups, summary
 from models.layers import sync_batch_norm
 from options.parser import by_epoch, parse_freeze
+from tasks.base import Task
+from tasks.evaluate import evaluate
 
 
 class Run:

@@ -18,12 +18,13 @@ from data.loader import TrainSampler
 from data.pairs import load_pairs
 from data.transforms.spec import parse as parse_transform
 from engine import pretrained
-from engine.tasks import Classification, Task
-from engine.transformation import Transformation
 from models import param_groups
 from models.layers.sync_batch_norm import synchronize_batch_norm
 from options.parser import by_epoch, parse_freeze
 from options.training import SYNC_BN_BELOW
+from tasks.base import Task
+from tasks.classification.task import Classification
+from tasks.image_to_image.task import Transformation
 
 SMOKE_ROWS = 64  # images of each split that a smoke test reads, for its parts to be cut from
 

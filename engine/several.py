@@ -196,8 +196,8 @@ def _is_done(place: Path, member: argparse.Namespace, accelerator: "Accelerator"
     from common.files import exists
     from data.dataset import changed_parts
     from engine import folder, pretrained, setup, state, weights
-    from engine.reports import parts
     from engine.sharing import from_one
+    from tasks.reports import parts
 
     wanted = ("best.pth", *parts(member.task))
     if not broadcast_object_list([all(exists(place / name) for name in wanted)])[0]:

@@ -19,9 +19,9 @@ from common.files import is_folder, write_atomically
 from data.class_folders import same_names
 from data.dataset import changed_parts
 from engine import checkpoint, runtime, sharding, weights
-from engine.reports import REPORTS, parts
 from engine.sharing import from_one
 from options.resumed import near_runs
+from tasks.reports import REPORTS, parts
 
 if TYPE_CHECKING:
     from engine.run import Run

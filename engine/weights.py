@@ -13,9 +13,10 @@ from common.errors import UserError
 from common.files import write_atomically
 from data.transforms.spec import parse as parse_transform
 from engine.checkpoint import load_weights
-from engine.tasks import Classification, Task
-from engine.transformation import Transformation
 from options.resumed import near_runs
+from tasks.base import Task
+from tasks.classification.task import Classification
+from tasks.image_to_image.task import Transformation
 
 NEEDED = ("weights", "model", "model_args", "shape", "class_names", "mean", "std", "options", "mixed_precision")
 # Arguments of timm's constructors that say where a model's first weights come from: ours come from best.pth alone.

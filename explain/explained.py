@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from common.console import percent
 from common.progress import track
-from engine.tasks import Classification
 from explain.faithfulness import middle, road
 from explain.layers import Layer
 from explain.methods import compute_maps
 from explain.pictures import Row, heat
+from tasks.classification.task import Classification
 
 BATCH = 16  # images whose maps are computed together
 MIDDLE = "middle"  # no method, but what each has to surpass

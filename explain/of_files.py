@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from common.console import percent, say
-from engine.predictions import read_images, tell_unreadable
 from explain.explained import Explained, in_words
 from explain.output import finish, make_folder
 from explain.pictures import ROWS, Row, plot_maps
+from tasks.classification.predict import read_images, tell_unreadable
 
 
 def explain_files(

@@ -180,7 +180,8 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
     import torch
 
     import train
-    from engine import finish, run, state, tasks
+    from engine import finish, run, state
+    from tasks.classification.task import Classification
 
     one_thread()
 
@@ -190,8 +191,8 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         talk_by_gloo()
     after_step, training_batch, loss = (
         run.Run.after_step,
-        tasks.Classification.training_batch,
-        tasks.Classification.loss,
+        Classification.training_batch,
+        Classification.loss,
     )
     step = 0
 
@@ -214,7 +215,7 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         if step == deed.kill_after and rank in deed.kill_ranks and deed.kill_in in (None, self.folder.name):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def spied_training_batch(self: tasks.Classification, batch: object, epoch: int) -> tuple:
+    def spied_training_batch(self: Classification, batch: object, epoch: int) -> tuple:
         if deed.ledger is not None:
             with Path(f"{deed.ledger}.{rank}").open("a") as ledger:
                 ledger.write(f"{' '.join(map(str, [step, *batch.ids.tolist()]))}\n")
@@ -230,12 +231,12 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         fail_if_due("saving", run.step)
         save(run)
 
-    def spied_loss(self: tasks.Classification, *args: object) -> object:
+    def spied_loss(self: Classification, *args: object) -> object:
         fail_if_due("step", step)
         factor = float("nan") if (step, rank) == deed.nan_at else 1e30 if step == deed.overflow_at else 1
         return loss(self, *args) * factor
 
-    begin, validate, score = run.Run.begin, run.Run._validate, tasks.Classification.score
+    begin, validate, score = run.Run.begin, run.Run._validate, Classification.score
     save = state.save
     evaluated_step = 0
 
@@ -244,7 +245,7 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         evaluated_step = self.step
         return validate(self, epoch)
 
-    def spied_score(self: tasks.Classification, *args: object) -> object:
+    def spied_score(self: Classification, *args: object) -> object:
         fail_if_due("evaluation", evaluated_step)
         if deed.signal_in_evaluation and evaluated_step == deed.signal_in_evaluation[0]:
             os.kill(os.getpid(), deed.signal_in_evaluation[1])
@@ -256,10 +257,10 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         begin(self, *args)
         step = self.step
 
-    run.Run._validate, tasks.Classification.score = spied_validate, spied_score
+    run.Run._validate, Classification.score = spied_validate, spied_score
     run.Run.begin, run.Run.after_step = spied_begin, spied_after_step
     state.save = spied_save
-    tasks.Classification.training_batch, tasks.Classification.loss = spied_training_batch, spied_loss
+    Classification.training_batch, Classification.loss = spied_training_batch, spied_loss
     if not deed.report:
         finish.report_run = lambda run: None
     with Path(log).open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):

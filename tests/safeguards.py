@@ -154,7 +154,7 @@ CONTROLS = [
     ),
     Control(
         "7 repeats counted",
-        "engine/evaluate.py",
+        "tasks/evaluate.py",
         "rows = min(max(left, 0), len(batch.labels))",
         "rows = len(batch.labels)",
         PROCESSES + "evaluation_counts_every_sample_exactly_once_on_any_number_of_processes",
@@ -162,7 +162,7 @@ CONTROLS = [
     ),
     Control(
         "7 repeats predicted",
-        "engine/evaluate.py",
+        "tasks/evaluate.py",
         "labels[: len(part)].cpu()",
         "labels.cpu()",
         PROCESSES + "evaluation_counts_every_sample_exactly_once_on_any_number_of_processes",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from engine.metrics import classification_metrics
+from tasks.classification.metrics import classification_metrics
 
 
 def make_case(num_classes: int, samples: int, absent: int | None = None, seed: int = 0):

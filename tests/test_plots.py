@@ -9,10 +9,10 @@ from matplotlib import image as mpl_image
 from matplotlib.text import Text
 
 from common import plot_style
-from engine.plots import curve_figure, curves_figure, examples_figure, plot_curve, plot_curves, plot_examples
-from engine.plots_of_confusion import by_confusion, confusion_figure, plot_confusion, worst_pairs
-from engine.plots_of_images import plot_translations
 from explain.pictures import Row, plot_maps
+from tasks.classification.confusion import by_confusion, confusion_figure, plot_confusion, worst_pairs
+from tasks.image_to_image.pictures import plot_translations
+from tasks.plots import curve_figure, curves_figure, examples_figure, plot_curve, plot_curves, plot_examples
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -283,7 +283,7 @@ def test_no_line_of_a_title_holds_an_orphan():
 
 def test_errors_are_scaled_to_the_largest_and_no_caption_meets_the_next_row(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr("engine.plots_of_images.save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("tasks.image_to_image.pictures.save", lambda figure, path: figures.append(figure))
     targets = np.zeros((3, 8, 8, 1))
     predictions = np.stack([np.full((8, 8, 1), error) for error in (0.1, 0.4, 0.25)])
     plot_translations(np.zeros((3, 8, 8, 1), np.uint8), targets, predictions, tmp_path / "a.png", "A title")

@@ -121,9 +121,9 @@ def _evaluate(rank: int, processes: int, port: int, sizes: Sequence[int], answer
     from accelerate import Accelerator
 
     from data.dataset import Part, load_images
-    from engine.evaluate import evaluate, predict
-    from engine.tasks import Classification
     from models import create_model
+    from tasks.classification.task import Classification
+    from tasks.evaluate import evaluate, predict
 
     accelerator = Accelerator(cpu=True)
     data = load_images("digits")

@@ -10,8 +10,8 @@ import train
 from common.errors import UserError
 from data.dataset import load_images
 from data.split import stratified_split
-from engine.metrics import classification_metrics
-from engine.report import headline
+from tasks.classification.metrics import classification_metrics
+from tasks.classification.report import headline
 from tests.conftest import fresh_process, predict, write_images
 
 

@@ -7,8 +7,9 @@ from torch import nn
 
 from data.augment.spec import parse_sizes
 from data.loader import Batch
-from engine.tasks import Classification, resize
 from options.parser import by_epoch
+from tasks.base import resize
+from tasks.classification.task import Classification
 
 
 def task(**options: object) -> Classification:

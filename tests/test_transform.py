@@ -15,10 +15,10 @@ import train
 from benches import transform
 from data.transforms import with_torchvision
 from data.transforms.spec import TRANSFORMS, parse
-from engine.report_images import test_figures as figures_of
-from engine.report_images import test_sums as sums_of
-from engine.transformation import Maker, Transformation
 from models.separable_map import SeparableMap
+from tasks.image_to_image.report import test_figures as figures_of
+from tasks.image_to_image.report import test_sums as sums_of
+from tasks.image_to_image.task import Maker, Transformation
 from tests.conftest import fresh_process, predict, refusal, write_images
 
 LEARN = "--task transform --model separable_map --cpu --mixed-precision no --track none --weight-decay 0".split()

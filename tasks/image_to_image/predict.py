@@ -13,8 +13,8 @@ from common.console import say
 from common.errors import UserError
 from common.files import exists, is_folder, write_atomically
 from common.progress import track
-from engine.predictions import folder_beside, read_images, tell_unreadable
-from engine.transformation import Transformation
+from tasks.classification.predict import folder_beside, read_images, tell_unreadable
+from tasks.image_to_image.task import Transformation
 
 
 def check_options(args: argparse.Namespace) -> None:

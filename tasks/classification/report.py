@@ -10,9 +10,10 @@ from torch import nn
 from common import console, plot_style
 from common.files import write_json
 from data.dataset import ImageData
-from engine import plots, plots_of_confusion
-from engine.evaluate import predict
-from engine.tasks import Classification
+from tasks import plots
+from tasks.classification import confusion
+from tasks.classification.task import Classification
+from tasks.evaluate import predict
 
 PICTURES = ("confusion_matrix.png", "examples.png", "curves.png", "loss.png", "accuracy.png")  # as they are drawn
 MOST_MISTAKES, RIGHT = 20, 5  # of examples.png
@@ -41,7 +42,7 @@ def test_report(
     write_json(folder / "test.json", report)
     console.status("drawing pictures")
     title = f"{data.name}, test set: {console.percent(metrics['accuracy'])} of {metrics['samples']:,} right"
-    plots_of_confusion.plot_confusion(
+    confusion.plot_confusion(
         np.asarray(metrics["confusion_matrix"]), data.class_names, folder / "confusion_matrix.png", title
     )
     _plot_examples(folder / "examples.png", data, labels.numpy(), probabilities)
@@ -115,8 +116,8 @@ def thumbnails(folder: Path, data: ImageData, test: dict, probabilities: np.ndar
         f"{len(worst)} of {len(wrong):,} mistakes",
         columns=3,
     )
-    confusion = plots_of_confusion.thumbnail_figure(test["confusion_matrix"], data.class_names)
-    return {"confusion_matrix": plot_style.pixels(confusion), "examples": plot_style.pixels(examples)}
+    matrix = confusion.thumbnail_figure(test["confusion_matrix"], data.class_names)
+    return {"confusion_matrix": plot_style.pixels(matrix), "examples": plot_style.pixels(examples)}
 
 
 def headline(test: dict) -> str:

@@ -2,9 +2,10 @@
 
 from types import ModuleType
 
-from engine import report, report_images
+from tasks.classification import report as classification_report
+from tasks.image_to_image import report as image_report
 
-REPORTS: dict[str, ModuleType] = {"classify": report, "transform": report_images}
+REPORTS: dict[str, ModuleType] = {"classify": classification_report, "transform": image_report}
 
 
 def parts(task: str) -> list[str]:

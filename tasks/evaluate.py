@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from common.progress import track
 from data.dataset import Part
 from data.loader import Batch, eval_loader
-from engine.tasks import Classification, Task
+from tasks.base import Task
+from tasks.classification.task import Classification
 
 
 def outputs_of(

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from data.loader import Batch
 from data.transforms import with_torchvision
-from engine.tasks import Task, finite
+from tasks.base import Task, finite
 
 WITHIN = (0.05, 0.01)  # a pixel is right that is this near to its target, of 0..1; the first counts as accuracy
 

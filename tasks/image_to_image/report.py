@@ -13,9 +13,10 @@ from common import console, plot_style
 from common.files import write_json
 from data.dataset import ImageData
 from data.loader import ArrayDataset
-from engine import plots, plots_of_images
-from engine.evaluate import sum_over
-from engine.transformation import WITHIN, Transformation
+from tasks import plots
+from tasks.evaluate import sum_over
+from tasks.image_to_image import pictures
+from tasks.image_to_image.task import WITHIN, Transformation
 
 PICTURES = ("examples.png", "curves.png", "loss.png", "accuracy.png")  # as they are drawn
 CURVES = {"loss": "loss (mean absolute error)", "accuracy": f"share of pixels within {WITHIN[0]} of the target"}
@@ -97,7 +98,7 @@ def _plot_examples(
         outputs = task.predict(model, batch.images).float()
     shown = [images.permute(0, 2, 3, 1).cpu().numpy() for images in (task.targets(batch), outputs)]
     title = f"{data.name}, test set: {_in_words(figures)}"
-    plots_of_images.plot_translations(batch.images.cpu().numpy(), *shown, path, title)
+    pictures.plot_translations(batch.images.cpu().numpy(), *shown, path, title)
 
 
 def plot_history(folder: Path, history: list[dict], name: str, test: dict) -> None:

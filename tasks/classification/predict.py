@@ -23,10 +23,11 @@ from data.class_folders import same_names
 from data.dataset import ImageData, changed_parts
 from data.decode import UNREADABLE, loses_values, read_image
 from data.sources import found_again
-from engine import evaluate
-from engine.reports import REPORTS
 from engine.setup import load_data
-from engine.tasks import Classification, Task
+from tasks import evaluate
+from tasks.base import Task
+from tasks.classification.task import Classification
+from tasks.reports import REPORTS
 
 UNLABELLED_FILE = "predictions.csv"
 TOPK = 5  # classes named for each image in it

@@ -1,0 +1,106 @@
+"""One class for each image."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data.loader import Batch
+from tasks.base import Task, finite, resize
+
+
+class Classification(Task):
+    """One class for each image.
+
+    Args:
+        label_smoothing: share of the target spread over all classes, in training.
+        train_sizes: side in pixels of the training images in each epoch; None: as they are.
+        tta: views that predictions are averaged over: "none", "flip" (mirrored too) or "shift" (shifted too).
+        of_every_task: see `Task`.
+    """
+
+    def __init__(
+        self,
+        *,
+        label_smoothing: float = 0.0,
+        train_sizes: list[int] | None = None,
+        tta: str = "none",
+        **of_every_task,
+    ) -> None:
+        super().__init__(**of_every_task)
+        self.label_smoothing, self.train_sizes, self.tta = label_smoothing, train_sizes, tta
+
+    @property
+    def answer(self) -> dict[str, int]:
+        """What a model's constructor is told of its answer."""
+        return {"num_classes": len(self.class_names)}
+
+    @property
+    def output_shape(self) -> tuple[int]:
+        """The shape of a model's output for an image: a score for each class."""
+        return (len(self.class_names),)
+
+    def targets(self, batch: Batch) -> Tensor:
+        """What the outputs for a batch are scored against: labels, int64 (B,)."""
+        return batch.labels
+
+    def training_batch(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """Augmented inputs, float32 (B, C, H, W), and targets: labels int64 (B,), or float (B, K) where mixed."""
+        images = self.augment(batch.images, batch.ids, epoch)
+        size = self.input_shape[1:] if self.train_sizes is None else (self.train_sizes[epoch],) * 2
+        images = resize(images, size, self.interpolation)
+        inputs = self.normalise(images, self.augment.jitter(batch.ids, epoch))
+        if not self.augment.mixes:
+            return inputs, batch.labels
+        one_hot = F.one_hot(batch.labels, len(self.class_names)).float()
+        (images, partners), (targets, others) = inputs.chunk(2), one_hot.chunk(2)
+        return self.augment.mix(images, partners, targets, others, batch.ids.chunk(2)[0], epoch)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The training loss: mean cross-entropy in nats."""
+        return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
+
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Logits (B, K) of uint8 (B, H, W, C), averaged over the views of `tta`."""
+        inputs = self.inputs(images)
+        if self.tta == "none":
+            return model(inputs)
+        if self.tta == "flip":
+            return _both_sides(model, inputs)
+        # Half of the weight for the image, half for it shifted by a pixel along the diagonal (as in airbench94).
+        height, width = inputs.shape[-2:]
+        padded = F.pad(inputs, (1, 1, 1, 1), mode="reflect")
+        shifted = [padded[..., i : i + height, i : i + width] for i in (0, 2)]
+        return _both_sides(model, inputs) / 2 + sum(_both_sides(model, view) for view in shifted) / 4
+
+    def totals(self, loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        """Sums to add up over batches: (3,) on the device, of losses, right answers, samples.
+
+        Args:
+            loss: the batch's mean loss.
+            logits: (B, K).
+            targets: int64 (B,), or float (B, K), whose largest counts as right.
+        """
+        labels = targets if targets.ndim == 1 else targets.argmax(1)
+        count = torch.full_like(self.no_totals()[0], len(labels))
+        correct = (logits.argmax(1) == labels).sum()
+        return torch.stack([loss.detach().to(count) * count, correct.to(count), count])
+
+    def score(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The same sums for evaluation: plain cross-entropy, whatever the training loss is smoothed by."""
+        return self.totals(F.cross_entropy(logits.float(), labels), logits, labels)
+
+    def merit(self, record: dict) -> tuple[float, ...]:
+        """What the best epoch has most of, from its entry in train.json: accuracy, then a small loss."""
+        return record["val_accuracy"], -finite(record["val_loss"])
+
+    def test_metrics(self, logits: Tensor, labels: Tensor) -> tuple[dict, np.ndarray]:
+        """The figures of the test report, and the probabilities (float32 (N, K)) that they were computed from."""
+        from tasks.classification import metrics  # scikit-learn and evaluate take seconds to import
+
+        probabilities = logits.float().softmax(1).numpy()
+        return metrics.classification_metrics(labels.numpy(), probabilities, self.class_names), probabilities
+
+
+def _both_sides(model: nn.Module, inputs: Tensor) -> Tensor:
+    return (model(inputs) + model(inputs.flip(-1))) / 2

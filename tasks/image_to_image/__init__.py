@@ -1,0 +1,1 @@
+"""One image from another, where pairs alone say how."""
