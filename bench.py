@@ -35,8 +35,8 @@ def bench(args: argparse.Namespace) -> int:
     from benches import chart, report, timing
     from benches.budget import Budget
     from common.files import write_json
-    from engine.folder import check_folder, environment, make_new
-    from engine.runtime import describe, start
+    from engine.output.run_dir import check_folder, environment, make_new
+    from engine.runtime.machine import describe, start
 
     budget = Budget(args.budget)
     folder = Path(args.output_dir or f"runs/bench-{datetime.now().strftime('%Y%m%d-%H%M%S')}")
@@ -74,7 +74,7 @@ def _refuse_early(args: argparse.Namespace, accelerator: "Accelerator") -> None:
     """Raise UserError for a model or an augmentation that the images do not suit, before minutes are spent."""
     from benches import conv, transform
     from benches.images import make_images
-    from engine.setup import build_model, build_task
+    from engine.build import build_model, build_task
 
     if args.what == ["transform"]:
         transform.refuse_early(args)

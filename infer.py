@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common import console
 from common.errors import user_errors_end_the_program
-from engine.peers import failing_together
+from engine.runtime.peers import failing_together
 from options.scripts import parse_infer
 
 
@@ -25,11 +25,12 @@ def infer(args: argparse.Namespace) -> int:
     console.status("loading PyTorch")
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
     from data.folders import find_images, left_out_in_words
-    from engine import runtime, weights
+    from engine.checkpoints import best_weights
+    from engine.runtime import machine
     from tasks.classification import predict as predict_classes
     from tasks.image_to_image import predict as predict_images
 
-    content = weights.load(Path(args.weights))
+    content = best_weights.load(Path(args.weights))
     paths, left_out = find_images(args.images)
     if left_out and console.is_first_process():
         console.note(left_out_in_words(left_out))
@@ -37,11 +38,11 @@ def infer(args: argparse.Namespace) -> int:
         return explained(args, content, paths)
     answers = predict_images if content["options"].get("task") == "transform" else predict_classes
     answers.check_options(args)
-    args.mixed_precision = args.mixed_precision or runtime.usable_precision(content["mixed_precision"], args.cpu)
-    model, task, *machine = prepare(args, content, args.tta)
+    args.mixed_precision = args.mixed_precision or machine.usable_precision(content["mixed_precision"], args.cpu)
+    model, task, *how = prepare(args, content, args.tta)
     if not paths:
-        return predict_classes.report_on_test_split(args, content, model, task, *machine)
-    return answers.predict_files(args, model, task, paths, *machine)
+        return predict_classes.report_on_test_split(args, content, model, task, *how)
+    return answers.predict_files(args, model, task, paths, *how)
 
 
 def explained(args: argparse.Namespace, content: dict, paths: list[Path]) -> int:
@@ -50,17 +51,18 @@ def explained(args: argparse.Namespace, content: dict, paths: list[Path]) -> int
 
     explanations.check_options(args, content)
     args.mixed_precision = "no"
-    model, task, *machine = prepare(args, content, "none")
-    return explanations.explain(args, content, model, task, paths, *machine)
+    model, task, *how = prepare(args, content, "none")
+    return explanations.explain(args, content, model, task, paths, *how)
 
 
 def prepare(args: argparse.Namespace, content: dict, tta: str | None) -> tuple:
     """Start the machine and build what `content` describes: (model, task, accelerator, images of a batch)."""
-    from engine import runtime, weights
+    from engine.checkpoints import best_weights
+    from engine.runtime import machine
 
-    accelerator = runtime.start(args)
-    model = weights.build_model(content, args.weights).to(accelerator.device)
-    task = weights.build_task(content, accelerator.device, tta)
+    accelerator = machine.start(args)
+    model = best_weights.build_model(content, args.weights).to(accelerator.device)
+    task = best_weights.build_task(content, accelerator.device, tta)
     return model, task, accelerator, args.batch_size or content["options"]["batch_size"]
 
 

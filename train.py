@@ -13,43 +13,44 @@ from typing import TYPE_CHECKING
 
 from common import console
 from common.errors import user_errors_end_the_program
-from engine.peers import failing_together
+from engine.runtime.peers import failing_together
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from data.dataset import ImageData
     from engine.run import Run
-    from engine.stopping import StopRequest
+    from engine.runtime.signals import StopRequest
 
 
 def train(args: argparse.Namespace, began: float) -> dict:
     """One run, and its figures. It is a pure function of (options, step): see `engine/run.py` for its state."""
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
-    from engine import agreement, finish, runtime, setup, stopping
+    from engine import build, final_test
+    from engine.runtime import agreement, machine, signals
 
-    with stopping.StopRequest(args.max_time, began) as stop:
-        accelerator = runtime.start(args)
+    with signals.StopRequest(args.max_time, began) as stop:
+        accelerator = machine.start(args)
         agreement.check_options(args)
-        data = setup.load_data(args, accelerator)
+        data = build.load_data(args, accelerator)
         agreement.check_data(data)
         run = begin(args, accelerator, data, stop)
         for _ in steps(run):
             pass
-        return finish.report_run(run)
+        return final_test.report_run(run)
 
 
 def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "ImageData", stop: "StopRequest") -> "Run":
     """Build a run, or resume one, up to where its next step can be taken."""
-    from engine import setup
-    from engine.optim import EMA, build_optimizer
+    from engine import build
+    from engine.optim.factory import EMA, build_optimizer
     from engine.run import Run
     from models import summary
 
-    task = setup.build_task(args, data, accelerator.device)
-    plan = setup.plan_steps(args, len(data.train), accelerator.num_processes)
+    task = build.build_task(args, data, accelerator.device)
+    plan = build.plan_steps(args, len(data.train), accelerator.num_processes)
     sharded = accelerator.is_fsdp2
-    model = setup.build_model(args, task, data, sharded).to(accelerator.device)
+    model = build.build_model(args, task, data, sharded).to(accelerator.device)
     facts = summary.summarize(model, task.input_shape)
     optimizer = build_optimizer(
         model,
@@ -72,8 +73,8 @@ def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "ImageData
 
 def steps(run: "Run") -> Iterator[None]:
     """The loop, from where the run is to its end; hands over after each step, so that bench.py can time it."""
-    from engine import runtime
-    from engine.optim import set_lr
+    from engine.optim.factory import set_lr
+    from engine.runtime import machine
 
     args, accelerator, task = run.args, run.accelerator, run.task
     model, ema, optimizer = run.model, run.ema, run.optimizer
@@ -81,7 +82,7 @@ def steps(run: "Run") -> Iterator[None]:
 
     while not run.done:
         set_lr(optimizer, run.lr(run.step))
-        runtime.seed_step(args.seed, run.step, accelerator.process_index)
+        machine.seed_step(args.seed, run.step, accelerator.process_index)
         for micro_batch in range(args.accumulate):
             inputs, targets = task.training_batch(next(batches).to(accelerator.device), run.epoch)
             last = micro_batch == args.accumulate - 1
@@ -125,9 +126,9 @@ def main(argv: Sequence[str] | None = None) -> dict:
             )
         with failing_together():
             figures = train(args, began) if runs is None else run_all(args, *runs, train, began)
-        from engine import runtime
+        from engine.runtime import machine
 
-        runtime.end()
+        machine.end()
     return figures
 
 

@@ -14,7 +14,7 @@ from benches.report import Row, Section
 from benches.timing import calls_for, interleave, warm_up
 from data.dataset import ImageData
 from data.loader import ArrayDataset
-from engine.setup import build_task
+from engine.build import build_task
 
 STEPS = ("normalise", "crop, flip, normalise")
 

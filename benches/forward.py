@@ -14,7 +14,7 @@ from benches.step import autocast, training_step
 from benches.timing import calls_for, interleave, warm_up
 from benches.variants import EAGER, MODES, OWN_LAYERS, check_pays, check_time, why_not
 from data.loader import ArrayDataset
-from engine.setup import build_model, build_task
+from engine.build import build_model, build_task
 from tasks.base import Task
 
 WORDS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}

@@ -11,8 +11,8 @@ from benches.budget import Budget
 from benches.images import make_images
 from data.dataset import ImageData
 from data.loader import ArrayDataset
-from engine.optim import build_optimizer, set_lr
-from engine.setup import build_model, build_task
+from engine.build import build_model, build_task
+from engine.optim.factory import build_optimizer, set_lr
 from tasks.image_to_image.task import Transformation
 
 # (model, its arguments, peak learning rate, steps: so many as two cores take in seconds); the first has all variants

@@ -17,12 +17,12 @@ from benches.report import Row, Section, round_ratios
 from benches.step import training_step
 from benches.timing import MOST_CALLS, Timing, calls_for, interleave, warm_up
 from common.console import percent
-from engine import tracking
-from engine.optim import set_lr
+from engine.build import build_model
+from engine.optim.factory import set_lr
+from engine.output import trackers
 from engine.run import Run
-from engine.runtime import seed_step
-from engine.setup import build_model
-from engine.stopping import StopRequest
+from engine.runtime.machine import seed_step
+from engine.runtime.signals import StopRequest
 
 CHUNK_SECONDS = 1.0
 BARE, LOOP = "bare model's training step", "loop of train.py"
@@ -59,7 +59,7 @@ def measure(
         whole = _take_turns(run, {BARE: bare, LOOP: lambda: next(loop)}, next(shares))
         parts = _time_parts(run, bare_model, batch, next(shares))
         run.progress.close()
-        tracking.finish(run.trackers)
+        trackers.finish(run.trackers)
         accelerator.free_memory()
     return _section(args, run, whole, parts)
 

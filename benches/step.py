@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from engine.optim import build_optimizer
+from engine.optim.factory import build_optimizer
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -27,7 +27,7 @@ from common.console import percent
 from common.errors import UserError
 from data.transforms import with_torchvision
 from data.transforms.spec import parse as parse_transform
-from engine import weights
+from engine.checkpoints import best_weights
 from tasks.classification.predict import check_same_test_images, held_out_data
 from tasks.image_to_image.task import WITHIN, Maker
 
@@ -61,7 +61,7 @@ def refuse_early(args: argparse.Namespace) -> None:
         return
     found = {}
     for path in args.weights:
-        options = weights.load(Path(path))["options"]
+        options = best_weights.load(Path(path))["options"]
         if options.get("task") != "transform":
             raise UserError(f"--weights {path}: they name classes; give best.pth of a run of --task transform")
         if not options["transform"]:
@@ -108,13 +108,13 @@ def measure(args: argparse.Namespace, accelerator: Accelerator, budget: Budget) 
 def _from_weights(args: argparse.Namespace, accelerator: Accelerator) -> Subject:
     """The test images of the run that the first weights are from, and all the weights' models."""
     learnt = []
-    contents = [weights.load(Path(path)) for path in args.weights]
+    contents = [best_weights.load(Path(path)) for path in args.weights]
     for path, content in zip(args.weights, contents, strict=True):
-        model = weights.build_model(content, path).to(accelerator.device).eval()
+        model = best_weights.build_model(content, path).to(accelerator.device).eval()
         name = in_words(content["model"], content["model_args"])
         if any(name == other.name for other in learnt):
             name = f"{name} ({Path(path).parent.name})"
-        learnt.append(Learnt(name, model, weights.build_task(content, accelerator.device, None)))
+        learnt.append(Learnt(name, model, best_weights.build_task(content, accelerator.device, None)))
     first = argparse.Namespace(weights=args.weights[0], data_dir=args.data_dir)
     data = held_out_data(first, contents[0], accelerator)
     for path, content in zip(args.weights[1:], contents[1:], strict=True):

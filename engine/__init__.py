@@ -1,0 +1,1 @@
+"""A run: built from options, stepped, evaluated, saved, resumed, tested at its end."""

@@ -16,7 +16,7 @@ from common import tables as tables_of_text
 from common.console import percent, plain_number, say, width
 from common.errors import UserError
 from common.files import is_folder, write_atomically, write_json
-from engine.folder import NOT_COMPARED
+from engine.output.run_dir import NOT_COMPARED
 
 REPEATS = ("seed", "fold")  # runs that differ in these alone are repetitions of one another
 # Options that change no figure, or none that is compared.

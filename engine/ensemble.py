@@ -10,8 +10,9 @@ from accelerate import Accelerator
 
 from common.console import say
 from common.files import write_json
-from engine import setup, weights
-from engine.sharing import from_one
+from engine import build
+from engine.checkpoints import best_weights
+from engine.runtime.sharing import from_one
 from tasks.classification import report as reports
 from tasks.classification.predict import check_same_test_images
 from tasks.evaluate import predict
@@ -25,13 +26,13 @@ def report(args: argparse.Namespace, accelerator: Accelerator, group: Path, fold
     Args:
         args: of any of the runs.
     """
-    data = setup.load_data(args, accelerator)
+    data = build.load_data(args, accelerator)
     total = np.zeros((len(data.test), len(data.class_names)))
     for folder in folders:
-        content = from_one(lambda path=folder / "best.pth": weights.load(path))
+        content = from_one(lambda path=folder / "best.pth": best_weights.load(path))
         check_same_test_images(str(folder / "best.pth"), content, data, accelerator)
-        model = weights.build_model(content, str(folder / "best.pth")).to(accelerator.device)
-        task = weights.build_task(content, accelerator.device, None)
+        model = best_weights.build_model(content, str(folder / "best.pth")).to(accelerator.device)
+        task = best_weights.build_task(content, accelerator.device, None)
         logits, labels = predict(model, task, data.test, accelerator, args.batch_size or 256)
         total += logits.double().softmax(1).numpy()
     mean = torch.from_numpy(total / len(folders))

@@ -16,11 +16,13 @@ from common.files import write_json
 from common.progress import Progress
 from data.dataset import ImageData
 from data.loader import check_shared_memory, train_loader
-from engine import folder, runtime, sharding, state, tracking, weights
-from engine.optim import EMA, lr_at
-from engine.setup import Plan, build_sampler
-from engine.sharing import from_one
-from engine.stopping import FiniteGuard, StopRequest
+from engine.build import Plan, build_sampler
+from engine.checkpoints import best_weights, resume
+from engine.optim.factory import EMA, lr_at
+from engine.output import run_dir, trackers
+from engine.runtime import machine, sharding
+from engine.runtime.sharing import from_one
+from engine.runtime.signals import FiniteGuard, StopRequest
 from models import param_groups, summary
 from models.layers import sync_batch_norm
 from options.parser import by_epoch, parse_freeze
@@ -56,7 +58,7 @@ class Run:
         self.args, self.accelerator, self.data, self.task, self.plan = args, accelerator, data, task, plan
         self.model, self.ema, self.optimizer = model, ema, optimizer
         self.fingerprints = data.fingerprints()
-        self.folder = Path(broadcast_object_list([str(folder.choose_folder(args, data.name))])[0])
+        self.folder = Path(broadcast_object_list([str(run_dir.choose_folder(args, data.name))])[0])
         self.step = 0
         self.history: list[dict] = []
         self.reported = False
@@ -84,34 +86,34 @@ class Run:
                 too small.
         """
         args = self.args
-        tracking.check_installed(args.track)
+        trackers.check_installed(args.track)
         may_exist = bool(args.resume or not args.run_name)
-        from_one(lambda: folder.check_folder(self.folder, facts["parameters"], may_exist, args.keep))
-        checkpoint = None if args.resume is None else state.resume(self)
+        from_one(lambda: run_dir.check_folder(self.folder, facts["parameters"], may_exist, args.keep))
+        checkpoint = None if args.resume is None else resume.resume(self)
         self.sampler = build_sampler(args, self.data, self.task, self.plan, self.accelerator, self.step)
-        check_shared_memory(self.data.train, self.sampler, args.workers, runtime.local_processes())
+        check_shared_memory(self.data.train, self.sampler, args.workers, machine.local_processes())
         if self.accelerator.is_main_process:
-            self.folder = self.folder if args.run_name else folder.make_new(self.folder)
-            claim = folder.claim(self.folder)
-            weakref.finalize(self, folder.release, claim)
+            self.folder = self.folder if args.run_name else run_dir.make_new(self.folder)
+            claim = run_dir.claim(self.folder)
+            weakref.finalize(self, run_dir.release, claim)
         self.folder = Path(broadcast_object_list([str(self.folder)])[0])
-        self.reported = checkpoint is not None and state.is_reported(self)
+        self.reported = checkpoint is not None and resume.is_reported(self)
         if checkpoint is not None and not self.reported:
-            state.recover_best(self, checkpoint)
+            resume.recover_best(self, checkpoint)
         self.guard = FiniteGuard(self.accelerator, self.optimizer, self.sampler.ids_at)
         self.stop = stop
         self._freeze()
         self.accelerator.wait_for_everyone()
         self.progress.say(summary.as_text(facts, args.model, args.verbose))
-        machine = [runtime.describe(self.accelerator)]
+        lines = [machine.describe(self.accelerator)]
         if self.accelerator.num_processes > 1:
-            machine += filter(None, [sync_batch_norm.in_words(self.plain_model)])
-        said = [self.data.in_words(), *self.data.remarks, *machine, f"{self.folder}/\n"]
+            lines += filter(None, [sync_batch_norm.in_words(self.plain_model)])
+        said = [self.data.in_words(), *self.data.remarks, *lines, f"{self.folder}/\n"]
         self.progress.say("\n".join(said))
         if self.accelerator.is_main_process and not self.reported:
-            folder.describe_run(self.folder, args, self.accelerator, facts)
+            run_dir.describe_run(self.folder, args, self.accelerator, facts)
             resumed_at = None if args.resume is None else self.step
-            self.trackers = tracking.start_trackers(args.track, self.folder, vars(args), resumed_at)
+            self.trackers = trackers.start_trackers(args.track, self.folder, vars(args), resumed_at)
         stop.patient = True
         self.clock = time.perf_counter()
         if self.step == (len(self.history) + 1) * self.plan.steps_per_epoch and not self.reported:
@@ -161,7 +163,7 @@ class Run:
         every = self.args.checkpoint_every
         if self.done or (end_of_epoch if every == "epoch" else self.step % every == 0):
             console.status(f"saving step {self.step}")
-            state.save(self)
+            resume.save(self)
         if self.accelerator.num_processes == 1 or self.step % self.guard.look_every == 0:
             self._stop_if_asked()
 
@@ -169,12 +171,12 @@ class Run:
         code = self.stop.agreed(self.accelerator)
         if code is None:
             return
-        state.save(self)
+        resume.save(self)
         self.progress.close()
-        tracking.finish(self.trackers)
-        to_go_on = folder.to_go_on(self.folder, self.args.member_of, self.accelerator.num_processes)
+        trackers.finish(self.trackers)
+        to_go_on = run_dir.to_go_on(self.folder, self.args.member_of, self.accelerator.num_processes)
         self.progress.say(f"stopped at step {self.step} of {self.plan.total_steps}, saved; {to_go_on}")
-        runtime.end()
+        machine.end()
         sys.exit(code)
 
     def _so_far(self) -> tuple[float, float]:
@@ -184,7 +186,7 @@ class Run:
 
     def _log(self) -> None:
         lr = self.lr(self.step - 1)
-        tracking.log(self.trackers, {"loss/running": self._so_far()[0], "lr": lr}, self.step)
+        trackers.log(self.trackers, {"loss/running": self._so_far()[0], "lr": lr}, self.step)
 
     def _freeze(self) -> None:
         """Leave out of training what --freeze names for the coming epoch."""
@@ -221,7 +223,7 @@ class Run:
         due = epoch % self.args.eval_every == 0 or epoch == self.args.epochs
         if not due or not len(self.data.val):
             return None, None
-        runtime.share_buffers(self.shown_model, self.accelerator)
+        machine.share_buffers(self.shown_model, self.accelerator)
         return evaluate(
             self.shown_model,
             self.task,
@@ -244,13 +246,13 @@ class Run:
         shown |= {"speed/images_per_second": record["images_per_second"], "speed/epoch": record["epoch"]}
         if self.step % self.args.log_every:  # else it is there already
             shown["lr"] = record["lr"]
-        tracking.log(self.trackers, shown, self.step)
+        trackers.log(self.trackers, shown, self.step)
 
     def keep_weights(self) -> None:
         """Write best.pth from the weights as they are; to be called by all processes."""
         kept = sharding.gather(self.shown_model.state_dict(), self.accelerator)
         if self.accelerator.is_main_process:
-            weights.save(self.folder / "best.pth", kept, self._description())
+            best_weights.save(self.folder / "best.pth", kept, self._description())
 
     def best_epoch(self) -> int:
         """The epoch whose weights are kept: the best on validation, as the task judges; without validation the last."""

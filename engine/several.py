@@ -129,10 +129,11 @@ def run_all(
         SystemExit: asked to stop (as a single run), or a run has failed.
     """
     # Imported only now, as they take seconds: what is mistyped is answered at once.
-    from engine import agreement, comparison, ensemble, finish, runtime, stopping
+    from engine import comparison, ensemble, final_test
+    from engine.runtime import agreement, machine, signals
 
-    with stopping.StopRequest(args.max_time, began):
-        accelerator = runtime.start(args)
+    with signals.StopRequest(args.max_time, began):
+        accelerator = machine.start(args)
         agreement.check_options(args)
         group = _choose_group(args)
         figures = {}
@@ -142,7 +143,7 @@ def run_all(
             if accelerator.is_main_process:
                 say(f"\n== run {number} of {len(runs)}: {name}{' is done' if done else ''}\n")
             try:
-                figures[name] = finish.reported(group / name) if done else train(member, began)
+                figures[name] = final_test.reported(group / name) if done else train(member, began)
             except ImpossibleOptions as error:
                 failed[name] = str(error)
             except SystemExit as end:
@@ -173,12 +174,12 @@ def _choose_group(args: argparse.Namespace) -> Path:
 
     from common.files import exists
     from data.sources import find_source
-    from engine import folder
+    from engine.output import run_dir
 
-    group = folder.choose_folder(args, find_source(args.dataset, args.data_dir).name)
+    group = run_dir.choose_folder(args, find_source(args.dataset, args.data_dir).name)
     if args.run_name is None:
-        folder.check_folder(group, parameters=0, may_exist=True, keep=0)
-        group = folder.make_new(group) if PartialState().is_main_process else group
+        run_dir.check_folder(group, parameters=0, may_exist=True, keep=0)
+        group = run_dir.make_new(group) if PartialState().is_main_process else group
     elif args.resume is None and exists(group):
         raise UserError(f"{group} exists: give another --run-name, or --resume auto to go on with its runs")
     return Path(broadcast_object_list([str(group)])[0])
@@ -195,24 +196,26 @@ def _is_done(place: Path, member: argparse.Namespace, accelerator: "Accelerator"
 
     from common.files import exists
     from data.dataset import changed_parts
-    from engine import folder, pretrained, setup, state, weights
-    from engine.sharing import from_one
+    from engine import build
+    from engine.checkpoints import best_weights, pretrained, resume
+    from engine.output import run_dir
+    from engine.runtime.sharing import from_one
     from tasks.reports import parts
 
     wanted = ("best.pth", *parts(member.task))
     if not broadcast_object_list([all(exists(place / name) for name in wanted)])[0]:
         return False
     before = yaml.safe_load(from_one(lambda: (place / "args.yaml").read_text(encoding="utf-8")))
-    now = folder.options_of_a_run(member)
+    now = run_dir.options_of_a_run(member)
     for key in ("batch_size", "image_size", *(pretrained.FILLED_IN if member.pretrained else ())):
         now[key] = before.get(key) if now[key] is None else now[key]  # the run had filled it in
     if now["mixed_precision"] == "auto":
         now["mixed_precision"] = before.get("mixed_precision", "auto")
-    differing = [key for key in now if key not in state.FREE_OPTIONS and before.get(key, now[key]) != now[key]]
+    differing = [key for key in now if key not in resume.FREE_OPTIONS and before.get(key, now[key]) != now[key]]
     if differing:
         raise UserError(f"{place} was done with other options ({', '.join(differing)}): give another --run-name")
-    known = weights.load(place / "best.pth").get("fingerprints", {})  # younger than some runs
-    changed = changed_parts(known, setup.load_data(member, accelerator).fingerprints())
+    known = best_weights.load(place / "best.pth").get("fingerprints", {})  # younger than some runs
+    changed = changed_parts(known, build.load_data(member, accelerator).fingerprints())
     if changed:
         raise UserError(
             f"{place} was done with other images, those of --dataset {before['dataset']} as they were: the {changed} "

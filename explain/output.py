@@ -9,7 +9,7 @@ from common import plot_style
 from common.console import say
 from common.errors import UserError
 from common.files import write_json
-from engine import tracking
+from engine.output import trackers
 from explain.explained import Explained
 
 EVENTS = ".explain"  # how the names of our event files end: a second explanation replaces them and no run's
@@ -49,10 +49,10 @@ def finish(explained: Explained, folder: Path, pictures: list[str], figures: dic
         tracker.start()
         # Under names that come after those of a run's curves, beside which TensorBoard shows them.
         faithful = {f"maps/faithfulness/{name}": figure["faithfulness"] for name, figure in figures.items()}
-        tracking.log([tracker], faithful, 0)
+        trackers.log([tracker], faithful, 0)
         small = {f"maps/{Path(name).stem}": plot_style.read_small(folder / name, most=1200) for name in pictures}
-        tracking.log_pictures([tracker], small, 0)
-        tracking.finish([tracker])
+        trackers.log_pictures([tracker], small, 0)
+        trackers.finish([tracker])
     except OSError as error:
         raise _no_room(folder, error) from error
     first, *others = pictures

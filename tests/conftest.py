@@ -18,7 +18,7 @@ from PIL import Image
 
 import infer
 import train
-from engine import weights
+from engine.checkpoints import best_weights
 from tests.driver import one_thread
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -126,5 +126,5 @@ def refusal(capsys, *arguments):
 
 def changed(best, place, **changes):
     """A copy of a weights file in which some entries are others."""
-    torch.save({**weights.load(best), **changes}, place)
+    torch.save({**best_weights.load(best), **changes}, place)
     return place

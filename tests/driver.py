@@ -18,9 +18,10 @@ HANGS = 900  # seconds after which a process is taken to hang: many times what i
 
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
-    ["train", "engine.finish", "engine.run", "engine.setup", "engine.stopping", "models.summary", "sklearn.datasets"]
+    "train engine.final_test engine.run engine.build engine.runtime.signals models.summary sklearn.datasets".split()
     + ["torch._dynamo"]  # which the first optimizer step imports, in seconds
-    + ["data.cache", "engine.checkpoint", "pytest"]  # which test files import, and so whoever runs a function of theirs
+    # What test files import, and so whoever runs a function of theirs.
+    + ["data.cache", "engine.checkpoints.store", "pytest"]
 )
 
 
@@ -134,7 +135,8 @@ def shard_on_cpus() -> None:
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
     from torch.distributed.tensor import DTensor
 
-    from engine import run, runtime
+    from engine import run
+    from engine.runtime import machine
 
     def sharding_accelerator(**options: object) -> Accelerator:
         accelerator = Accelerator(**options)
@@ -154,7 +156,7 @@ def shard_on_cpus() -> None:
         assert all(isinstance(parameter, DTensor) for parameter in self.model.parameters())
         begin(self, *args)
 
-    runtime.Accelerator, run.Run.begin = sharding_accelerator, sure_begin
+    machine.Accelerator, run.Run.begin = sharding_accelerator, sure_begin
 
 
 def talk_by_gloo() -> None:
@@ -162,12 +164,12 @@ def talk_by_gloo() -> None:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
-    from engine import runtime
+    from engine.runtime import machine
 
     def accelerator_by_gloo(kwargs_handlers: list, **options: object) -> Accelerator:
         return Accelerator(kwargs_handlers=[*kwargs_handlers, InitProcessGroupKwargs(backend="gloo")], **options)
 
-    runtime.Accelerator, runtime.check_gpus = accelerator_by_gloo, lambda: None
+    machine.Accelerator, machine.check_gpus = accelerator_by_gloo, lambda: None
 
 
 def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str) -> None:
@@ -180,7 +182,8 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
     import torch
 
     import train
-    from engine import finish, run, state
+    from engine import final_test, run
+    from engine.checkpoints import resume
     from tasks.classification.task import Classification
 
     one_thread()
@@ -237,7 +240,7 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         return loss(self, *args) * factor
 
     begin, validate, score = run.Run.begin, run.Run._validate, Classification.score
-    save = state.save
+    save = resume.save
     evaluated_step = 0
 
     def spied_validate(self: run.Run, epoch: int) -> tuple:
@@ -259,10 +262,10 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
 
     run.Run._validate, Classification.score = spied_validate, spied_score
     run.Run.begin, run.Run.after_step = spied_begin, spied_after_step
-    state.save = spied_save
+    resume.save = spied_save
     Classification.training_batch, Classification.loss = spied_training_batch, spied_loss
     if not deed.report:
-        finish.report_run = lambda run: None
+        final_test.report_run = lambda run: None
     with Path(log).open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
         sys.argv = ["train.py", *argv]
         try:

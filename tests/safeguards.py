@@ -42,7 +42,7 @@ class Control:
 CONTROLS = [
     Control(
         "1 optimizer not loaded",
-        "engine/state.py",
+        "engine/checkpoints/resume.py",
         'checkpoint.load_optimizer(run.optimizer, tensors["optimizer"])',
         "pass",
         RESUMED,
@@ -50,7 +50,7 @@ CONTROLS = [
     ),
     Control(
         "1 moving average not loaded",
-        "engine/state.py",
+        "engine/checkpoints/resume.py",
         'checkpoint.load_weights(run.ema.model, tensors["ema"], str(place))',
         "pass",
         RESUMED,
@@ -66,7 +66,7 @@ CONTROLS = [
     ),
     Control(
         "1 figures of the epoch under way not loaded",
-        "engine/state.py",
+        "engine/checkpoints/resume.py",
         'run.totals = torch.tensor(state["totals"], dtype=torch.float64).to(run.totals)',
         "pass",
         RESUMED,
@@ -74,7 +74,7 @@ CONTROLS = [
     ),
     Control(
         "2 first weights not seeded",
-        "engine/setup.py",
+        "engine/build.py",
         "torch.manual_seed(args.seed)",
         "pass",
         "tests/test_resume.py::test_the_first_weights_depend_on_the_seed",
@@ -98,7 +98,7 @@ CONTROLS = [
     ),
     Control(
         "3 sampler begins anew at a resume",
-        "engine/setup.py",
+        "engine/build.py",
         "start_step=step,",
         "start_step=0,",
         RESUMED,
@@ -138,7 +138,7 @@ CONTROLS = [
     ),
     Control(
         "6 sampler begins anew at a resume",
-        "engine/setup.py",
+        "engine/build.py",
         "start_step=step,",
         "start_step=0,",
         PROCESSES + "resuming_on_another_number_of_processes_changes_nothing[2-1]",
@@ -146,7 +146,7 @@ CONTROLS = [
     ),
     Control(
         "6 optimizer not loaded",
-        "engine/state.py",
+        "engine/checkpoints/resume.py",
         'checkpoint.load_optimizer(run.optimizer, tensors["optimizer"])',
         "pass",
         PROCESSES + "resuming_on_another_number_of_processes_changes_nothing[1-2]",
@@ -170,7 +170,7 @@ CONTROLS = [
     ),
     Control(
         "8 drift not looked for",
-        "engine/state.py",
+        "engine/checkpoints/resume.py",
         "runtime.check_equal_weights(run.plain_model, run.accelerator)",
         "pass",
         PROCESSES + "processes_whose_weights_have_drifted_apart_save_nothing",
@@ -194,7 +194,7 @@ CONTROLS = [
     ),
     Control(
         "11 older checkpoints removed first",
-        "engine/checkpoint.py",
+        "engine/checkpoints/store.py",
         "    staging.mkdir(parents=True)\n",
         "    staging.mkdir(parents=True)\n    list(map(shutil.rmtree, list_checkpoints(folder.parent)[keep - 1 :]))\n",
         SIGKILLED + "[one-kept-and-one-damaged]",
@@ -202,7 +202,7 @@ CONTROLS = [
     ),
     Control(
         "11 litter left",
-        "engine/checkpoint.py",
+        "engine/checkpoints/store.py",
         'folder.parent.glob(".step-*.tmp")',
         "()",
         SIGKILLED + "[two-kept]",
@@ -210,7 +210,7 @@ CONTROLS = [
     ),
     Control(
         "11 a damaged checkpoint taken for a saved one",
-        "engine/checkpoint.py",
+        "engine/checkpoints/store.py",
         "    if is_intact(folder):\n        return\n",
         "    if folder.exists():\n        return\n",
         SIGKILLED + "[one-kept-and-one-damaged]",
@@ -218,7 +218,7 @@ CONTROLS = [
     ),
     Control(
         "12 error of a save swallowed",
-        "engine/state.py",
+        "engine/checkpoints/resume.py",
         'raise UserError(f"cannot save {place}: {error}; make room, then go on with --resume auto") from error',
         "print(error)",
         "tests/test_checkpoint.py::test_a_disk_that_fills_up_ends_the_run_in_one_line_and_the_last_checkpoint_loads"
@@ -227,7 +227,7 @@ CONTROLS = [
     ),
     Control(
         "13 sums not compared",
-        "engine/checkpoint.py",
+        "engine/checkpoints/store.py",
         "if _sha256(folder / name) != digest:",
         "if False:",
         "tests/test_checkpoint.py::test_damage_is_named_and_auto_falls_back[bit-flipped]",
@@ -235,7 +235,7 @@ CONTROLS = [
     ),
     Control(
         "14 weights may hold anything",
-        "engine/weights.py",
+        "engine/checkpoints/best_weights.py",
         "weights_only=True",
         UNSAFE_WEIGHTS,
         "tests/test_weights.py::test_weights_that_would_run_code_do_not",
@@ -259,7 +259,7 @@ CONTROLS = [
     ),
     Control(
         "14 unsafe loading written into the code",
-        "engine/weights.py",
+        "engine/checkpoints/best_weights.py",
         "weights_only=True",
         UNSAFE_WEIGHTS,
         "tests/test_checkpoint.py::test_nothing_is_loaded_with_weights_only_false",
@@ -267,7 +267,7 @@ CONTROLS = [
     ),
     Control(
         "15 signals not caught",
-        "engine/stopping.py",
+        "engine/runtime/signals.py",
         "signal.signal(number, self._note)",
         "pass",
         "tests/test_resume.py::test_a_signal_saves_and_the_rest_follows_as_if_nothing_had_been[1-15-143]",
@@ -275,7 +275,7 @@ CONTROLS = [
     ),
     Control(
         "15 signals not agreed on",
-        "engine/stopping.py",
+        "engine/runtime/signals.py",
         "torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)",
         "pass",
         "tests/test_resume.py::test_a_signal_to_one_process_stops_all",
@@ -331,7 +331,7 @@ CONTROLS = [
     ),
     Control(
         "20 a batch larger than the data",
-        "engine/setup.py",
+        "engine/build.py",
         "if args.batch_size > num_samples:",
         "if False:",
         BAD_INPUT + "what_cannot_be_trained_is_refused[--batch-size 4000]",

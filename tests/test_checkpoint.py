@@ -16,7 +16,7 @@ import torch
 
 from common.errors import UserError
 from data import cache
-from engine import checkpoint
+from engine.checkpoints import store
 from tests.driver import Deed, server, train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -28,7 +28,7 @@ def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def save(parent: Path, step: int, keep: int = 2) -> None:
-    checkpoint.save(parent / f"step-{step}", tensors(step), {"step": step}, keep)
+    store.save(parent / f"step-{step}", tensors(step), {"step": step}, keep)
 
 
 class Tied(torch.nn.Module):
@@ -45,15 +45,15 @@ class Tied(torch.nn.Module):
 
 def test_tensors_that_a_model_shares_are_saved_once_and_come_back_shared(tmp_path: Path) -> None:
     model, other = Tied(), Tied()
-    checkpoint.save(tmp_path / "step-1", {"model": model.state_dict()}, {"step": 1}, keep=1)
-    saved, _ = checkpoint.load(tmp_path / "step-1")
+    store.save(tmp_path / "step-1", {"model": model.state_dict()}, {"step": 1}, keep=1)
+    saved, _ = store.load(tmp_path / "step-1")
     assert set(saved["model"]) == {"first.weight", "first.bias", "middle.weight", "whole", "part"}
-    checkpoint.load_weights(other, saved["model"], "here")
+    store.load_weights(other, saved["model"], "here")
     for name, value in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
     assert other.last.weight is other.first.weight
     everything = {name: value.clone() for name, value in model.state_dict().items()}  # as earlier versions saved them
-    checkpoint.load_weights(other, everything, "here")
+    store.load_weights(other, everything, "here")
 
 
 def _save_and_be_killed(parent: Path, step: int, keep: int, moment: int) -> None:
@@ -85,7 +85,7 @@ def test_sigkill_at_every_file_boundary_of_a_save_leaves_an_intact_checkpoint(
         worker = server.Process(target=_save_and_be_killed, args=(parent, 3, keep, moment))
         worker.start()
         worker.join()
-        folder, loaded, state, _ = checkpoint.newest_intact(parent)
+        folder, loaded, state, _ = store.newest_intact(parent)
         survivors.append(state["step"])
         assert torch.equal(loaded["model"]["weight"], tensors(state["step"])["model"]["weight"])
         assert folder.name == f"step-{state['step']}"
@@ -121,15 +121,15 @@ def test_damage_is_named_and_auto_falls_back(tmp_path: Path, damage: str) -> Non
     save(tmp_path, 2)
     (tmp_path / ".step-3.tmp").mkdir()  # a save that was killed: no checkpoint
     DAMAGES[damage](tmp_path / "step-2")
-    with pytest.raises(checkpoint.Damaged, match=r"step-2"):
-        checkpoint.load(tmp_path / "step-2")
-    folder, _, state, complaints = checkpoint.newest_intact(tmp_path)
+    with pytest.raises(store.Damaged, match=r"step-2"):
+        store.load(tmp_path / "step-2")
+    folder, _, state, complaints = store.newest_intact(tmp_path)
     assert (folder.name, state["step"]) == ("step-1", 1)
     assert len(complaints) == 1
     assert "step-2" in complaints[0]
     shutil.rmtree(tmp_path / "step-1")
     with pytest.raises(UserError, match=r"no checkpoint in .* is intact"):
-        checkpoint.newest_intact(tmp_path)
+        store.newest_intact(tmp_path)
 
 
 def test_a_run_falls_back_past_a_damaged_checkpoint_and_says_so(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_the_last_checkpoint_l
     assert str(small_disk / unwritten) in printed.splitlines()[-1]
     assert "Traceback" not in printed
     (small_disk / "ballast").unlink()
-    folder, _, state, complaints = checkpoint.newest_intact(small_disk / "run" / "checkpoints")
+    folder, _, state, complaints = store.newest_intact(small_disk / "run" / "checkpoints")
     assert (folder.name, state["step"], complaints) == (f"step-{newest}", newest, [])
     codes, _ = train([*argv, "--resume", "auto"])
     assert codes == [0]
@@ -208,10 +208,10 @@ def test_no_pickle_is_ever_run(tmp_path: Path) -> None:
         (folder / name).write_bytes(poison)
         if name != "manifest.json":  # an attacker would mend the manifest, too
             manifest = json.loads((folder / "manifest.json").read_text())
-            manifest["sha256"][name] = checkpoint._sha256(folder / name)
+            manifest["sha256"][name] = store._sha256(folder / name)
             (folder / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(checkpoint.Damaged):
-            checkpoint.load(folder)
+        with pytest.raises(store.Damaged):
+            store.load(folder)
     decoded = tmp_path / "cache"
     decoded.mkdir()
     (decoded / "meta.json").write_text('{"class_names": ["a", "b"], "splits": {"train": [[0, 8, 8, 1], []]}}')

@@ -8,7 +8,7 @@ from PIL import Image
 
 from common.errors import UserError
 from data.dataset import load_images
-from engine.checkpoint import load_weights
+from engine.checkpoints.store import load_weights
 from models import create_model
 
 

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 import infer
-from engine import weights
+from engine.checkpoints import best_weights
 from models import create_model
 from models.conv2d import Conv2d
 from models.layers import winograd
@@ -158,8 +158,8 @@ def test_train_and_infer_with_it(tmp_path: Path) -> None:
     place = ["--mixed-precision", "no", "--output-dir", str(tmp_path), "--run-name", "run"]
     codes, printed = train([*options.split(), *place], deed=Deed(report=True))
     assert codes == [0], printed
-    content = weights.load(tmp_path / "run" / "best.pth")
-    assert any(isinstance(module, Conv2d) for module in weights.build_model(content, "").modules())
+    content = best_weights.load(tmp_path / "run" / "best.pth")
+    assert any(isinstance(module, Conv2d) for module in best_weights.build_model(content, "").modules())
     AcceleratorState._reset_state(reset_partial_state=True)  # Accelerate refuses a second precision in one process
     infer.infer(infer.parse_infer(["--weights", str(tmp_path / "run" / "best.pth"), "--cpu"]))
     tests = [json.loads((tmp_path / "run" / name / "test.json").read_text()) for name in (".", "best-test")]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from engine import weights
+from engine.checkpoints import best_weights
 from tests.driver import Deed, train
 
 OPTIONS = (
@@ -52,14 +52,14 @@ def test_a_checkpoint_that_only_the_second_machine_has_is_sent_to_the_first(disk
     (disks / "0").rename(disks / "other")
     (disks / "1").rename(disks / "0")
     (disks / "other").rename(disks / "1")
-    before = weights.load(disks / "1" / "runs" / "run" / "best.pth")
+    before = best_weights.load(disks / "1" / "runs" / "run" / "best.pth")
     deed = {"kill_after": 5}
     codes, printed = train(
         [*OPTIONS, str(disks.parent), "--epochs", "3", *constant, "--resume", "auto"], 2, Deed(disks=disks, **deed)
     )
     assert codes == [-9, -9] and "at step 4 of 6" in printed, printed
     folder = disks / "0" / "runs" / "run"
-    assert weights.load(folder / "best.pth")["step"] == before["step"]
+    assert best_weights.load(folder / "best.pth")["step"] == before["step"]
     assert "at step 5 of 6" in run(disks, 3, *constant, "--resume", "auto")
     assert epochs_in(folder) == [1, 2, 3]
     straight = disks.parent / "straight"

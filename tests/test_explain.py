@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import models
-from engine import weights
+from engine.checkpoints import best_weights
 from explain import CAMS, METHODS, faithfulness
 from explain.layers import find_layer
 from explain.methods import compute_maps, integrated_gradients
@@ -217,7 +217,7 @@ def test_a_missing_package_a_file_and_a_net_without_maps_are_one_line(capsys, be
     mlp = models.create_model("mlp", input_shape=(1, 8, 8), num_classes=10)
     content = changed(best, tmp_path / "mlp.pth", model="mlp", weights=mlp.state_dict())
     assert "give integrated-gradients or occlusion" in refusal(capsys, "--weights", content, *explain)
-    options = {**weights.load(best)["options"], "task": "transform", "transform": "vflip"}
+    options = {**best_weights.load(best)["options"], "task": "transform", "transform": "vflip"}
     images = changed(best, tmp_path / "t.pth", model="separable_map", output_shape=(1, 8, 8), options=options)
     assert "make images, not classes" in refusal(capsys, "--weights", images, *explain)
     monkeypatch.setitem(sys.modules, "captum", None)

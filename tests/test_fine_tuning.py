@@ -15,8 +15,8 @@ from timm.optim import param_groups_layer_decay
 
 import models
 from common.errors import UserError
-from engine import pretrained, weights
-from engine.optim import build_optimizer
+from engine.checkpoints import best_weights, pretrained
+from engine.optim.factory import build_optimizer
 from models import param_groups
 from tests.conftest import predict
 from tests.driver import Deed, train
@@ -50,21 +50,21 @@ def head_only(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 def test_frozen_layers_and_their_statistics_stay_bit_for_bit(run_folder: Path, head_only: tuple[Path, str]) -> None:
-    before, after = weights.load(run_folder / "best.pth")["weights"], checkpoint(head_only[0])
+    before, after = best_weights.load(run_folder / "best.pth")["weights"], checkpoint(head_only[0])
     assert equal(body(before), body(after))
     assert not equal(before, after)
     assert "; all of them" in head_only[1]
 
 
 def test_images_are_prepared_as_for_the_pretrained_weights(run_folder: Path, head_only: tuple[Path, str]) -> None:
-    first, second = (weights.load(place / "best.pth") for place in (run_folder, head_only[0] / "run"))
+    first, second = (best_weights.load(place / "best.pth") for place in (run_folder, head_only[0] / "run"))
     assert (first["mean"], first["std"]) == (second["mean"], second["std"])
 
 
 def test_layers_unfreeze_at_their_epoch_and_a_killed_run_goes_on_there(run_folder: Path, tmp_path: Path) -> None:
     options = ["--pretrained", run_folder / "best.pth", "--freeze", "head=0.5,none=0.5"]
     fine_tune(tmp_path / "whole", *options)
-    before = weights.load(run_folder / "best.pth")["weights"]
+    before = best_weights.load(run_folder / "best.pth")["weights"]
     assert equal(body(before), body(checkpoint(tmp_path / "whole", 10)))
     after = checkpoint(tmp_path / "whole")
     assert not any(torch.equal(before[n], after[n]) for n in body(before) if before[n].ndim > 1)
@@ -90,7 +90,7 @@ def test_a_net_moves_to_other_classes_and_sizes_and_predicts(
     options = ["--dataset", pets, "--pretrained", run_folder / "best.pth", "--freeze", "1", "--limit-train", "40"]
     printed = fine_tune(tmp_path, *options, "--batch-size", "20", deed=Deed(report=True))
     assert "not loaded, so new: head" in printed
-    content = weights.load(tmp_path / "run" / "best.pth")
+    content = best_weights.load(tmp_path / "run" / "best.pth")
     assert content["options"]["input_size"] == 8
     reported = json.loads((tmp_path / "run" / "test.json").read_text())
     code, _, err = predict(capsys, "--weights", tmp_path / "run" / "best.pth")
@@ -182,15 +182,15 @@ def test_a_head_of_as_many_other_classes_stays_new(best: Path, capsys: pytest.Ca
     pretrained.load(model, args(model="cnn", pretrained=str(best)), list("abcdefghij"))
     assert not any(model.get_parameter(name).any() for name in param_groups.head_names(model))
     assert "know every class" not in capsys.readouterr().out
-    pretrained.load(model, args(model="cnn", pretrained=str(best)), weights.load(best)["class_names"][::-1])
+    pretrained.load(model, args(model="cnn", pretrained=str(best)), best_weights.load(best)["class_names"][::-1])
     assert not any(model.get_parameter(name).any() for name in param_groups.head_names(model))
     assert "they know every class by name: --match-classes would keep that" in capsys.readouterr().out
 
 
 def test_a_head_begins_with_the_rows_of_our_own_classes_in_whatever_order(best: Path) -> None:
-    content = weights.load(best)
+    content = best_weights.load(best)
     known = content["class_names"]
-    first = weights.build_model(content, "best.pth").eval()
+    first = best_weights.build_model(content, "best.pth").eval()
     second = models.create_model(content["model"], input_shape=(1, 8, 8), num_classes=len(known))
     order = [3, 1, 2, 0, *range(4, len(known))]
     chosen = args(model="cnn", pretrained=str(best), match_classes=True)

@@ -5,8 +5,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from engine.optim import build_optimizer
-from engine.stopping import FiniteGuard
+from engine.optim.factory import build_optimizer
+from engine.runtime.signals import FiniteGuard
 
 LOOK_EVERY, FAULT, LOOKED = 10, 13, 20
 

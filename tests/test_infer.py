@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import train
-from engine import weights
+from engine.checkpoints import best_weights
 from tests.conftest import REPOSITORY, changed, fresh_process, predict, refusal
 from tests.driver import HANGS
 
@@ -63,7 +63,7 @@ def test_each_row_of_a_test_split_says_which_file_it_is_and_its_true_class(capsy
 
 
 def test_weights_older_than_the_options_for_columns_are_tested_all_the_same(capsys, run_folder, best, tmp_path):
-    content = weights.load(best)
+    content = best_weights.load(best)
     options = {name: value for name, value in content["options"].items() if not name.endswith("_column")}
     code, out, err = predict(capsys, "--weights", changed(best, tmp_path / "old.pth", options=options))
     accuracy = json.loads((run_folder / "test.json").read_text())["accuracy"]
@@ -205,7 +205,7 @@ def test_topk_beyond_the_classes_names_them_all_once(capsys, best, tmp_path):
 def test_a_data_set_that_is_not_here_is_one_line(capsys, monkeypatch, best, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    options = weights.load(best)["options"]
+    options = best_weights.load(best)["options"]
     moved = changed(
         best, tmp_path / "moved.pth", options={**options, "dataset": "../no-photos", "data_dir": "/elsewhere"}
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.launch_configuration import _asks_for_accelerator
+from engine.runtime.launch_configuration import _asks_for_accelerator
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from common.errors import UserError
-from engine import checkpoint, launcher
+from engine.checkpoints import store
+from engine.runtime import launcher
 from options.scripts import parse_train
 from tests.conftest import REPOSITORY
 from tests.driver import HANGS
@@ -141,7 +142,7 @@ def test_the_end_of_the_thread_that_started_a_run_is_not_the_launchers_death(tmp
 
     def start_and_end() -> None:
         runs.append(started([sys.executable], tmp_path, "--epochs", "300", "--checkpoint-every", "1", **MARKED))
-        while runs[0].poll() is None and not checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints"):
+        while runs[0].poll() is None and not store.list_checkpoints(tmp_path / "run" / "checkpoints"):
             time.sleep(0.1)
 
     thread = threading.Thread(target=start_and_end)
@@ -175,7 +176,7 @@ def test_the_run_ends_with_its_launcher_and_says_so(tmp_path: Path, when: str) -
     assert not found[0].is_running() or found[0].status() == "zombie"  # which the system has yet to clear away
     if when == "while it trains":
         assert "stopped at step" in printed
-        assert checkpoint.newest_intact(tmp_path / "run" / "checkpoints") is not None
+        assert store.newest_intact(tmp_path / "run" / "checkpoints") is not None
     else:
         assert "error: the accelerate launch that started this process has ended: stopping" in printed
         assert not (tmp_path / "run").exists()

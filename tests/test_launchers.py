@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine import checkpoint
+from engine.checkpoints import store
 from tests.driver import HANGS, free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -38,7 +38,7 @@ def wait_for(condition: object, launcher: subprocess.Popen, seconds: float = HAN
 
 
 def trains(folder: Path) -> bool:
-    return bool(checkpoint.list_checkpoints(folder / "run" / "checkpoints"))
+    return bool(store.list_checkpoints(folder / "run" / "checkpoints"))
 
 
 def nobody_is_left(launcher: subprocess.Popen) -> bool:
@@ -59,7 +59,7 @@ def _session(pid: int) -> int | None:
 
 
 def newest_step(folder: Path) -> int:
-    found = checkpoint.newest_intact(folder / "run" / "checkpoints")
+    found = store.newest_intact(folder / "run" / "checkpoints")
     return found[2]["step"] if found else 0
 
 

@@ -10,7 +10,7 @@ import torch._dynamo.utils
 from accelerate import Accelerator
 
 import train
-from engine.stopping import StopRequest
+from engine.runtime.signals import StopRequest
 from tests.conftest import fresh_process
 
 TINY = "--cpu --dataset digits --model mlp --track none --epochs 1 --limit-train 320 --output-dir".split()

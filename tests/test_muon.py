@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from engine.muon import orthogonalize
-from engine.optim import build_optimizer, set_lr
+from engine.optim.factory import build_optimizer, set_lr
+from engine.optim.muon import orthogonalize
 from tests.rounding import assert_rounds_like
 
 
@@ -97,7 +97,7 @@ def test_muon_refuses_sharded_weights() -> None:
 
 @pytest.mark.parametrize(("pays", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_the_iteration_is_in_bf16_only_where_the_hardware_is_faster_in_it(monkeypatch, pays, dtype) -> None:
-    monkeypatch.setattr("engine.muon.bf16_pays", lambda device: pays)
+    monkeypatch.setattr("engine.optim.muon.bf16_pays", lambda device: pays)
     model, reference = net(), net()
     by_choice, as_told = (
         build_optimizer(of, "muon", lr=0.1, momentum=0.6, weight_decay=0.0) for of in (model, reference)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from engine.optim import EMA, build_optimizer, lr_at, set_lr
+from engine.optim.factory import EMA, build_optimizer, lr_at, set_lr
 from options.training import DEFAULTS, DEFAULTS_OF, OPTIMIZERS, SCHEDULES
 
 TOTAL, PEAK = 40, 0.3

@@ -12,7 +12,7 @@ import pytest
 
 import train
 from common.errors import UserError
-from engine import folder
+from engine.output import run_dir
 from options.scripts import parse_bench, parse_compare, parse_infer, parse_train
 from tests.conftest import fresh_process
 
@@ -30,7 +30,7 @@ class Stopped(datetime):
 def test_runs_without_a_name_that_start_in_the_same_second_have_folders_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder, "datetime", Stopped)
+    monkeypatch.setattr(run_dir, "datetime", Stopped)
     fresh_process()
     found = [train.main([*TINY, str(tmp_path), *more])["folder"] for more in ((), (), ("--seeds", "0"), ())]
     name = "digits-mlp-20260101-000000"
@@ -41,7 +41,7 @@ def test_runs_without_a_name_that_start_in_the_same_second_have_folders_of_their
 
 def test_however_many_ask_at_once_each_gets_a_folder(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
-        made = list(pool.map(folder.make_new, [tmp_path / "runs" / "run"] * 16))
+        made = list(pool.map(run_dir.make_new, [tmp_path / "runs" / "run"] * 16))
     expected = {tmp_path / "runs" / "run", *(tmp_path / "runs" / f"run-{number}" for number in range(2, 17))}
     assert set(made) == expected
     assert set((tmp_path / "runs").iterdir()) == expected
@@ -79,7 +79,7 @@ def test_a_run_to_go_on_with_is_looked_for_in_the_home_folder(tmp_path: Path, mo
         parse_train(["--resume=~/x"])
 
 
-@pytest.mark.skipif(folder.fcntl is None, reason="a system without such locks")
+@pytest.mark.skipif(run_dir.fcntl is None, reason="a system without such locks")
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF])
 def test_a_file_system_without_locks_is_told_and_written_to(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
@@ -87,8 +87,8 @@ def test_a_file_system_without_locks_is_told_and_written_to(
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(folder.fcntl, "flock", refuse)
-    folder.release(folder.claim(tmp_path / "run"))
+    monkeypatch.setattr(run_dir.fcntl, "flock", refuse)
+    run_dir.release(run_dir.claim(tmp_path / "run"))
     assert (tmp_path / "run").is_dir()
     said = capsys.readouterr().err
     assert said.startswith(f"warning: nothing keeps another run out of {tmp_path / 'run'}")

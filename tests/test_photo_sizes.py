@@ -10,7 +10,8 @@ from common.errors import UserError
 from data import cache
 from data.dataset import load_images
 from data.pairs import load_pairs
-from engine import setup, weights
+from engine import build
+from engine.checkpoints import best_weights
 from options.scripts import parse_train
 from tests.conftest import fresh_process, predict, write_images
 
@@ -31,7 +32,7 @@ def loaded(*options):
 
     fresh_process()
     args = parse_train(["--cpu", *map(str, options)])
-    return args, setup.load_data(args, Accelerator(cpu=True))
+    return args, build.load_data(args, Accelerator(cpu=True))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_a_run_and_infer_agree_on_the_size_and_decode_once(photos, tmp_path, cap
     assert "20 photos of 3 sizes, 30x20 to 40x40, brought to 64x64" in capsys.readouterr().out
     assert yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())["image_size"] == 64
     best = tmp_path / "run" / "best.pth"
-    assert weights.load(best)["shape"] == [64, 64, 3]
+    assert best_weights.load(best)["shape"] == [64, 64, 3]
     monkeypatch.setattr(cache, "to_array", None)  # any decoding would now raise
     again = load_images(str(photos), default_size=lambda: 64)
     assert again.remarks[0].startswith("20 photos of 3 sizes")

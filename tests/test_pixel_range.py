@@ -12,7 +12,7 @@ import train
 from common.errors import UserError
 from data.dataset import load_images
 from data.decode import read_image
-from engine import weights
+from engine.checkpoints import best_weights
 from tasks.classification.predict import read_images
 from tests.conftest import fresh_process, predict, write_images
 
@@ -141,9 +141,9 @@ def test_infer_prepares_the_files_as_training_did(tmp_path, own_cache, capsys):
     options = ["--cpu", "--model", "mlp", "--epochs", "1", "--track", "none", "--output-dir", str(tmp_path)]
     train.main([*options, "--dataset", str(root), "--run-name", "run"])
     best = tmp_path / "run" / "best.pth"
-    content = weights.load(best)
+    content = best_weights.load(best)
     assert content["ranges"] == {"floats": (-1, 3)}
-    task, data = weights.build_task(content, torch.device("cpu"), None), load_images(str(root))
+    task, data = best_weights.build_task(content, torch.device("cpu"), None), load_images(str(root))
     paths = sorted((root / "test").rglob("*.tif"))
     unreadable: list[str] = []
     readable, images = read_images(paths, task, unreadable)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from common.errors import UserError
-from engine.setup import plan_steps
+from engine.build import plan_steps
 from options.scripts import parse_train
 from tests.driver import HANGS, Deed, free_port, server, train
 

@@ -187,7 +187,7 @@ def test_more_epochs_than_before_may_be_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_under_way_is_left_alone(tmp_path: Path) -> None:
-    from engine.folder import claim, release
+    from engine.output.run_dir import claim, release
 
     (tmp_path / "run").mkdir()
     kept = claim(tmp_path / "run")

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 import train
-from engine import weights
+from engine.checkpoints import best_weights
 from tests.conftest import changed, fresh_process, predict, refusal, write_images
 
 SPLITS = ("train", "validation", "test")
@@ -71,7 +71,7 @@ def test_infer_reports_on_the_runs_own_test_images_or_says_that_they_changed(pet
 def test_weights_of_an_earlier_version_are_reported_on_with_a_warning(pets, fit, tmp_path, capsys):
     fit("--dataset", "pets")
     run = tmp_path / "runs" / "run"
-    content = weights.load(run / "best.pth")
+    content = best_weights.load(run / "best.pth")
     del content["fingerprints"]
     torch.save(content, run / "old.pth")
     code, _, err = predict(capsys, "--weights", run / "old.pth")
@@ -138,7 +138,7 @@ def test_weights_of_several_runs_are_benched_on_the_same_test_images_only(pets, 
     learn = ("--dataset", "pets", "--task", "transform", "--transform", "vflip", "--model", "separable_map")
     assert fit(*learn)[0] == 0
     best = tmp_path / "runs" / "run" / "best.pth"
-    other = {**weights.load(best)["fingerprints"], "test": "another"}
+    other = {**best_weights.load(best)["fingerprints"], "test": "another"}
     fresh_process()
     with pytest.raises(SystemExit) as ended:
         bench.main(["--cpu", "--weights", str(best), str(changed(best, tmp_path / "other.pth", fingerprints=other))])

@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix
 import compare
 import infer
 from data.dataset import load_images
-from engine import weights
+from engine.checkpoints import best_weights
 from engine.several import members
 from options.scripts import parse_train
 from tests.driver import Deed, train
@@ -32,7 +32,7 @@ def options(folder: Path, *more: str, name: str = "group") -> list[str]:
 
 
 def best(folder: Path) -> dict[str, torch.Tensor]:
-    return weights.load(folder / "best.pth")["weights"]
+    return best_weights.load(folder / "best.pth")["weights"]
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

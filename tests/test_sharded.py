@@ -14,7 +14,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from common.errors import UserError
-from engine import sharding, weights
+from engine.checkpoints import best_weights
+from engine.runtime import sharding
 from infer import infer
 from options.scripts import parse_infer
 from tests.driver import Deed, train
@@ -110,7 +111,7 @@ def test_batch_norm_in_bfloat16_comes_to_the_same_as_unsharded(tmp_path: Path) -
     codes, printed = run(tmp_path / "sharded", options)
     assert codes == [0, 0], printed
     assert run(tmp_path / "plain", options, shard=False)[0] == [0, 0]
-    assert weights.load(tmp_path / "sharded/run/best.pth")["mixed_precision"] == "bf16"
+    assert best_weights.load(tmp_path / "sharded/run/best.pth")["mixed_precision"] == "bf16"
     assert difference(tmp_path / "sharded", tmp_path / "plain", 12) < 1e-5
 
 
@@ -150,7 +151,7 @@ def test_a_checkpoint_saved_sharded_resumes_plain_and_the_reverse(
 
 def test_the_kept_weights_are_plain_and_infer_finds_the_same_with_them(sharded: Path) -> None:
     best = sharded / "run/best.pth"
-    content = weights.load(best)
+    content = best_weights.load(best)
     assert {type(value) for value in content["weights"].values()} == {torch.Tensor}
     AcceleratorState._reset_state(reset_partial_state=True)  # Accelerate refuses a second precision in one process
     assert infer(parse_infer(["--cpu", "--weights", str(best)])) == 0

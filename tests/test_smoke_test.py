@@ -10,7 +10,7 @@ import yaml
 import train
 from data import cache
 from data.dataset import load_images
-from engine import weights
+from engine.checkpoints import best_weights
 from tests.conftest import fresh_process, predict, write_images
 
 CLASSIFIERS = ("test.json", "confusion_matrix.png", "loss.png", "accuracy.png", "examples.png", "best.pth", "args.yaml")
@@ -58,7 +58,7 @@ def test_it_goes_through_everything_however_long_the_run_would_be(tree, own_cach
     assert [epoch["epoch"] for epoch in epochs] == [1, 2] and epochs[-1]["step"] == 4
     assert all(epoch["val_accuracy"] is not None for epoch in epochs)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-2", "step-4"]
-    assert weights.load(folder / "best.pth")["class_names"] == ["a", "b", "c"]
+    assert best_weights.load(folder / "best.pth")["class_names"] == ["a", "b", "c"]
     (cached,) = own_cache.glob("*/*/meta.json")
     assert {name: len(split.labels) for name, split in cache.read(cached.parent).splits.items()} == {
         "train": 64,
@@ -73,7 +73,7 @@ def test_more_classes_than_images_and_folds_and_seeds_are_no_obstacle(tree, own_
     root = tree(*(f"train/{number}" for number in range(70)), *(f"test/{number}" for number in range(70)), count=2)
     options = ["--dataset", root, "--model", "mlp"]
     folder = smoke(tmp_path / "one", *options)
-    assert len(weights.load(folder / "best.pth")["class_names"]) == 70
+    assert len(best_weights.load(folder / "best.pth")["class_names"]) == 70
     group = smoke(tmp_path / "folds", *options, "--folds", "3", "--run-name", "folds")
     assert {path.name for path in group.iterdir()} >= {"fold-0", "fold-1", "fold-2", "comparison.md", "summary.json"}
 

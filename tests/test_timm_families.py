@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from engine import checkpoint, weights
+from engine.checkpoints import best_weights, store
 from tests.driver import Deed, train
 
 OPTIONS = (
@@ -43,10 +43,10 @@ def trains_and_resumes(name: str, size: int, folder: Path) -> str:
     codes, printed = train([*options, str(folder / "killed"), "--resume", "auto"])
     assert codes == [0], printed
     assert "at step 1 of 2" in printed
-    ended = [checkpoint.newest_intact(folder / run / "run" / "checkpoints") for run in ("whole", "killed")]
+    ended = [store.newest_intact(folder / run / "run" / "checkpoints") for run in ("whole", "killed")]
     for file, tensors in ended[0][1].items():
         assert all(torch.equal(value, ended[1][1][file][key]) for key, value in tensors.items()), file
-    weights.build_model(weights.load(folder / "killed" / "run" / "best.pth"), "best.pth")
+    best_weights.build_model(best_weights.load(folder / "killed" / "run" / "best.pth"), "best.pth")
     return ""
 
 

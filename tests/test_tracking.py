@@ -18,7 +18,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import nn
 
-from engine import tracking
+from engine.output import trackers
 from tests.conftest import REPOSITORY
 from tests.driver import HANGS, Deed, train
 
@@ -146,14 +146,14 @@ def test_a_model_that_cannot_be_traced_is_one_line_and_left_as_it_was(
     tracker.start()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        tracking.log_graph([tracker], Untraceable(), (1, 2, 2))
+        trackers.log_graph([tracker], Untraceable(), (1, 2, 2))
     out, err = capfd.readouterr()
     assert (out, err.count("\n"), warned) == ("", 1, [])
     assert "cannot be traced: not while tracing" in err
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
-    tracking.log_graph([tracker], model, (1, 2, 2))
+    trackers.log_graph([tracker], model, (1, 2, 2))
     tracker.finish()
     assert events_of(tmp_path / "run")._graph is not None
     assert model.training

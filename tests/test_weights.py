@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from engine import weights
+from engine.checkpoints import best_weights
 from tests.conftest import changed, predict, refusal
 from tests.rounding import assert_rounds_like, in_float64, longest_sum, times_of_sums
 
@@ -81,7 +81,7 @@ def test_a_pretrained_model_is_rebuilt_without_a_download(monkeypatch, tmp_path)
     content = {"weights": model.state_dict(), "model": "timm/test_resnet", "model_args": {"pretrained": True}}
     content |= {"shape": [32, 32, 1], "class_names": ["a", "b"], "options": options}
     monkeypatch.setattr(timm.models._builder, "load_pretrained", lambda *a, **k: pytest.fail("went to the network"))
-    rebuilt = weights.build_model(content, "best.pth").eval()
+    rebuilt = best_weights.build_model(content, "best.pth").eval()
     images = torch.randn(2, 1, 32, 32)
     with torch.no_grad():
         found, expected = rebuilt(images), model.eval()(images)

@@ -23,7 +23,7 @@ from data.class_folders import same_names
 from data.dataset import ImageData, changed_parts
 from data.decode import UNREADABLE, loses_values, read_image
 from data.sources import found_again
-from engine.setup import load_data
+from engine.build import load_data
 from tasks import evaluate
 from tasks.base import Task
 from tasks.classification.task import Classification
@@ -169,7 +169,7 @@ def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelera
 
     Args:
         args: `weights`, the file that `content` is from, and `data_dir`, where to look first.
-        content: as `engine/weights.py` loads it.
+        content: as `engine/checkpoints/best_weights.py` loads it.
         accelerator: of this process.
 
     Raises:
@@ -196,7 +196,7 @@ def check_same_test_images(path: str, content: dict, data: ImageData, accelerato
     Where the other parts alone have changed, or weights of an earlier version do not say, the main process warns.
 
     Args:
-        path, content: the file, and what `engine/weights.py` loads from it.
+        path, content: the file, and what `engine/checkpoints/best_weights.py` loads from it.
         data: split as the run's options say.
         accelerator: of this process.
 

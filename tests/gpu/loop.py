@@ -13,9 +13,10 @@ from benches import loop
 from benches.budget import UNLIMITED
 from benches.images import make_images
 from benches.timing import synchronize
-from engine import runtime, tracking
+from engine.output import trackers
 from engine.run import Run
-from engine.stopping import StopRequest
+from engine.runtime import machine
+from engine.runtime.signals import StopRequest
 from options.scripts import parse_bench
 from tests.gpu.options import Options
 
@@ -38,7 +39,7 @@ def measure(options: Options, record: Callable[[dict], None]) -> None:
     """The ratio, then the profile, of each job."""
     for number, job in enumerate(TINY if options.dry_run else JOBS):
         args = parse_bench(["--what", "loop", "--rounds", "2" if options.dry_run else "3", *job.split()])
-        accelerator = runtime.start(args)
+        accelerator = machine.start(args)
         batch_size = args.batch_sizes[0]
         section = loop.measure(args, accelerator, batch_size, train.begin, train.steps, UNLIMITED)
         record({"job": job, "ratio": section.facts["ratio"], "ms_of_a_step": section.facts["milliseconds_of_a_step"]})
@@ -49,7 +50,7 @@ def measure(options: Options, record: Callable[[dict], None]) -> None:
             run = train.begin(args, accelerator, data, StopRequest(None))
         record({"job": job, **profiled(run)})
         run.progress.close()
-        tracking.finish(run.trackers)
+        trackers.finish(run.trackers)
         accelerator.free_memory()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from benches import forward
 from benches.budget import UNLIMITED
 from benches.report import Row, Section
-from engine import runtime
+from engine.runtime import machine
 from options.scripts import parse_bench
 from tests.gpu.options import Options
 
@@ -23,10 +23,10 @@ def measure(options: Options, record: Callable[[dict], None]) -> None:
     forward.MODES = {name: forward.MODES[name] for name in MODES if not (options.dry_run and name == "torch.compile")}
     for job in TINY if options.dry_run else JOBS:
         args = parse_bench([*job.split(), "--rounds", "2" if options.dry_run else "3"])
-        accelerator = runtime.start(args)
+        accelerator = machine.start(args)
         for what in ("forward", "train"):
-            machine = accelerator.device, accelerator.mixed_precision
-            section = forward.measure(what, args, *machine, args.batch_sizes[0], UNLIMITED)
+            where = accelerator.device, accelerator.mixed_precision
+            section = forward.measure(what, args, *where, args.batch_sizes[0], UNLIMITED)
             for row in section.rows:
                 record(as_result(section, row))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import flush, strict
-from engine.sharding import divide, is_sharded
+from engine.runtime.sharding import divide, is_sharded
 
 MANIFEST = "manifest.json"
 FORMAT = 2  # of a checkpoint; another one is not read

@@ -23,7 +23,7 @@ from accelerate.utils import (
 from torch import nn
 
 from common.errors import UserError
-from engine import launch_configuration, launcher, peers, sharding
+from engine.runtime import launch_configuration, launcher, peers, sharding
 
 
 def start(args: argparse.Namespace) -> Accelerator:

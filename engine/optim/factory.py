@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from engine.muon import Muon
-from engine.sharding import whole
+from engine.optim.muon import Muon
+from engine.runtime.sharding import whole
 from models import param_groups
 
 

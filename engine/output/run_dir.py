@@ -20,7 +20,7 @@ from accelerate import Accelerator
 
 from common.errors import UserError
 from common.files import write_atomically, write_json
-from engine.runtime import cpu_name
+from engine.runtime.machine import cpu_name
 
 try:
     import fcntl
@@ -184,7 +184,7 @@ def environment(accelerator: Accelerator) -> dict:
 
 def _git_commit() -> str | None:
     """The commit of the code, with a + when files differ from it; None outside a git checkout."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     try:
         run = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],

@@ -17,7 +17,7 @@ from data.dataset import ImageData, load_images
 from data.loader import TrainSampler
 from data.pairs import load_pairs
 from data.transforms.spec import parse as parse_transform
-from engine import pretrained
+from engine.checkpoints import pretrained
 from models import param_groups
 from models.layers.sync_batch_norm import synchronize_batch_norm
 from options.parser import by_epoch, parse_freeze

@@ -18,8 +18,9 @@ from common.errors import UserError
 from common.files import is_folder, write_atomically
 from data.class_folders import same_names
 from data.dataset import changed_parts
-from engine import checkpoint, runtime, sharding, weights
-from engine.sharing import from_one
+from engine.checkpoints import best_weights, store
+from engine.runtime import machine, sharding
+from engine.runtime.sharing import from_one
 from options.resumed import near_runs
 from tasks.reports import REPORTS, parts
 
@@ -54,11 +55,11 @@ def save(run: "Run") -> None:
         RuntimeError: the processes' weights differ, so that there is no one state to save.
     """
     run.guard.look()
-    runtime.check_equal_weights(run.plain_model, run.accelerator)
+    machine.check_equal_weights(run.plain_model, run.accelerator)
     totals = run.accelerator.reduce(run.totals, "sum").tolist()
     tensors = {
         "model": sharding.gather(run.plain_model.state_dict(), run.accelerator),
-        "optimizer": sharding.gather(checkpoint.optimizer_tensors(run.optimizer), run.accelerator),
+        "optimizer": sharding.gather(store.optimizer_tensors(run.optimizer), run.accelerator),
     }
     if run.accelerator.is_main_process:
         if run.ema is not None:
@@ -78,7 +79,7 @@ def save(run: "Run") -> None:
         }
         place = run.folder / "checkpoints" / f"step-{run.step}"
         try:
-            checkpoint.save(place, tensors, state, run.args.keep)
+            store.save(place, tensors, state, run.args.keep)
         except (OSError, SafetensorError) as error:
             raise UserError(f"cannot save {place}: {error}; make room, then go on with --resume auto") from error
     run.accelerator.wait_for_everyone()
@@ -103,10 +104,10 @@ def resume(run: "Run") -> Path | None:
         if run.accelerator.is_main_process:
             print(f"warning: {complaint}; falling back to {place}", file=sys.stderr, flush=True)
     _check_same_run(run, place, state)
-    checkpoint.load_weights(run.plain_model, tensors["model"], str(place))
-    checkpoint.load_optimizer(run.optimizer, tensors["optimizer"])
+    store.load_weights(run.plain_model, tensors["model"], str(place))
+    store.load_optimizer(run.optimizer, tensors["optimizer"])
     if run.ema is not None:
-        checkpoint.load_weights(run.ema.model, tensors["ema"], str(place))
+        store.load_weights(run.ema.model, tensors["ema"], str(place))
     if run.accelerator.scaler is not None and state["scaler"]:
         run.accelerator.scaler.load_state_dict(state["scaler"])
     run.step, run.history, run.seconds = state["step"], state["history"], state["seconds"]
@@ -121,8 +122,8 @@ def resume(run: "Run") -> Path | None:
 
 def _remove_later(run: "Run") -> None:
     """Remove the run's checkpoints of later steps, which other --epochs, and so other learning rates, had led to."""
-    own = checkpoint.list_checkpoints(run.folder / "checkpoints")
-    later = [folder for folder in own if checkpoint.step_of(folder) > run.step]
+    own = store.list_checkpoints(run.folder / "checkpoints")
+    later = [folder for folder in own if store.step_of(folder) > run.step]
     if later and run.accelerator.is_main_process:
         run.progress.say(f"removing {', '.join(folder.name for folder in later)}: they are of other --epochs")
         for folder in later:
@@ -197,7 +198,7 @@ def _fetch_best(own: Path, there: Path, step: int) -> bool:
 def _step_of(path: Path) -> int | None:
     """The step whose weights a best.pth holds; None where it cannot be read."""
     try:
-        return weights.load(path)["step"]
+        return best_weights.load(path)["step"]
     except UserError:
         return None
 
@@ -217,10 +218,10 @@ def _find_on_all(run: "Run") -> tuple | None:
 def _newest_manifest(run: "Run") -> tuple[int, str] | None:
     """(step, manifest) of the newest checkpoint that --resume may mean, intact or not, as this process sees it."""
     asked = run.folder if run.args.resume == "auto" else Path(run.args.resume)
-    inside = checkpoint.list_checkpoints(asked / "checkpoints")
+    inside = store.list_checkpoints(asked / "checkpoints")
     for folder in inside if is_folder(asked / "checkpoints") else [asked]:
         try:
-            text = (folder / checkpoint.MANIFEST).read_text(encoding="utf-8")
+            text = (folder / store.MANIFEST).read_text(encoding="utf-8")
             return json.loads(text)["step"], text
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -232,16 +233,16 @@ def _find(run: "Run") -> tuple | None:
     if run.args.resume == "auto":
         if run.args.run_name is None:
             raise UserError("--resume auto needs the --run-name of the run to go on with")
-        return checkpoint.newest_intact(run.folder / "checkpoints")
+        return store.newest_intact(run.folder / "checkpoints")
     place = Path(run.args.resume)
     if is_folder(place / "checkpoints"):  # a run's folder
-        found = checkpoint.newest_intact(place / "checkpoints")
+        found = store.newest_intact(place / "checkpoints")
         if found is None:
             raise UserError(f"--resume {place}: no checkpoint in {place / 'checkpoints'}")
         return found
     try:
-        return place, *checkpoint.load(place), []
-    except checkpoint.Damaged as error:
+        return place, *store.load(place), []
+    except store.Damaged as error:
         raise UserError(f"--resume {run.args.resume}: {error}") from error
 
 

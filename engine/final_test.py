@@ -11,11 +11,12 @@ from accelerate.utils import broadcast_object_list
 
 from common import console
 from common.files import strict
-from engine import tracking, weights
-from engine.checkpoint import load_weights
-from engine.folder import to_go_on
+from engine.checkpoints import best_weights
+from engine.checkpoints.store import load_weights
+from engine.output import trackers
+from engine.output.run_dir import to_go_on
 from engine.run import Run
-from engine.sharing import from_one
+from engine.runtime.sharing import from_one
 from tasks.classification import predict
 from tasks.reports import REPORTS
 
@@ -38,7 +39,7 @@ def report_run(run: Run) -> dict:
     run.stop.words = f"in the test report; training is done and saved, the report will be made again; {how}"
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
     best = run.folder / "best.pth"
-    load_weights(run.plain_model, from_one(lambda: weights.load(best)["weights"]), str(best))
+    load_weights(run.plain_model, from_one(lambda: best_weights.load(best)["weights"]), str(best))
     test, probabilities = report.test_report(
         run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size
     )
@@ -82,12 +83,12 @@ def _track_end(run: Run, test: dict, probabilities: np.ndarray | None) -> None:
         "total/parameters": sum(parameter.numel() for parameter in run.plain_model.parameters()),
     }
     options = {**vars(run.args), "mixed_precision": run.accelerator.mixed_precision}  # not "auto"
-    tracking.log_end(run.trackers, options, figures, run.step)
+    trackers.log_end(run.trackers, options, figures, run.step)
     pictures = REPORTS[run.args.task].thumbnails(run.folder, run.data, test, probabilities)
-    tracking.log_pictures(run.trackers, {f"pictures/{name}": pixels for name, pixels in pictures.items()}, run.step)
+    trackers.log_pictures(run.trackers, {f"pictures/{name}": pixels for name, pixels in pictures.items()}, run.step)
     if not run.accelerator.is_fsdp2:  # whose parts only all processes together can run
-        tracking.log_graph(run.trackers, run.plain_model, run.task.input_shape)
-    tracking.finish(run.trackers)
+        trackers.log_graph(run.trackers, run.plain_model, run.task.input_shape)
+    trackers.finish(run.trackers)
 
 
 def _say_what_next(run: Run, test: dict) -> None:

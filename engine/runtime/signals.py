@@ -20,9 +20,9 @@ from torch.nn.utils import get_total_norm
 from common import console
 from common.console import leave_the_terminal, note_at_once
 from common.errors import is_first_of_machine
-from engine import launcher
-from engine.muon import Muon
-from engine.sharding import whole
+from engine.optim.muon import Muon
+from engine.runtime import launcher
+from engine.runtime.sharding import whole
 
 GRACE = 3.0  # seconds that the main thread has to obey a signal, and after which a second one is no copy of the first
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import models
 from common.errors import ImpossibleOptions
 from data.class_folders import same_names
-from engine import same_classes, weights
-from engine.checkpoint import differences, with_tied
+from engine.checkpoints import best_weights, class_matching
+from engine.checkpoints.store import differences, with_tied
 from models import param_groups
 from options.training import HUB
 
@@ -90,7 +90,7 @@ def load(model: nn.Module, args: argparse.Namespace, classes: list[str]) -> None
     }
     _check_fit(needed, fitting, content, where, args.model)
     whole = all(name in found and found[name].shape[1:] == own[name].shape[1:] for name in left)
-    rows = same_classes.known_rows(classes, left, found, content) if left and whole else {}
+    rows = class_matching.known_rows(classes, left, found, content) if left and whole else {}
     if args.match_classes and not rows:
         some = ", ".join(classes[:5]) + ", ..." * (len(classes) > 5)
         raise ImpossibleOptions(
@@ -101,7 +101,7 @@ def load(model: nn.Module, args: argparse.Namespace, classes: list[str]) -> None
         nn.init.zeros_(model.get_parameter(name))
     not_loaded = f"not loaded, so new: {', '.join(left)}" if left else "all of them"
     if args.match_classes:
-        same_classes.start_head(model, left, found, rows)
+        class_matching.start_head(model, left, found, rows)
         not_loaded += f", but for {len(rows)} of {len(classes)} classes by name"
     elif rows and len(rows) == len(classes):
         not_loaded += " (they know every class by name: --match-classes would keep that)"
@@ -132,7 +132,7 @@ def _read(path: str) -> dict:
     except SafetensorError as error:
         raise ImpossibleOptions(f"--pretrained {path}: not a file of weights, or a damaged one ({error})") from error
     except Exception as error:  # a damaged pickle can fail in any way
-        raise ImpossibleOptions(f"--pretrained {path}: {weights.why_refused(error)}") from error
+        raise ImpossibleOptions(f"--pretrained {path}: {best_weights.why_refused(error)}") from error
     if not isinstance(content, dict):
         raise ImpossibleOptions(f"--pretrained {path}: holds no weights by name")
     return content

@@ -16,7 +16,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.files import write_atomically
-from engine.folder import NOT_COMPARED
+from engine.output.run_dir import NOT_COMPARED
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event

@@ -12,7 +12,7 @@ import models
 from common.errors import UserError
 from common.files import write_atomically
 from data.transforms.spec import parse as parse_transform
-from engine.checkpoint import load_weights
+from engine.checkpoints.store import load_weights
 from options.resumed import near_runs
 from tasks.base import Task
 from tasks.classification.task import Classification

@@ -1,0 +1,1 @@
+"""What a run reads back: checkpoints of its whole state, best.pth, weights to start from."""

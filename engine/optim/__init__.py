@@ -1,0 +1,1 @@
+"""Optimizers, Muon among them, the learning rate of a step, the moving average of weights."""
