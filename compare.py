@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with user_errors_end_the_program():
         args = parse_compare(argv)
         console.status("reading runs")
-        from engine import comparison  # imported only now, as it takes a while: --help is answered at once
+        from experiments import comparison  # imported only now, as it takes a while: --help is answered at once
 
         folders = comparison.find_runs([Path(run) for run in args.runs])
         root = Path(os.path.commonpath(folders))

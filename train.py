@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     """
     began = time.monotonic()
     with user_errors_end_the_program():
-        from engine.several import asked_for, members, run_all
+        from experiments.multirun import asked_for, members, run_all
         from options.scripts import parse_train
 
         args = parse_train(argv)

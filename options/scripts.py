@@ -121,7 +121,7 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.exit()
     args = _with_recipe_and_run(parser, argv, typed)
     args.model_arg = dict(args.model_arg)
-    args.member_of = None  # set by engine/several.py: the folder that holds this run among others
+    args.member_of = None  # set by experiments/multirun.py: the folder that holds this run among others
     for name, value in (DEFAULTS | DEFAULTS_OF.get(args.optimizer, {})).items():
         if getattr(args, name) is None:
             setattr(args, name, value)

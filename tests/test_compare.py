@@ -9,8 +9,8 @@ import yaml
 
 import compare
 from common.tables import as_markdown, fitted
-from engine.comparison import read_all, summarize, table
-from engine.plots_of_runs import comparison_figure
+from experiments.comparison import read_all, summarize, table
+from experiments.plots import comparison_figure
 
 
 def make_run(folder: Path, accuracy: float, loss: float = 0.5, **options: object) -> Path:

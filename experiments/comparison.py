@@ -244,7 +244,7 @@ def report(place: Path, folders: Sequence[Path], root: Path, failed: Mapping[str
     Raises:
         UserError: a run's file cannot be read.
     """
-    from engine import plots_of_runs
+    from experiments import plots
 
     for name, reason in failed.items():
         print(f"error: {name} has no result: {reason}", file=sys.stderr, flush=True)
@@ -262,7 +262,7 @@ def report(place: Path, folders: Sequence[Path], root: Path, failed: Mapping[str
         heading = [f"## {name}"] * (len(data_sets) > 1)
         text.append("\n\n".join([*heading, *map(tables_of_text.as_markdown, tables)]))
         say("\n" + "\n\n".join([*heading, *map(_for_the_terminal, tables)]) + "\n")
-        pictures += _draw(plots_of_runs, place, group, f"{root.name}: {name}", f"-{number + 1}" if number else "")
+        pictures += _draw(plots, place, group, f"{root.name}: {name}", f"-{number + 1}" if number else "")
     text += [f"{name} has no result: {reason}" for name, reason in failed.items()]
     if repeated:
         write_json(place / "summary.json", repeated if len(data_sets) > 1 else repeated[name])

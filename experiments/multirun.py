@@ -129,8 +129,9 @@ def run_all(
         SystemExit: asked to stop (as a single run), or a run has failed.
     """
     # Imported only now, as they take seconds: what is mistyped is answered at once.
-    from engine import comparison, ensemble, final_test
+    from engine import final_test
     from engine.runtime import agreement, machine, signals
+    from experiments import comparison, ensemble
 
     with signals.StopRequest(args.max_time, began):
         accelerator = machine.start(args)

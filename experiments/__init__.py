@@ -1,0 +1,1 @@
+"""Several runs: started together, compared, averaged."""
