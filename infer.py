@@ -25,6 +25,7 @@ def infer(args: argparse.Namespace) -> int:
     console.status("loading PyTorch")
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
     from data.folders import find_images, left_out_in_words
+    from engine import held_out
     from engine.checkpoints import best_weights
     from engine.runtime import machine
     from tasks.classification import predict as predict_classes
@@ -41,7 +42,7 @@ def infer(args: argparse.Namespace) -> int:
     args.mixed_precision = args.mixed_precision or machine.usable_precision(content["mixed_precision"], args.cpu)
     model, task, *how = prepare(args, content, args.tta)
     if not paths:
-        return predict_classes.report_on_test_split(args, content, model, task, *how)
+        return held_out.report_on_test_split(args, content, model, task, *how)
     return answers.predict_files(args, model, task, paths, *how)
 
 

@@ -28,7 +28,7 @@ from common.errors import UserError
 from data.transforms import with_torchvision
 from data.transforms.spec import parse as parse_transform
 from engine.checkpoints import best_weights
-from tasks.classification.predict import check_same_test_images, held_out_data
+from engine.held_out import check_same_test_images, held_out_data
 from tasks.image_to_image.task import WITHIN, Maker
 
 ROUND_SECONDS = 0.1  # of so many lines

@@ -12,9 +12,9 @@ from common.console import say
 from common.files import write_json
 from engine import build
 from engine.checkpoints import best_weights
+from engine.held_out import check_same_test_images
 from engine.runtime.sharing import from_one
 from tasks.classification import report as reports
-from tasks.classification.predict import check_same_test_images
 from tasks.evaluate import predict
 
 

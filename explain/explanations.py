@@ -11,6 +11,7 @@ from torch import nn
 from common.errors import UserError
 from common.files import exists, is_folder
 from data.class_folders import same_form
+from engine.held_out import held_out_data
 from explain import CAMS
 from explain.explained import Explained
 from explain.layers import Layer, find_layer
@@ -18,8 +19,8 @@ from explain.methods import check_installed
 from explain.of_files import explain_files
 from explain.of_test_split import explain_test_split
 from tasks import evaluate
-from tasks.classification.predict import folder_beside, held_out_data
 from tasks.classification.task import Classification
+from tasks.inference import folder_beside
 
 
 def check_options(args: argparse.Namespace, content: dict) -> None:

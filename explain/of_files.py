@@ -9,7 +9,7 @@ from common.console import percent, say
 from explain.explained import Explained, in_words
 from explain.output import finish, make_folder
 from explain.pictures import ROWS, Row, plot_maps
-from tasks.classification.predict import read_images, tell_unreadable
+from tasks.inference import read_images, tell_unreadable
 
 
 def explain_files(

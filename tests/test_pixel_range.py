@@ -13,7 +13,7 @@ from common.errors import UserError
 from data.dataset import load_images
 from data.decode import read_image
 from engine.checkpoints import best_weights
-from tasks.classification.predict import read_images
+from tasks.inference import read_images
 from tests.conftest import fresh_process, predict, write_images
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)

@@ -12,9 +12,8 @@ from torch import nn
 from common.console import say
 from common.errors import UserError
 from common.files import exists, is_folder, write_atomically
-from common.progress import track
-from tasks.classification.predict import folder_beside, read_images, tell_unreadable
 from tasks.image_to_image.task import Transformation
+from tasks.inference import folder_beside, infer_files, tell_unreadable
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -47,16 +46,10 @@ def predict_files(
     places = _places(paths, folder)
     unreadable: list[str] = []
     written, main = 0, accelerator.is_main_process
-    make = task.maker(model.eval())
-    for start in track(range(0, len(paths), batch_size), "predicting", -(-len(paths) // batch_size), main):
-        readable, images = read_images(paths[start : start + batch_size], task, unreadable)
-        if not readable:
-            continue
-        with torch.no_grad(), accelerator.autocast():
-            pixels = make(torch.from_numpy(images).to(accelerator.device)).cpu()
+    for readable, made in infer_files(task.maker(model.eval()), task, paths, accelerator, batch_size, unreadable):
         if main:
-            for path, image in zip(readable, pixels, strict=True):
-                _write(places[path], image)
+            for path, pixels in zip(readable, made, strict=True):
+                _write(places[path], pixels)
         written += len(readable)
     if main:
         tell_unreadable(unreadable, len(paths))

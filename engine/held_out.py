@@ -1,0 +1,110 @@
+"""The test split that the run of a file of weights held out: found again, known by its images, tested on once more."""
+
+import argparse
+import sys
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from common.console import say
+from common.errors import UserError
+from data.class_folders import same_names
+from data.dataset import ImageData, changed_parts
+from data.sources import found_again
+from engine.build import load_data
+from tasks.base import Task
+from tasks.classification.predict import put_out, rows
+from tasks.inference import folder_beside
+from tasks.reports import REPORTS
+
+# Options that weights of earlier versions lack, as they then did their work.
+YOUNGER_OPTIONS = {"task": "classify", "image_column": None, "label_column": None}
+YOUNGER_OPTIONS |= {"limit_val": None, "limit_test": None, "smoke_test": False}
+
+
+def report_on_test_split(
+    args: argparse.Namespace,
+    content: dict,
+    model: nn.Module,
+    task: Task,
+    accelerator: Accelerator,
+    batch_size: int,
+) -> int:
+    """Test on the split that the run held out, with the run's own report, written beside the weights. Returns 0."""
+    data = held_out_data(args, content, accelerator)
+    report = REPORTS[content["options"].get("task", "classify")]
+    if data.targets is not None:
+        task.pairs = torch.from_numpy(data.targets)
+    folder = folder_beside(args.weights, "test")
+    try:
+        folder.mkdir(exist_ok=True)
+        test, probabilities = report.test_report(folder, model, task, data, accelerator, batch_size)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the report in {folder}: {error.strerror or error}; copy the weights to a folder with room "
+            "that you may write in"
+        ) from error
+    if accelerator.is_main_process:
+        if args.output is not None:  # of classes: there is none for a model that makes images
+            true = [data.class_names[label] for label in data.test.arrays.labels[data.test.ids]]
+            put_out(rows(data.test.names(), probabilities, task.class_names, args.topk, true), args.output)
+        say("\n".join([report.headline(test), *data.remarks]))
+        others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
+        say(f"open     {folder / 'examples.png'}, {', '.join(others)}")
+    return 0
+
+
+def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelerator) -> ImageData:
+    """The data set that the weights were trained on, split as it was then.
+
+    Args:
+        args: `weights`, the file that `content` is from, and `data_dir`, where to look first.
+        content: as `engine/checkpoints/best_weights.py` loads it.
+        accelerator: of this process.
+
+    Raises:
+        UserError: it is not on this machine, or its test images are no longer the same.
+    """
+    options = argparse.Namespace(**(YOUNGER_OPTIONS | content["options"]))
+    options.dataset, options.data_dir = found_again(options.dataset, options.data_dir, args.data_dir)
+    options.pretrained = None  # the file that training began with may be gone, and nothing is to be had from it now
+    try:
+        data = load_data(options, accelerator)
+    except UserError as error:
+        raise UserError(
+            f"no image is named, so the test split of {options.dataset} is wanted, but: {error} (or name images)"
+        ) from error
+    if not same_names(data.class_names, content["class_names"]) or list(data.shape) != content["shape"]:
+        raise UserError(f"the data set {options.dataset} has other classes or sizes than {args.weights} was trained on")
+    check_same_test_images(args.weights, content, data, accelerator)
+    return data
+
+
+def check_same_test_images(path: str, content: dict, data: ImageData, accelerator: Accelerator) -> None:
+    """See to it that the test part of `data` is that of the run which the weights in the file `path` are from.
+
+    Where the other parts alone have changed, or weights of an earlier version do not say, the main process warns.
+
+    Args:
+        path, content: the file, and what `engine/checkpoints/best_weights.py` loads from it.
+        data: split as the run's options say.
+        accelerator: of this process.
+
+    Raises:
+        UserError: the test images are others, some of which the model may have been trained on.
+    """
+    before, dataset = content.get("fingerprints"), content["options"]["dataset"]
+    changed = changed_parts(before or {}, data.fingerprints())
+    if "test" in changed:
+        raise UserError(
+            f"the {changed} images of {dataset} have changed since {path} was trained: bring them back, say with "
+            "--data-dir where they are now, or name images"
+        )
+    warning = ""
+    if before is None:
+        warning = f"{path} is of an earlier version: it does not say which images its run was tested on"
+    elif changed:
+        warning = f"the {changed} images of {dataset} have changed since {path} was trained; its test images have not"
+    if warning and accelerator.is_main_process:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
