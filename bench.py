@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import train  # the only script that another one needs: its loop is what is measured
 from common import console
 from common.errors import UserError, user_errors_end_the_program
-from options.scripts import parse_bench
+from options.bench import parse_bench
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

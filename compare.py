@@ -11,7 +11,7 @@ from pathlib import Path
 from common import console
 from common.errors import UserError, user_errors_end_the_program
 from common.files import is_folder
-from options.scripts import parse_compare
+from options.compare import parse_compare
 
 
 def main(argv: Sequence[str] | None = None) -> None:

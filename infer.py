@@ -17,7 +17,7 @@ from pathlib import Path
 from common import console
 from common.errors import user_errors_end_the_program
 from engine.runtime.peers import failing_together
-from options.scripts import parse_infer
+from options.infer import parse_infer
 
 
 def infer(args: argparse.Namespace) -> int:

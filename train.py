@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     began = time.monotonic()
     with user_errors_end_the_program():
         from experiments.multirun import asked_for, members, run_all
-        from options.scripts import parse_train
+        from options.train import parse_train
 
         args = parse_train(argv)
         runs = members(args, argv) if asked_for(args) else None

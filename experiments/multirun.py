@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from common.console import say
 from common.errors import ImpossibleOptions, UserError
 from options.parser import setting_argv
-from options.scripts import parse_train, train_parser
+from options.train import parse_train, train_parser
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

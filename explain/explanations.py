@@ -12,12 +12,12 @@ from common.errors import UserError
 from common.files import exists, is_folder
 from data.class_folders import same_form
 from engine.held_out import held_out_data
-from explain import CAMS
 from explain.explained import Explained
 from explain.layers import Layer, find_layer
 from explain.methods import check_installed
 from explain.of_files import explain_files
 from explain.of_test_split import explain_test_split
+from options.infer import CAMS
 from tasks import evaluate
 from tasks.classification.task import Classification
 from tasks.inference import folder_beside

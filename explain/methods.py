@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from explain import OF_PIXELS
 from explain.layers import Layer
+from options.infer import OF_PIXELS
 
 STEPS = 50  # of the path of the integrated gradients
 AT_ONCE = 64  # images that go through the model together

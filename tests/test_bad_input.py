@@ -151,7 +151,7 @@ def test_a_question_is_answered_at_once(option, says, tmp_path):
 
 
 def test_a_recipe_is_read_as_the_options_that_it_names(tmp_path):
-    from options.scripts import parse_train
+    from options.train import parse_train
 
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(

@@ -15,7 +15,7 @@ import train
 from benches import forward, learn, transform, variants
 from benches.timing import WARM_UP_CALLS, calls_for, interleave, warm_up
 from data.augment.batch import Augment
-from options.scripts import parse_bench
+from options.bench import parse_bench
 
 CPU = torch.device("cpu")
 TINY = "--cpu --mixed-precision no --model mlp --image-size 8 --channels 1 --batch-sizes 4 --rounds 2"

@@ -220,7 +220,7 @@ def test_no_pickle_is_ever_run(tmp_path: Path) -> None:
     assert cache.read(decoded) is None
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"lr: !!python/object/apply:os.mkdir ['{proof}']\n")
-    from options.scripts import parse_train
+    from options.train import parse_train
 
     with pytest.raises(UserError, match=r"could not determine a constructor"):
         parse_train(["--recipe", str(recipe)])

@@ -12,10 +12,11 @@ from torch import nn
 
 import models
 from engine.checkpoints import best_weights
-from explain import CAMS, METHODS, faithfulness
+from explain import faithfulness
 from explain.layers import find_layer
 from explain.methods import compute_maps, integrated_gradients
 from explain.pictures import heat
+from options.infer import CAMS, METHODS
 from tests.conftest import changed, predict, refusal, write_images
 from tests.driver import train
 

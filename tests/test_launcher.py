@@ -15,7 +15,7 @@ import yaml
 from common.errors import UserError
 from engine.checkpoints import store
 from engine.runtime import launcher
-from options.scripts import parse_train
+from options.train import parse_train
 from tests.conftest import REPOSITORY
 from tests.driver import HANGS
 

@@ -13,7 +13,10 @@ import pytest
 import train
 from common.errors import UserError
 from engine.output import run_dir
-from options.scripts import parse_bench, parse_compare, parse_infer, parse_train
+from options.bench import parse_bench
+from options.compare import parse_compare
+from options.infer import parse_infer
+from options.train import parse_train
 from tests.conftest import fresh_process
 
 TINY = "--cpu --dataset digits --model mlp --track none --epochs 1 --limit-train 64 --output-dir".split()

@@ -12,7 +12,7 @@ from data.dataset import load_images
 from data.pairs import load_pairs
 from engine import build
 from engine.checkpoints import best_weights
-from options.scripts import parse_train
+from options.train import parse_train
 from tests.conftest import fresh_process, predict, write_images
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from common.errors import UserError
 from engine.build import plan_steps
-from options.scripts import parse_train
+from options.train import parse_train
 from tests.driver import HANGS, Deed, free_port, server, train
 
 # A model without batch norm, whose statistics would be those of a process's own part of the batch; 20 steps.

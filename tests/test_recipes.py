@@ -9,7 +9,7 @@ import timm
 from safetensors.torch import save_file
 
 from options.parser import RECIPES
-from options.scripts import parse_train
+from options.train import parse_train
 from tests.driver import train
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))

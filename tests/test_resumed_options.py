@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from common.errors import UserError
-from options.scripts import parse_train
+from options.train import parse_train
 from tests.conftest import REPOSITORY
 from tests.driver import Deed, train
 

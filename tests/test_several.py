@@ -17,7 +17,7 @@ import infer
 from data.dataset import load_images
 from engine.checkpoints import best_weights
 from experiments.multirun import members
-from options.scripts import parse_train
+from options.train import parse_train
 from tests.driver import Deed, train
 
 OPTIONS = (

@@ -17,7 +17,7 @@ from common.errors import UserError
 from engine.checkpoints import best_weights
 from engine.runtime import sharding
 from infer import infer
-from options.scripts import parse_infer
+from options.infer import parse_infer
 from tests.driver import Deed, train
 
 # 20 steps without batch norm; 33 rows do not divide by 2; two micro-batches a step, as only the last one communicates.

@@ -17,7 +17,7 @@ from engine.output import trackers
 from engine.run import Run
 from engine.runtime import machine
 from engine.runtime.signals import StopRequest
-from options.scripts import parse_bench
+from options.bench import parse_bench
 from tests.gpu.options import Options
 
 JOBS = (

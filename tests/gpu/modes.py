@@ -6,7 +6,7 @@ from benches import forward
 from benches.budget import UNLIMITED
 from benches.report import Row, Section
 from engine.runtime import machine
-from options.scripts import parse_bench
+from options.bench import parse_bench
 from tests.gpu.options import Options
 
 JOBS = (

@@ -1,0 +1,97 @@
+"""The command line of bench.py."""
+
+import argparse
+from collections.abc import Sequence
+
+from common.errors import UserError
+from data.augment.spec import parse as parse_augment
+from options.groups import add_model, add_speed
+from options.parser import POSITIVE, Parser, in_words, number, path, weights_file
+from options.train import parse_train
+
+BENCHES = ("forward", "train", "loop", "data", "conv", "transform")
+
+
+def bench_parser() -> Parser:
+    """The options of bench.py."""
+    parser = Parser(prog="bench.py", description="Measure models, the loop (with --compile, compiled) and data.")
+    add = parser.add_argument
+    add("--what", nargs="+", choices=BENCHES, metavar="BENCH", help=f"some of {', '.join(BENCHES)} (default: all)")
+    add("--check", action="store_true", help="run loop alone; exit code 1 under 0.9 of the bare model's speed")
+    add("--rounds", type=POSITIVE, default=5, metavar="N", help="times that each is measured (default: %(default)s)")
+    add(
+        "--budget",
+        type=POSITIVE,
+        default=120,
+        metavar="SECONDS",
+        help="for all benches together: what does not fit is measured in fewer rounds or left out, and a line says so "
+        "(default: %(default)s)",
+    )
+    add(
+        "--recipe",
+        type=path,
+        metavar="NAME|FILE",
+        help="model, batch size, optimizer and the rest from a recipe of train.py",
+    )
+    add(
+        "--weights",
+        type=weights_file,
+        nargs="+",
+        metavar="FILE|RUN",
+        help="run transform alone, on the test images of the run that these best.pth are from; several are compared "
+        "(default: models that learn for seconds, on made-up images)",
+    )
+    add("--data-dir", metavar="DIR", help="where the data set of --weights is now (default: as in training)")
+    add_model(add)
+    add("--batch-sizes", type=POSITIVE, nargs="+", default=[128], metavar="N", help="(default: 128)")
+    add("--image-size", type=number(int, 4, 2048), default=32, metavar="PIXELS", help="(default: %(default)s)")
+    add("--channels", type=int, choices=(1, 3), default=3, help="of the images, 1 or 3 (default: %(default)s)")
+    add(
+        "--augment",
+        type=in_words(parse_augment),
+        default="flip,crop",
+        metavar="LIST",
+        help="in loop, as train.py has it (default: %(default)s)",
+    )
+    add_speed(add)
+    add("--output-dir", type=path, metavar="DIR", help="for bench.json and bench.png (default: runs/bench-TIME)")
+    return parser
+
+
+def parse_bench(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse bench.py's options; what it has no option for is as train.py has it, from the recipe or by default.
+
+    Raises:
+        UserError: an unknown option, a value out of range, --check with another bench than loop, or --weights
+            with another than transform.
+    """
+    parser = bench_parser()
+    args = parser.parse_args(argv)
+    trained = parse_train([f"--recipe={args.recipe}"] if args.recipe else [])
+    if args.recipe:
+        parser.set_defaults(**_from_recipe(trained, args))
+        args = parser.parse_args(argv)
+    if args.check and args.what not in (None, ["loop"]):
+        raise UserError("--check measures loop alone: leave --what out")
+    if args.weights and (args.check or args.what not in (None, ["transform"])):
+        raise UserError("--weights is for transform alone: leave --what and --check out")
+    alone = ["loop"] if args.check else ["transform"] if args.weights else None
+    args.what = alone or list(dict.fromkeys(args.what or BENCHES))
+    args.batch_sizes = list(dict.fromkeys(args.batch_sizes))
+    args.model_arg = dict(args.model_arg)
+    return argparse.Namespace(**(vars(trained) | vars(args)))
+
+
+def _from_recipe(trained: argparse.Namespace, args: argparse.Namespace) -> dict:
+    """What a recipe says of the options that bench.py has too; the others it takes from there as they are."""
+    # What is timed is one step of all layers on images of one size, their own; a micro-batch counts as a step.
+    trained.train_sizes, trained.freeze = None, "none"
+    if trained.batch_size:
+        trained.batch_size //= trained.accumulate
+    trained.accumulate = 1
+    own = {"output_dir", "data_dir"}
+    found = {name: value for name, value in vars(trained).items() if name in args and name not in own}
+    found["model_arg"] = list(trained.model_arg.items())
+    if trained.batch_size:
+        found["batch_sizes"] = [trained.batch_size]
+    return {name: value for name, value in found.items() if value is not None}

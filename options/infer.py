@@ -1,0 +1,106 @@
+"""The command line of infer.py, and the names of the methods that explain a class."""
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from common.errors import UserError
+from options.parser import POSITIVE, Parser, in_words, path, weights_file
+from options.training import TTA
+
+EXPLAINS = ("explain_class", "explain_layer", "explain_count")
+CAMS = ("gradcam", "gradcam++", "scorecam", "eigencam")  # of a layer's feature maps
+OF_PIXELS = ("integrated-gradients", "occlusion")  # of the pixels themselves, for any model
+COUNT = 10  # images that a figure is taken from, of each class where they have one
+METHODS = (*CAMS, *OF_PIXELS)
+
+
+def infer_parser() -> Parser:
+    """The options of infer.py."""
+    parser = Parser(
+        prog="infer.py",
+        description="Predict or explain images, or a whole test split, with trained weights.",
+    )
+    add = parser.add_argument
+    add(
+        "images",
+        type=path,
+        nargs="*",
+        metavar="IMAGE|FOLDER",
+        help="nothing: the test split that the weights were tested on",
+    )
+    add("--weights", type=weights_file, required=True, metavar="FILE|RUN", help="best.pth of a run, or its folder")
+    add("--topk", type=POSITIVE, default=5, metavar="K", help="classes named for an image (default: %(default)s)")
+    add(
+        "--output",
+        type=path,
+        metavar="FILE|FOLDER",
+        help="a .csv or .json to write the predictions to (default: print them); of a model that makes images a folder "
+        "for them (default: beside the weights)",
+    )
+    add("--batch-size", type=POSITIVE, metavar="N", help="(default: as in training)")
+    add("--tta", choices=TTA, help="views averaged: the image, mirrored too, shifted too (default: as in training)")
+    add("--cpu", action="store_true", help="use the CPU even where there is an accelerator (default: no)")
+    add("--mixed-precision", choices=("auto", "no", "fp16", "bf16"), help="(default: as in training)")
+    add(
+        "--data-dir",
+        metavar="DIR",
+        help="where the test split's data set is now: the folder that holds it, or of your own images that folder "
+        "itself (default: as in training, else $SAMELOOP_DATA)",
+    )
+    _add_explain(parser.add_argument_group("explanations").add_argument)
+    return parser
+
+
+def _add_explain(add: Callable) -> None:
+    add(
+        "--explain",
+        type=in_words(parse_methods),
+        metavar="LIST",
+        help="show what speaks for a class, by some of " + ", ".join(METHODS) + ", separated by commas; the "
+        "pictures go into the folder --output (default: beside the weights)",
+    )
+    add(
+        "--explain-class",
+        metavar="LIST",
+        help="classes to explain beside the predicted one; of the test split, to look at alone (default: none; all)",
+    )
+    add(
+        "--explain-layer",
+        metavar="NAME",
+        help=f"module whose maps {', '.join(CAMS)} use (default: the last that suits the model's family)",
+    )
+    add(
+        "--explain-count",
+        type=POSITIVE,
+        metavar="N",
+        help="images that the faithfulness, and of the test split the mean maps, are taken from; of the test split of "
+        f"each class (default: {COUNT})",
+    )
+
+
+def parse_infer(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse infer.py's options.
+
+    Raises:
+        UserError: an unknown option, a value out of range, or an option of --explain without it.
+    """
+    args = infer_parser().parse_args(argv)
+    odd = [f"--{name.replace('_', '-')}" for name in EXPLAINS if getattr(args, name) is not None]
+    if odd and args.explain is None:
+        raise UserError(f"{', '.join(odd)}: of use with --explain alone; name its methods, or leave it out")
+    args.explain = parse_methods(args.explain) if args.explain is not None else []
+    args.explain_count = args.explain_count or COUNT
+    return args
+
+
+def parse_methods(text: str) -> list[str]:
+    """The methods of --explain, separated by commas, each once.
+
+    Raises:
+        ValueError: an unknown one.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"unknown method '{name}': give some of {', '.join(METHODS)}, separated by commas")
+    return names

@@ -1,0 +1,148 @@
+"""The command line of train.py."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import models
+from common.console import say
+from common.errors import UserError
+from data.sources import NAMED, from_anywhere
+from options import resumed
+from options.groups import GROUPS
+from options.parser import RECIPES, Answer, Parser, path, recipe_argv, weights_file
+from options.training import DEFAULTS, DEFAULTS_OF, HUB
+
+SMOKE_IMAGES = 16  # of each part
+
+
+def train_parser() -> Parser:
+    """The options of train.py."""
+    parser = Parser(prog="train.py", description="Train an image classifier and report on its test set.")
+    add = parser.add_argument
+    add(
+        "--recipe",
+        type=path,
+        metavar="NAME|FILE",
+        help="a YAML file of these options (recipes/NAME.yaml); what is typed wins",
+    )
+    add("--list-recipes", action=Answer, answer=_recipes_listed, help="print the recipes and stop")
+    add("--list-models", action="store_true", help="print the models and stop")
+    add("--list-datasets", action="store_true", help="print the data sets that have a name and stop")
+    for title, add_options in GROUPS.items():
+        add_options(parser.add_argument_group(title).add_argument)
+    return parser
+
+
+def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse train.py's options, the recipe's first and then what was typed.
+
+    Raises:
+        UserError: an unknown option or recipe key, a value out of range, an unknown model or data set, options
+            that do not go together.
+        SystemExit: after --help and the --list options, which print their answer.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = train_parser()
+    typed = parser.parse_args(argv)
+    if typed.list_models or typed.list_datasets:
+        say(_models_listed() if typed.list_models else _datasets_listed())
+        parser.exit()
+    args = _with_recipe_and_run(parser, argv, typed)
+    args.model_arg = dict(args.model_arg)
+    args.member_of = None  # set by experiments/multirun.py: the folder that holds this run among others
+    for name, value in (DEFAULTS | DEFAULTS_OF.get(args.optimizer, {})).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.warmup is None:
+        args.warmup = 0.3 if args.schedule == "onecycle" else 0.05
+    args.dataset, args.data_dir = from_anywhere(args.dataset, args.data_dir)
+    if args.pretrained not in (None, HUB):
+        args.pretrained = str(Path(weights_file(args.pretrained)).expanduser().absolute())
+    if args.match_classes and args.pretrained is None:
+        raise UserError("--match-classes needs the weights of --pretrained")
+    if args.patience and args.val_fraction == 0:
+        raise UserError("--patience waits for a better validation, which --val-fraction 0 leaves out: leave one out")
+    _check_folds(args)
+    _check_task(args)
+    if args.smoke_test:
+        _shrink(args)
+    return args
+
+
+def _shrink(args: argparse.Namespace) -> None:
+    """Make a smoke test of the options: two short epochs, in which all happens that does once in a while."""
+    if args.resume is not None:
+        raise UserError("--smoke-test is a run of its own: leave --resume out")
+    for name in ("limit_train", "limit_val", "limit_test"):
+        setattr(args, name, getattr(args, name) or SMOKE_IMAGES)
+    args.epochs, args.log_every, args.eval_every, args.checkpoint_every = min(args.epochs, 2), 1, 1, "epoch"
+    if args.run_name is not None:  # which the run itself is to have
+        args.run_name += f"-smoke-test-{datetime.now():%Y%m%d-%H%M%S}"
+    args.batch_size = None  # as many as there is room for in so few images
+    if args.val_fraction:
+        args.val_fraction = max(args.val_fraction, 0.1)  # of few images a small share is none
+
+
+def _with_recipe_and_run(parser: Parser, argv: list[str], typed: argparse.Namespace) -> argparse.Namespace:
+    """All options: what was typed wins over the recipe, and that over what a run that is resumed was started with."""
+    if typed.recipe:
+        argv = recipe_argv(parser, typed.recipe) + argv
+    asked = parser.parse_args(argv) if typed.recipe else typed
+    if asked.resume is None:
+        return asked
+    named = resumed.typed_options(train_parser(), argv)
+    before = resumed.argv_of_the_run(parser, asked, named)
+    if not before:
+        return asked
+    args = parser.parse_args(before + argv)
+    resumed.find_moved_data(args, named)
+    return args
+
+
+def _check_folds(args: argparse.Namespace) -> None:
+    if args.folds and args.val_fraction is not None:
+        raise UserError("--folds says what is validated on: leave --val-fraction out")
+    if args.fold is not None and (args.folds is None or args.fold >= args.folds):
+        raise UserError(f"--fold {args.fold} needs --folds with more than that")
+
+
+def _check_task(args: argparse.Namespace) -> None:
+    """Refuse options that mean nothing for the task."""
+    if args.task == "classify" and args.transform:
+        raise UserError("--transform needs --task transform")
+    if args.task == "classify":
+        return
+    if args.transform is None and (args.folds or args.skip_bad_images or args.image_column or args.label_column):
+        raise UserError(
+            "--folds, --skip-bad-images, --image-column and --label-column do nothing for pairs: leave them out, or "
+            "give --transform"
+        )
+    for_classes = {"label_smoothing": 0.0, "train_sizes": None, "tta": "none", "coarse": False, "ensemble": False}
+    for_classes |= {"pretrained": None, "input_size": None, "freeze": "none"}
+    odd = [f"--{name.replace('_', '-')}" for name, default in for_classes.items() if getattr(args, name) != default]
+    if odd:
+        raise UserError(f"{', '.join(odd)}: of no use for --task transform; leave it out")
+
+
+def _models_listed() -> str:
+    known = models.MODELS | models.IMAGE_MODELS
+    lines = [f"{name:<16}{description}" for name, (_, _, description) in known.items()]
+    timm_names = [models.TIMM + name for name in models.timm_names()]
+    return "\n".join([*lines, *timm_names])
+
+
+def _datasets_listed() -> str:
+    return "\n".join(f"{name:<16}{description}" for name, (_, description) in NAMED.items())
+
+
+def _recipes_listed() -> str:
+    """Each recipe with the first sentence of the comment at its head."""
+    lines = []
+    for file in sorted(RECIPES.glob("*.yaml")):
+        head = " ".join(line.removeprefix("#").strip() for line in file.read_text(encoding="utf-8").splitlines())
+        lines.append(f"{file.stem:<21}{re.split(r'[.;] (?![^()]*[)])', head)[0]}")
+    return "\n".join(lines)
