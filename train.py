@@ -43,7 +43,8 @@ def train(args: argparse.Namespace, began: float) -> dict:
 def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "ImageData", stop: "StopRequest") -> "Run":
     """Build a run, or resume one, up to where its next step can be taken."""
     from engine import build
-    from engine.optim.factory import EMA, build_optimizer
+    from engine.optim.ema import EMA
+    from engine.optim.factory import build_optimizer
     from engine.run import Run
     from models import summary
 
@@ -73,7 +74,7 @@ def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "ImageData
 
 def steps(run: "Run") -> Iterator[None]:
     """The loop, from where the run is to its end; hands over after each step, so that bench.py can time it."""
-    from engine.optim.factory import set_lr
+    from engine.optim.schedule import set_lr
     from engine.runtime import machine
 
     args, accelerator, task = run.args, run.accelerator, run.task
@@ -94,7 +95,7 @@ def steps(run: "Run") -> Iterator[None]:
             run.watch(loss, outputs, targets)
         if args.clip_grad:
             accelerator.clip_grad_norm_(model.parameters(), args.clip_grad)
-        run.guard.check(model, run.step)
+        run.finite_guard.check(model, run.step)
         optimizer.step()
         optimizer.zero_grad()
         if ema is not None:

@@ -12,7 +12,8 @@ from benches.images import make_images
 from data.dataset import ImageData
 from data.loader import ArrayDataset
 from engine.build import build_model, build_task
-from engine.optim.factory import build_optimizer, set_lr
+from engine.optim.factory import build_optimizer
+from engine.optim.schedule import set_lr
 from tasks.image_to_image.task import Transformation
 
 # (model, its arguments, peak learning rate, steps: so many as two cores take in seconds); the first has all variants

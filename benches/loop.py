@@ -18,7 +18,7 @@ from benches.step import training_step
 from benches.timing import MOST_CALLS, Timing, calls_for, interleave, warm_up
 from common.console import percent
 from engine.build import build_model
-from engine.optim.factory import set_lr
+from engine.optim.schedule import set_lr
 from engine.output import trackers
 from engine.run import Run
 from engine.runtime.machine import seed_step
@@ -94,7 +94,7 @@ def _time_parts(run: Run, model: torch.nn.Module, batch: tuple[Tensor, Tensor], 
 
     def watch_and_check() -> None:
         run.watch(loss, outputs, targets)
-        run.guard.check(model, run.step)
+        run.finite_guard.check(model, run.step)
 
     def set_lr_and_seed() -> None:
         set_lr(run.optimizer, run.lr(run.step))

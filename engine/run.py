@@ -13,16 +13,18 @@ from torch import nn
 
 from common import console
 from common.files import write_json
-from common.progress import Progress
 from data.dataset import ImageData
 from data.loader import check_shared_memory, train_loader
 from engine.build import Plan, build_sampler
 from engine.checkpoints import best_weights, resume
-from engine.optim.factory import EMA, lr_at
+from engine.finite_guard import FiniteGuard
+from engine.optim.ema import EMA
+from engine.optim.schedule import lr_at
 from engine.output import run_dir, trackers
+from engine.output.progress import Progress
 from engine.runtime import machine, sharding
 from engine.runtime.sharing import from_one
-from engine.runtime.signals import FiniteGuard, StopRequest
+from engine.runtime.signals import StopRequest
 from models import param_groups, summary
 from models.layers import sync_batch_norm
 from options.parser import by_epoch, parse_freeze
@@ -100,7 +102,7 @@ class Run:
         self.reported = checkpoint is not None and resume.is_reported(self)
         if checkpoint is not None and not self.reported:
             resume.recover_best(self, checkpoint)
-        self.guard = FiniteGuard(self.accelerator, self.optimizer, self.sampler.ids_at)
+        self.finite_guard = FiniteGuard(self.accelerator, self.optimizer, self.sampler.ids_at)
         self.stop = stop
         self._freeze()
         self.accelerator.wait_for_everyone()
@@ -148,7 +150,7 @@ class Run:
 
     def watch(self, loss: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> None:
         """Take note of a micro-batch, on the device."""
-        self.guard.watch(loss)
+        self.finite_guard.observe(loss)
         self.totals = self.totals + self.task.totals(loss, outputs, targets)
 
     def after_step(self) -> None:
@@ -164,7 +166,7 @@ class Run:
         if self.done or (end_of_epoch if every == "epoch" else self.step % every == 0):
             console.status(f"saving step {self.step}")
             resume.save(self)
-        if self.accelerator.num_processes == 1 or self.step % self.guard.look_every == 0:
+        if self.accelerator.num_processes == 1 or self.step % self.finite_guard.look_every == 0:
             self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
@@ -196,7 +198,7 @@ class Run:
             )
 
     def _end_epoch(self) -> None:
-        self.guard.look()
+        self.finite_guard.raise_if_nonfinite()
         seconds = self.seconds + time.perf_counter() - self.clock
         loss, correct, count = self.accelerator.reduce(self.totals, "sum").tolist()
         epoch = self.step // self.plan.steps_per_epoch

@@ -14,7 +14,8 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-HANGS = 900  # seconds after which a process is taken to hang: many times what it takes on a busy machine
+# Seconds after which a process is taken to hang: many times what it takes on a busy machine.
+HANGS = int(os.environ.get("SAMELOOP_TEST_HANGS", "900"))
 
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(

@@ -268,7 +268,7 @@ CONTROLS = [
     Control(
         "15 signals not caught",
         "engine/runtime/signals.py",
-        "signal.signal(number, self._note)",
+        "self._before[number] = signal.signal(number, self._note)",
         "pass",
         "tests/test_resume.py::test_a_signal_saves_and_the_rest_follows_as_if_nothing_had_been[1-15-143]",
         "assert codes == [code] * processes",
@@ -284,7 +284,7 @@ CONTROLS = [
     Control(
         "17 NaN not looked for",
         "train.py",
-        "run.guard.check(model, run.step)",
+        "run.finite_guard.check(model, run.step)",
         "pass",
         "tests/test_resume.py::test_nan_on_one_process_stops_all_at_that_step_with_the_weights_untouched[1]",
         "assert codes == [1, 1]",

@@ -1,5 +1,6 @@
 """A checkpoint is complete or not there: under SIGKILL at every moment of a save, damage, and a full disk."""
 
+import io
 import json
 import os
 import pickle
@@ -13,9 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from common.errors import UserError
 from data import cache
+from data.readers import RawSplit
+from data.survey import survey
 from engine.checkpoints import store
 from tests.driver import Deed, server, train
 
@@ -199,6 +203,15 @@ class Malice:
         return Path.touch, (self.proof,)
 
 
+def a_cache(folder: Path) -> Path:
+    """A data set of one image, decoded."""
+    png = io.BytesIO()
+    Image.new("L", (8, 8)).save(png, "PNG")
+    split = RawSplit(1, lambda rows: [{"bytes": png.getvalue(), "path": None} for _ in rows], [0], ["a"], "mark")
+    cache.build(folder, {"train": split}, survey({"train": split}), image_size=None, skip_bad_images=False)
+    return folder
+
+
 def test_no_pickle_is_ever_run(tmp_path: Path) -> None:
     proof = tmp_path / "it ran"
     poison = pickle.dumps(Malice(proof))
@@ -212,12 +225,14 @@ def test_no_pickle_is_ever_run(tmp_path: Path) -> None:
             (folder / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(store.Damaged):
             store.load(folder)
-    decoded = tmp_path / "cache"
-    decoded.mkdir()
-    (decoded / "meta.json").write_text('{"class_names": ["a", "b"], "splits": {"train": [[0, 8, 8, 1], []]}}')
+    decoded = a_cache(tmp_path / "cache")
+    assert cache.read(decoded) is not None
     for array in cache.ARRAYS:
-        np.save(decoded / f"train-{array}.npy", np.array([Malice(proof)], dtype=object), allow_pickle=True)
-    assert cache.read(decoded) is None
+        file = decoded / f"train-{array}.npy"
+        content = file.read_bytes()
+        np.save(file, np.array([Malice(proof)], dtype=object), allow_pickle=True)
+        assert cache.read(decoded) is None
+        file.write_bytes(content)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"lr: !!python/object/apply:os.mkdir ['{proof}']\n")
     from options.train import parse_train

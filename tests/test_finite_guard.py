@@ -5,8 +5,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from engine.finite_guard import FiniteGuard
 from engine.optim.factory import build_optimizer
-from engine.runtime.signals import FiniteGuard
 
 LOOK_EVERY, FAULT, LOOKED = 10, 13, 20
 
@@ -32,7 +32,7 @@ def train_into_a_late_fault(name: str, cpu: bool) -> None:
             outputs = model(torch.randn(3, 6).to(accelerator.device))
             loss = outputs.square().mean() * (float("nan") if step == FAULT else 1)
             accelerator.backward(loss)
-            guard.watch(loss)
+            guard.observe(loss)
             guard.check(model, step)
             optimizer.step()
             optimizer.zero_grad()

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from engine.optim.factory import build_optimizer, set_lr
+from engine.optim.factory import build_optimizer
 from engine.optim.muon import orthogonalize
+from engine.optim.schedule import set_lr
 from tests.rounding import assert_rounds_like
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from engine.optim.factory import EMA, build_optimizer, lr_at, set_lr
+from engine.optim.ema import EMA
+from engine.optim.factory import build_optimizer
+from engine.optim.schedule import lr_at, set_lr
 from options.training import DEFAULTS, DEFAULTS_OF, OPTIMIZERS, SCHEDULES
 
 TOTAL, PEAK = 40, 0.3

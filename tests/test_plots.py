@@ -11,8 +11,9 @@ from matplotlib.text import Text
 from common import plot_style
 from explain.pictures import Row, plot_maps
 from tasks.classification.confusion import by_confusion, confusion_figure, plot_confusion, worst_pairs
+from tasks.classification.plots import examples_figure, plot_examples
+from tasks.curves import curve_figure, curves_figure, plot_curve, plot_curves
 from tasks.image_to_image.pictures import plot_translations
-from tasks.plots import curve_figure, curves_figure, examples_figure, plot_curve, plot_curves, plot_examples
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from common import console, progress
-from common.progress import Progress
+from engine.output.progress import Progress
 from tests.conftest import REPOSITORY
 
 RECORD = {

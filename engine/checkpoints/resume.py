@@ -54,7 +54,7 @@ def save(run: "Run") -> None:
         UserError: the disk is full or not writable; older checkpoints stay.
         RuntimeError: the processes' weights differ, so that there is no one state to save.
     """
-    run.guard.look()
+    run.finite_guard.raise_if_nonfinite()
     machine.check_equal_weights(run.plain_model, run.accelerator)
     totals = run.accelerator.reduce(run.totals, "sum").tolist()
     tensors = {

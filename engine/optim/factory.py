@@ -1,14 +1,10 @@
-"""Optimizers, the learning rate as a function of the step, and the moving average of the weights."""
-
-import copy
-import math
+"""Optimizers by name, and which parameters learn how fast."""
 
 import torch
 from torch import nn
 
 from common.errors import UserError
 from engine.optim.muon import Muon
-from engine.runtime.sharding import whole
 from models import param_groups
 
 
@@ -79,60 +75,3 @@ def _groups(
         for of_kind, scale in sorted(sorted_in)
         if of_kind == kind
     ]
-
-
-def lr_at(step: int, total_steps: int, *, peak: float, schedule: str, warmup: float) -> float:
-    """The learning rate of a step, a pure function.
-
-    Args:
-        step: 0 .. total_steps - 1.
-        total_steps: optimizer steps of the whole run.
-        peak: the highest learning rate.
-        schedule: "cosine" and "linear" fall to 0; "onecycle" rises by a half cosine from peak / 25 and falls to
-            peak / 250,000 (Smith & Topin 2017, arXiv:1708.07120, with PyTorch's OneCycleLR's figures);
-            "constant" stays.
-        warmup: share of the run in which it rises, linearly but for onecycle.
-    """
-    warmup_steps = int(warmup * total_steps)
-    if step < warmup_steps:
-        progress = (step + 1) / (warmup_steps + 1)
-        if schedule == "onecycle":
-            return peak / 25 + (peak - peak / 25) * (1 - math.cos(math.pi * progress)) / 2
-        return peak * progress
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    falling = {
-        "cosine": (1 + math.cos(math.pi * progress)) / 2,
-        "linear": 1 - progress,
-        "onecycle": 4e-6 + (1 - 4e-6) * (1 + math.cos(math.pi * progress)) / 2,
-        "constant": 1.0,
-    }
-    return peak * falling[schedule]
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group this learning rate, times its own factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
-
-
-class EMA:
-    """An exponential moving average of a model's weights, which is what gets evaluated and kept.
-
-    The decay of step t is min(decay, (1 + t) / (10 + t)), so that a short run does not average in its start (as in
-    TensorFlow's ExponentialMovingAverage with num_updates). Buffers (batch-norm statistics) are copied. Where the model
-    is sharded the average is not: each process has all of it.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay = decay
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after optimizer step number `step` (from 1)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        mine = list(self.model.parameters())
-        theirs = [whole(parameter).to(mine[0].device) for parameter in model.parameters()]
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
-        for my_buffer, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
-            my_buffer.copy_(buffer)

@@ -10,8 +10,8 @@ from torch import nn
 from common import console, plot_style
 from common.files import write_json
 from data.dataset import ImageData
-from tasks import plots
-from tasks.classification import confusion
+from tasks import curves
+from tasks.classification import confusion, plots
 from tasks.classification.task import Classification
 from tasks.evaluate import predict
 
@@ -86,9 +86,9 @@ def _how_many(shown: int, mistakes: int) -> str:
 def plot_history(folder: Path, history: list[dict], name: str, test: dict) -> None:
     """Draw curves.png, loss.png and accuracy.png of a run with its test, from what train.json and test.json hold."""
     console.status("drawing curves")
-    plots.plot_curves(history, folder / "curves.png", name, test, {"loss": "loss", "accuracy": "accuracy (%)"})
+    curves.plot_curves(history, folder / "curves.png", name, test, {"loss": "loss", "accuracy": "accuracy (%)"})
     for key in ("loss", "accuracy"):
-        plots.plot_curve(history, key, folder / f"{key}.png", f"{name}: {key}", test[key])
+        curves.plot_curve(history, key, folder / f"{key}.png", f"{name}: {key}", test[key])
 
 
 def end_figures(test: dict) -> dict[str, float | None]:

@@ -13,7 +13,7 @@ from common import console, plot_style
 from common.files import write_json
 from data.dataset import ImageData
 from data.loader import ArrayDataset
-from tasks import plots
+from tasks import curves
 from tasks.evaluate import sum_over
 from tasks.image_to_image import pictures
 from tasks.image_to_image.task import WITHIN, Transformation
@@ -104,9 +104,9 @@ def _plot_examples(
 def plot_history(folder: Path, history: list[dict], name: str, test: dict) -> None:
     """Draw curves.png, loss.png and accuracy.png of a run with its test, from what train.json and test.json hold."""
     console.status("drawing curves")
-    plots.plot_curves(history, folder / "curves.png", name, test, CURVES)
+    curves.plot_curves(history, folder / "curves.png", name, test, CURVES)
     for key, words in CURVES.items():
-        plots.plot_curve(history, key, folder / f"{key}.png", f"{name}: {words}", test[key])
+        curves.plot_curve(history, key, folder / f"{key}.png", f"{name}: {words}", test[key])
 
 
 def end_figures(test: dict) -> dict[str, float | None]:

@@ -74,7 +74,7 @@ def profiled(run: Run) -> dict:
     kernels = [e.time_range for e in events if e.device_type != host and not e.is_user_annotation]
     return {
         "profiled_steps": STEPS,
-        "looks_every": run.guard.look_every,
+        "looks_every": run.finite_guard.look_every,
         "waits_of_each_step": [sum(r.start <= wait <= r.end for wait in waits) for r in ranges],
         "gpu_busy_share": busy_share([(k.start, k.end) for k in kernels], min(r.start for r in ranges)),
     }

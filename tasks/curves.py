@@ -1,35 +1,26 @@
-"""The pictures a run leaves: learning curves, mistakes and right answers; the confusion matrix is drawn elsewhere."""
+"""Learning curves: loss and accuracy of every epoch, with the test as a line."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from common.console import percent
 from common.plot_style import (
     FAINT,
     GRID,
     INK,
-    MUTED,
-    RIGHT,
     TEST,
     TRAIN,
     VALIDATION,
-    WRONG,
     add_axes,
     empty_figure,
     put_heading,
     put_title,
     save,
-    shorten,
-    widest,
 )
 
-MAX_EXAMPLES = 25
 LABEL_GAP = 0.17  # inches between the labels of two curves
 CURVES = (6.0, 3.4)  # inches, of a panel of curves
 
@@ -146,93 +137,3 @@ def plot_curves(history: list[dict], path: Path, title: str, test: dict, heading
         headings: of the panels of "loss" and "accuracy".
     """
     save(curves_figure(history, title, test, headings), path)
-
-
-def _captions(name: str, true: str, predicted: str, confidence: float, is_right: bool) -> list[tuple[str, str]]:
-    """(text, colour) of the lines over an example, from top to bottom."""
-    answer = f"{'right' if is_right else 'predicted'}: {shorten(predicted)} ({percent(confidence, 0)})"
-    lines = [] if is_right else [(f"true: {shorten(true)}", INK)]
-    return [(shorten(name, 24), MUTED), *lines, (answer, RIGHT if is_right else WRONG)]
-
-
-def _draw_example(axes: Axes, image: np.ndarray, captions: list[tuple[str, str]]) -> None:
-    grey = image.shape[-1] == 1
-    # Nearest keeps the pixels of a small image as they are; a big one is scaled down and needs smoothing.
-    interpolation = "nearest" if max(image.shape[:2]) <= 128 else "auto"
-    axes.set_axis_off()
-    axes.set_anchor("SW")
-    axes.imshow(image[..., 0] if grey else image, cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
-    for line, (text, color) in enumerate(reversed(captions)):
-        place = {"xycoords": "axes fraction", "xytext": (0, 4 + 11 * line), "textcoords": "offset points"}
-        axes.annotate(text, (0, 1), size=8, color=color, parse_math=False, **place)
-
-
-def _cells(is_right: np.ndarray, columns: int) -> list[tuple[int, int]]:
-    """(row, column) of each example: so many in a row, and right answers in other rows than mistakes."""
-    cells: list[tuple[int, int]] = []
-    for index, right in enumerate(is_right):
-        row, column = cells[-1] if cells else (0, -1)
-        full = column == columns - 1 or (index > 0 and right != is_right[index - 1])
-        cells.append((row + 1, 0) if full else (row, column + 1))
-    return cells
-
-
-def examples_figure(
-    images: np.ndarray,
-    labels: np.ndarray,
-    predictions: np.ndarray,
-    confidences: np.ndarray,
-    class_names: list[str],
-    title: str,
-    names: Sequence[str] | None = None,
-    columns: int = 5,
-) -> Figure:
-    """The figure that `plot_examples` saves."""
-    count = min(len(images), MAX_EXAMPLES)
-    if count == 0:
-        figure = empty_figure(4, 0.3)
-        figure.text(0, 1, "no image to show", size=11, color=INK, va="top")
-        put_title(figure, title, above=0.1)
-        return figure
-    captions = [
-        _captions(name, class_names[label], class_names[prediction], confidence, label == prediction)
-        for name, label, prediction, confidence in zip(
-            names or [""] * count, labels[:count], predictions[:count], confidences[:count], strict=False
-        )
-    ]
-    side, gap, above = 1.5, 0.25, 0.6  # inches
-    picture = side * min(1, images.shape[1] / images.shape[2])
-    cells = _cells(labels[:count] == predictions[:count], columns)
-    columns, rows = max(column for _, column in cells) + 1, cells[-1][0] + 1
-    width = max(side, widest([text for lines in captions for text, _ in lines], size=8))
-    height = rows * (picture + above)
-    figure = empty_figure(columns * (width + gap) - gap, height)
-    for index, (row, column) in enumerate(cells):
-        left, bottom = column * (width + gap), height - (row + 1) * (picture + above)
-        _draw_example(add_axes(figure, left, bottom, width, picture), images[index], captions[index])
-    put_title(figure, title, above=0.1)
-    return figure
-
-
-def plot_examples(
-    images: np.ndarray,
-    labels: np.ndarray,
-    predictions: np.ndarray,
-    confidences: np.ndarray,
-    class_names: list[str],
-    path: Path,
-    title: str,
-    names: Sequence[str] | None = None,
-) -> None:
-    """Draw up to 25 answers, each with its true class, the predicted one and that one's probability.
-
-    Args:
-        images: (M, H, W, C) uint8, C = 1 (grey) or 3 (RGB), in the order to show; M may be 0.
-        labels, predictions: (M,) int, class numbers.
-        confidences: (M,) float, probabilities 0..1 of the predicted classes.
-        class_names: the K names, any characters; past 40 they are cut in the middle.
-        path: the PNG to write, atomically; its folder exists.
-        title: wrapped where it is too long.
-        names: what each image is called, as its file; past 24 characters they are cut in the middle.
-    """
-    save(examples_figure(images, labels, predictions, confidences, class_names, title, names), path)
