@@ -36,12 +36,12 @@ def bench(args: argparse.Namespace) -> int:
     from benches.budget import Budget
     from common.files import write_json
     from engine.output.run_dir import check_folder, environment, make_new
-    from engine.runtime.machine import describe, start
+    from engine.runtime.accelerator import describe, start_accelerator
 
     budget = Budget(args.budget)
     folder = Path(args.output_dir or f"runs/bench-{datetime.now().strftime('%Y%m%d-%H%M%S')}")
     check_folder(folder, parameters=0, may_exist=True, keep=0)
-    accelerator = start(args)
+    accelerator = start_accelerator(args)
     if accelerator.num_processes > 1:
         raise UserError("bench.py measures one process: start it with 'python bench.py'")
     _refuse_early(args, accelerator)

@@ -27,7 +27,7 @@ def infer(args: argparse.Namespace) -> int:
     from data.folders import find_images, left_out_in_words
     from engine import held_out
     from engine.checkpoints import best_weights
-    from engine.runtime import machine
+    from engine.runtime import hardware
     from tasks.classification import predict as predict_classes
     from tasks.image_to_image import predict as predict_images
 
@@ -39,7 +39,7 @@ def infer(args: argparse.Namespace) -> int:
         return explained(args, content, paths)
     answers = predict_images if content["options"].get("task") == "transform" else predict_classes
     answers.check_options(args)
-    args.mixed_precision = args.mixed_precision or machine.usable_precision(content["mixed_precision"], args.cpu)
+    args.mixed_precision = args.mixed_precision or hardware.usable_precision(content["mixed_precision"], args.cpu)
     model, task, *how = prepare(args, content, args.tta)
     if not paths:
         return held_out.report_on_test_split(args, content, model, task, *how)
@@ -59,9 +59,9 @@ def explained(args: argparse.Namespace, content: dict, paths: list[Path]) -> int
 def prepare(args: argparse.Namespace, content: dict, tta: str | None) -> tuple:
     """Start the machine and build what `content` describes: (model, task, accelerator, images of a batch)."""
     from engine.checkpoints import best_weights
-    from engine.runtime import machine
+    from engine.runtime.accelerator import start_accelerator
 
-    accelerator = machine.start(args)
+    accelerator = start_accelerator(args)
     model = best_weights.build_model(content, args.weights).to(accelerator.device)
     task = best_weights.build_task(content, accelerator.device, tta)
     return model, task, accelerator, args.batch_size or content["options"]["batch_size"]

@@ -27,10 +27,11 @@ def train(args: argparse.Namespace, began: float) -> dict:
     """One run, and its figures. It is a pure function of (options, step): see `engine/run.py` for its state."""
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
     from engine import build, final_test
-    from engine.runtime import agreement, machine, signals
+    from engine.runtime import agreement, signals
+    from engine.runtime.accelerator import start_accelerator
 
     with signals.StopRequest(args.max_time, began) as stop:
-        accelerator = machine.start(args)
+        accelerator = start_accelerator(args)
         agreement.check_options(args)
         data = build.load_data(args, accelerator)
         agreement.check_data(data)
@@ -75,7 +76,7 @@ def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "ImageData
 def steps(run: "Run") -> Iterator[None]:
     """The loop, from where the run is to its end; hands over after each step, so that bench.py can time it."""
     from engine.optim.schedule import set_lr
-    from engine.runtime import machine
+    from engine.runtime.accelerator import seed_step
 
     args, accelerator, task = run.args, run.accelerator, run.task
     model, ema, optimizer = run.model, run.ema, run.optimizer
@@ -83,7 +84,7 @@ def steps(run: "Run") -> Iterator[None]:
 
     while not run.done:
         set_lr(optimizer, run.lr(run.step))
-        machine.seed_step(args.seed, run.step, accelerator.process_index)
+        seed_step(args.seed, run.step, accelerator.process_index)
         for micro_batch in range(args.accumulate):
             inputs, targets = task.training_batch(next(batches).to(accelerator.device), run.epoch)
             last = micro_batch == args.accumulate - 1
@@ -127,9 +128,9 @@ def main(argv: Sequence[str] | None = None) -> dict:
             )
         with failing_together():
             figures = train(args, began) if runs is None else run_all(args, *runs, train, began)
-        from engine.runtime import machine
+        from engine.runtime.accelerator import end_processes
 
-        machine.end()
+        end_processes()
     return figures
 
 

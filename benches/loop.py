@@ -21,7 +21,7 @@ from engine.build import build_model
 from engine.optim.schedule import set_lr
 from engine.output import trackers
 from engine.run import Run
-from engine.runtime.machine import seed_step
+from engine.runtime.accelerator import seed_step
 from engine.runtime.signals import StopRequest
 
 CHUNK_SECONDS = 1.0

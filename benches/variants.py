@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from benches.budget import Budget
-from engine.runtime import machine
+from engine.runtime import hardware
 
 EAGER = "eager"
 OWN_LAYERS = "eager, PyTorch's own layers"
@@ -93,7 +93,7 @@ MODES: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
 
 def check_pays(precision: str, asked: str, device: torch.device) -> None:
     """Raise Refused for bf16 ("no", "bf16", "fp16") that nobody asked for and in which the hardware is slower."""
-    if precision == "bf16" != asked and not machine.bf16_pays(device.type):
+    if precision == "bf16" != asked and not hardware.bf16_pays(device.type):
         raise Refused("bf16 is slower than fp32 on this hardware; --mixed-precision bf16 measures it all the same")
 
 

@@ -22,7 +22,8 @@ from engine.optim.ema import EMA
 from engine.optim.schedule import lr_at
 from engine.output import run_dir, trackers
 from engine.output.progress import Progress
-from engine.runtime import machine, sharding
+from engine.runtime import agreement, hardware, sharding
+from engine.runtime.accelerator import describe, end_processes
 from engine.runtime.sharing import from_one
 from engine.runtime.signals import StopRequest
 from models import param_groups, summary
@@ -93,7 +94,7 @@ class Run:
         from_one(lambda: run_dir.check_folder(self.folder, facts["parameters"], may_exist, args.keep))
         checkpoint = None if args.resume is None else resume.resume(self)
         self.sampler = build_sampler(args, self.data, self.task, self.plan, self.accelerator, self.step)
-        check_shared_memory(self.data.train, self.sampler, args.workers, machine.local_processes())
+        check_shared_memory(self.data.train, self.sampler, args.workers, hardware.local_processes())
         if self.accelerator.is_main_process:
             self.folder = self.folder if args.run_name else run_dir.make_new(self.folder)
             claim = run_dir.claim(self.folder)
@@ -107,7 +108,7 @@ class Run:
         self._freeze()
         self.accelerator.wait_for_everyone()
         self.progress.say(summary.as_text(facts, args.model, args.verbose))
-        lines = [machine.describe(self.accelerator)]
+        lines = [describe(self.accelerator)]
         if self.accelerator.num_processes > 1:
             lines += filter(None, [sync_batch_norm.in_words(self.plain_model)])
         said = [self.data.in_words(), *self.data.remarks, *lines, f"{self.folder}/\n"]
@@ -178,7 +179,7 @@ class Run:
         trackers.finish(self.trackers)
         to_go_on = run_dir.to_go_on(self.folder, self.args.member_of, self.accelerator.num_processes)
         self.progress.say(f"stopped at step {self.step} of {self.plan.total_steps}, saved; {to_go_on}")
-        machine.end()
+        end_processes()
         sys.exit(code)
 
     def _so_far(self) -> tuple[float, float]:
@@ -225,7 +226,7 @@ class Run:
         due = epoch % self.args.eval_every == 0 or epoch == self.args.epochs
         if not due or not len(self.data.val):
             return None, None
-        machine.share_buffers(self.shown_model, self.accelerator)
+        agreement.share_buffers(self.shown_model, self.accelerator)
         return evaluate(
             self.shown_model,
             self.task,

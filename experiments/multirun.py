@@ -130,11 +130,12 @@ def run_all(
     """
     # Imported only now, as they take seconds: what is mistyped is answered at once.
     from engine import final_test
-    from engine.runtime import agreement, machine, signals
+    from engine.runtime import agreement, signals
+    from engine.runtime.accelerator import start_accelerator
     from experiments import comparison, ensemble
 
     with signals.StopRequest(args.max_time, began):
-        accelerator = machine.start(args)
+        accelerator = start_accelerator(args)
         agreement.check_options(args)
         group = _choose_group(args)
         figures = {}

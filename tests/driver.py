@@ -137,7 +137,7 @@ def shard_on_cpus() -> None:
     from torch.distributed.tensor import DTensor
 
     from engine import run
-    from engine.runtime import machine
+    from engine.runtime import accelerator as runtime
 
     def sharding_accelerator(**options: object) -> Accelerator:
         accelerator = Accelerator(**options)
@@ -157,7 +157,7 @@ def shard_on_cpus() -> None:
         assert all(isinstance(parameter, DTensor) for parameter in self.model.parameters())
         begin(self, *args)
 
-    machine.Accelerator, run.Run.begin = sharding_accelerator, sure_begin
+    runtime.Accelerator, run.Run.begin = sharding_accelerator, sure_begin
 
 
 def talk_by_gloo() -> None:
@@ -165,12 +165,12 @@ def talk_by_gloo() -> None:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
-    from engine.runtime import machine
+    from engine.runtime import accelerator as runtime
 
     def accelerator_by_gloo(kwargs_handlers: list, **options: object) -> Accelerator:
         return Accelerator(kwargs_handlers=[*kwargs_handlers, InitProcessGroupKwargs(backend="gloo")], **options)
 
-    machine.Accelerator, machine.check_gpus = accelerator_by_gloo, lambda: None
+    runtime.Accelerator, runtime.hardware.check_gpus = accelerator_by_gloo, lambda: None
 
 
 def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str) -> None:

@@ -43,7 +43,7 @@ CONTROLS = [
     Control(
         "1 optimizer not loaded",
         "engine/checkpoints/resume.py",
-        'checkpoint.load_optimizer(run.optimizer, tensors["optimizer"])',
+        'store.load_optimizer(run.optimizer, tensors["optimizer"])',
         "pass",
         RESUMED,
         SAME_STATE,
@@ -51,7 +51,7 @@ CONTROLS = [
     Control(
         "1 moving average not loaded",
         "engine/checkpoints/resume.py",
-        'checkpoint.load_weights(run.ema.model, tensors["ema"], str(place))',
+        'store.load_weights(run.ema.model, tensors["ema"], str(place))',
         "pass",
         RESUMED,
         SAME_STATE,
@@ -59,7 +59,7 @@ CONTROLS = [
     Control(
         "1 randomness of a step not seeded",
         "train.py",
-        "runtime.seed_step(args.seed, run.step, accelerator.process_index)",
+        "seed_step(args.seed, run.step, accelerator.process_index)",
         "pass",
         RESUMED,
         SAME_STATE,
@@ -147,7 +147,7 @@ CONTROLS = [
     Control(
         "6 optimizer not loaded",
         "engine/checkpoints/resume.py",
-        'checkpoint.load_optimizer(run.optimizer, tensors["optimizer"])',
+        'store.load_optimizer(run.optimizer, tensors["optimizer"])',
         "pass",
         PROCESSES + "resuming_on_another_number_of_processes_changes_nothing[1-2]",
         "assert difference(tmp_path, runs[1]) < 1e-6",
@@ -171,7 +171,7 @@ CONTROLS = [
     Control(
         "8 drift not looked for",
         "engine/checkpoints/resume.py",
-        "runtime.check_equal_weights(run.plain_model, run.accelerator)",
+        "agreement.check_equal_weights(run.plain_model, run.accelerator)",
         "pass",
         PROCESSES + "processes_whose_weights_have_drifted_apart_save_nothing",
         "assert codes == [1, 1]",
@@ -198,7 +198,7 @@ CONTROLS = [
         "    staging.mkdir(parents=True)\n",
         "    staging.mkdir(parents=True)\n    list(map(shutil.rmtree, list_checkpoints(folder.parent)[keep - 1 :]))\n",
         SIGKILLED + "[one-kept-and-one-damaged]",
-        "folder, loaded, state, _ = checkpoint.newest_intact(parent)",
+        "folder, loaded, state, _ = store.newest_intact(parent)",
     ),
     Control(
         "11 litter left",
@@ -231,7 +231,7 @@ CONTROLS = [
         "if _sha256(folder / name) != digest:",
         "if False:",
         "tests/test_checkpoint.py::test_damage_is_named_and_auto_falls_back[bit-flipped]",
-        "with pytest.raises(checkpoint.Damaged",
+        "with pytest.raises(store.Damaged",
     ),
     Control(
         "14 weights may hold anything",

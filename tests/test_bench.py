@@ -132,7 +132,7 @@ def test_bf16_differs_from_fp32_by_its_rounding(run, monkeypatch):
 
 def test_bf16_that_does_not_pay_on_the_hardware_is_not_waited_for(run, monkeypatch):
     monkeypatch.setattr(forward, "MODES", {"eager": variants.MODES["eager"]})
-    monkeypatch.setattr("engine.runtime.machine.bf16_pays", lambda device: False)
+    monkeypatch.setattr("engine.runtime.hardware.bf16_pays", lambda device: False)
     code, out, _, _ = run("--what", "forward")
     assert code == 0
     assert out.count("not run: bf16 is slower than fp32 on this hardware") == 2
@@ -236,7 +236,7 @@ def test_every_line_of_transform_says_how_many_pixels_are_right(run, monkeypatch
     def refuse(model, inputs):
         raise variants.Refused("no compiler here")
 
-    monkeypatch.setattr("engine.runtime.machine.bf16_pays", lambda device: True)
+    monkeypatch.setattr("engine.runtime.hardware.bf16_pays", lambda device: True)
     monkeypatch.setattr(transform, "MODES", transform.MODES | {"torch.compile": refuse})
     monkeypatch.setattr(learn, "MODELS", (("separable_map", {}, 0.03, 1500), ("conv_translator", {}, 0.002, 5)))
     code, out, _, content = run("--what", "transform", "--channels", "3", "--batch-sizes", "300")
@@ -303,7 +303,7 @@ def test_a_budget_is_divided_among_the_benches_and_what_does_not_fit_is_said(
 ):
     """100 seconds are too few for 5 rounds, and 10 for some variants and for the last bench."""
     monkeypatch.setattr(forward, "MODES", {"eager": variants.MODES["eager"]})
-    monkeypatch.setattr("engine.runtime.machine.bf16_pays", lambda device: True)
+    monkeypatch.setattr("engine.runtime.hardware.bf16_pays", lambda device: True)
     options = f"--what forward train loop --model ours --rounds 5 --budget {budget}"
     code, out, _, content = run(*options.split())
     assert code == 0

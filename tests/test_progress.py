@@ -28,14 +28,15 @@ RECORD = {
 # An epoch of 12 steps of a run of 100, of 128 images each; it prints how often the loss was fetched.
 EPOCH = """
 import sys, time
-from engine import progress
+import common.progress
+from engine.output import progress
 asked = 0
 def so_far():
     global asked
     asked += 1
     return 1.23456, 0.5614
 shown = progress.Progress(True, 100, 12, 128)
-progress.REDRAW = {redraw}
+common.progress.REDRAW = {redraw}
 shown.begin(1188)
 for step in range(1189, 1201):
     time.sleep(0.01)

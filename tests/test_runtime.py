@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from common.errors import UserError
-from engine.runtime import machine
+from engine.runtime import hardware
+from engine.runtime.accelerator import check_processes, seed_step
 from tests.driver import HANGS
 
 ROOT = Path(__file__).parent.parent
@@ -38,21 +39,21 @@ def usable_cores():
 @pytest.mark.parametrize("omp", (None, "1", "4", "junk"))
 @pytest.mark.parametrize("processes", (None, 1, 2))
 def test_processes_share_the_cores_unless_the_user_says_how_many_threads(monkeypatch, omp, processes):
-    monkeypatch.setattr(machine.psutil, "cpu_count", lambda logical: 8 if not logical else 16)
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    monkeypatch.setattr(hardware.psutil, "cpu_count", lambda logical: 8 if not logical else 16)
+    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     if omp is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", omp)
     if processes is not None:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    assert machine.threads_per_process() == (4 if omp == "4" else 8 // (processes or 1))
+    assert hardware.threads_per_process() == (4 if omp == "4" else 8 // (processes or 1))
 
 
 @pytest.mark.parametrize(("cores", "allowed", "processes", "expected"), ((8, 3, 1, 3), (2, 4, 4, 1), (None, 6, 2, 3)))
 def test_threads_stay_within_the_cores_that_are_allowed(monkeypatch, cores, allowed, processes, expected):
-    monkeypatch.setattr(machine.psutil, "cpu_count", lambda logical: cores)
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(allowed)), raising=False)
+    monkeypatch.setattr(hardware.psutil, "cpu_count", lambda logical: cores)
+    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda pid: set(range(allowed)), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    assert machine.threads_per_process() == expected
+    assert hardware.threads_per_process() == expected
 
 
 @pytest.mark.parametrize(
@@ -68,10 +69,10 @@ def test_threads_stay_within_the_cores_that_are_allowed(monkeypatch, cores, allo
     ),
 )
 def test_precision_on_a_cpu(monkeypatch, wish, launcher, cpu_has_bf16, expected):
-    monkeypatch.setattr(machine, "bf16_pays", lambda device: device == "cpu" and cpu_has_bf16)
+    monkeypatch.setattr(hardware, "bf16_pays", lambda device: device == "cpu" and cpu_has_bf16)
     if launcher is not None:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
-    assert machine.choose_precision(wish, cpu=True) == expected
+    assert hardware.choose_precision(wish, cpu=True) == expected
 
 
 @pytest.mark.parametrize(
@@ -84,10 +85,10 @@ def test_precision_on_a_cpu(monkeypatch, wish, launcher, cpu_has_bf16, expected)
     ),
 )
 def test_bf16_pays_on_cpus_that_multiply_faster_in_it(monkeypatch, cpu, amx, avx512_bf16, pays):
-    monkeypatch.setattr(machine, "cpu_name", lambda: cpu)
+    monkeypatch.setattr(hardware, "cpu_name", lambda: cpu)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
-    assert machine.bf16_pays("cpu") is pays
+    assert hardware.bf16_pays("cpu") is pays
 
 
 @pytest.mark.parametrize(("wish", "launcher"), (("fp16", None), ("auto", "fp16"), ("fp16", "bf16")))
@@ -95,7 +96,7 @@ def test_fp16_on_a_cpu_is_refused(monkeypatch, wish, launcher):
     if launcher is not None:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
     with pytest.raises(UserError, match="fp16 does nothing on a CPU: give --mixed-precision bf16, no or auto"):
-        machine.choose_precision(wish, cpu=True)
+        hardware.choose_precision(wish, cpu=True)
 
 
 @pytest.mark.parametrize(
@@ -113,18 +114,18 @@ def test_precision_on_a_gpu(monkeypatch, wish, launcher, has_bf16, expected):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16 or including_emulation)
     if launcher is not None:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
-    assert machine.choose_precision(wish, cpu=False) == expected
+    assert hardware.choose_precision(wish, cpu=False) == expected
 
 
 def test_weights_trained_in_fp16_are_used_on_a_cpu_in_what_it_can_compute():
-    assert machine.usable_precision("fp16", cpu=True) == "auto"
-    assert machine.usable_precision("bf16", cpu=True) == "bf16"
-    assert machine.usable_precision("no", cpu=True) == "no"
+    assert hardware.usable_precision("fp16", cpu=True) == "auto"
+    assert hardware.usable_precision("bf16", cpu=True) == "bf16"
+    assert hardware.usable_precision("no", cpu=True) == "no"
 
 
 def test_randomness_is_a_function_of_seed_step_and_rank():
     def draw(seed, step, rank):
-        machine.seed_step(seed, step, rank)
+        seed_step(seed, step, rank)
         return torch.rand(4)
 
     torch.rand(3)
@@ -138,9 +139,9 @@ def test_memory_that_a_step_frees_costs_the_next_one_no_page_faults():
     program = """if True:
         import resource
         import torch
-        from engine import runtime
+        from engine.runtime import hardware
 
-        runtime.keep_freed_memory()
+        hardware.keep_freed_memory()
         for _ in range(8):  # the heap may grow once more until all finds its place
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             tensors = [torch.ones(mib * 2**18) for mib in (1, 40, 300)]
@@ -154,10 +155,10 @@ def test_memory_that_a_step_frees_costs_the_next_one_no_page_faults():
 def test_numbers_too_small_to_be_computed_with_at_full_speed_become_zero_on_every_thread():
     program = """if True:
         import torch
-        from engine import runtime
-        from engine.options import parse_train
+        from engine.runtime.accelerator import start_accelerator
+        from options.train import parse_train
 
-        runtime.start(parse_train(["--cpu"]))
+        start_accelerator(parse_train(["--cpu"]))
         torch.set_num_threads(2)
         small = torch.full((2**22,), 1e-39)
         print((small * 1).view(torch.int32).count_nonzero().item())
@@ -167,11 +168,11 @@ def test_numbers_too_small_to_be_computed_with_at_full_speed_become_zero_on_ever
 
 
 def test_processes_that_would_each_train_alone_are_refused(monkeypatch):
-    machine.check_processes(1)
+    check_processes(1)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    machine.check_processes(2)
+    check_processes(2)
     with pytest.raises(UserError, match="started 2 processes but 1 train together: each would train alone"):
-        machine.check_processes(1)
+        check_processes(1)
 
 
 def run(*command, **variables):

@@ -19,7 +19,7 @@ from common.files import is_folder, write_atomically
 from data.class_folders import same_names
 from data.dataset import changed_parts
 from engine.checkpoints import best_weights, store
-from engine.runtime import machine, sharding
+from engine.runtime import agreement, sharding
 from engine.runtime.sharing import from_one
 from options.resumed import near_runs
 from tasks.reports import REPORTS, parts
@@ -55,7 +55,7 @@ def save(run: "Run") -> None:
         RuntimeError: the processes' weights differ, so that there is no one state to save.
     """
     run.finite_guard.raise_if_nonfinite()
-    machine.check_equal_weights(run.plain_model, run.accelerator)
+    agreement.check_equal_weights(run.plain_model, run.accelerator)
     totals = run.accelerator.reduce(run.totals, "sum").tolist()
     tensors = {
         "model": sharding.gather(run.plain_model.state_dict(), run.accelerator),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engine.runtime.machine import bf16_pays
+from engine.runtime.hardware import bf16_pays
 
 # Of x -> a x + b x^3 + c x^5, chosen for the steepest slope at 0, so that few rounds bring small singular values near 1
 # (Jordan et al. 2024, "Muon", https://kellerjordan.github.io/posts/muon/).

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 
 from common.errors import UserError
 from common.files import write_atomically, write_json
-from engine.runtime.machine import cpu_name
+from engine.runtime.hardware import cpu_name
 
 try:
     import fcntl

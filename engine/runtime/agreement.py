@@ -1,10 +1,13 @@
-"""What must be the same on all processes of a run, its options and its images: all refuse it alike where it is not."""
+"""What must be the same on all processes of a run: options, images, weights. All of them refuse it where it is not."""
 
 import argparse
 import hashlib
 from pathlib import Path
 
+import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 
 from common.errors import UserError
 from data.dataset import ImageData
@@ -54,3 +57,28 @@ def _differing(mine: dict[str, str]) -> str:
         if rank is not None:
             words.append(f"{name} is {first[name]} on process 0 and {others[rank - 1].get(name)} on process {rank}")
     return ", ".join(words[:3])
+
+
+def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
+    """Give every process the first one's buffers (batch-norm statistics), which are the ones that get saved."""
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
+def check_equal_weights(model: nn.Module, accelerator: Accelerator) -> None:
+    """Find out whether the processes have drifted apart.
+
+    Raises:
+        RuntimeError: their parameters are not equal bit for bit.
+    """
+    if accelerator.num_processes == 1 or accelerator.is_fsdp2:  # of sharded weights there is but one copy
+        return
+    # Sums of the bits as whole numbers, weighted by place: exact on every device, and unequal for swapped values.
+    sums = []
+    for parameter in model.parameters():
+        bits = parameter.detach().float().contiguous().view(torch.int32).flatten().long()
+        sums.append((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
+    hashes = accelerator.gather(torch.stack(sums)[None])
+    if not (hashes == hashes[0]).all():
+        raise RuntimeError("the processes' weights differ: they no longer train one model")

@@ -15,7 +15,7 @@ from benches.images import make_images
 from benches.timing import synchronize
 from engine.output import trackers
 from engine.run import Run
-from engine.runtime import machine
+from engine.runtime.accelerator import start_accelerator
 from engine.runtime.signals import StopRequest
 from options.bench import parse_bench
 from tests.gpu.options import Options
@@ -39,7 +39,7 @@ def measure(options: Options, record: Callable[[dict], None]) -> None:
     """The ratio, then the profile, of each job."""
     for number, job in enumerate(TINY if options.dry_run else JOBS):
         args = parse_bench(["--what", "loop", "--rounds", "2" if options.dry_run else "3", *job.split()])
-        accelerator = machine.start(args)
+        accelerator = start_accelerator(args)
         batch_size = args.batch_sizes[0]
         section = loop.measure(args, accelerator, batch_size, train.begin, train.steps, UNLIMITED)
         record({"job": job, "ratio": section.facts["ratio"], "ms_of_a_step": section.facts["milliseconds_of_a_step"]})

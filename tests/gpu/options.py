@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from common.files import write_json
-from engine.runtime.machine import cpu_name
+from engine.runtime.hardware import cpu_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DRY_RUN = "SAMELOOP_GPU_DRY_RUN"  # in the environment: the tests of tests/gpu run on the CPU too

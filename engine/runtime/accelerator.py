@@ -1,0 +1,130 @@
+"""The start of a process: launcher, threads, precision, compilation, until Accelerate has joined it to the others."""
+
+import argparse
+import os
+import sys
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    TorchDynamoPlugin,
+)
+
+from common.errors import UserError
+from engine.runtime import hardware, launch_configuration, launcher, peers, sharding
+
+
+def start_accelerator(args: argparse.Namespace) -> Accelerator:
+    """Set the process up for training or inference on what hardware there is.
+
+    Args:
+        args: `cpu`, `mixed_precision`; for training also `compile`, `accumulate` and `deterministic`. What the
+            launcher asks for is filled in, and the precision, so that it is recorded with the run.
+
+    Raises:
+        UserError: fp16 on a CPU, more processes than GPUs, processes that would each train alone, FSDP version 1 or
+            compiled, or a launcher that asks for what is not supported.
+    """
+    launcher.check_environment()
+    launcher.take_options(args)
+    hardware.keep_freed_memory()
+    # The momentum of a unit that died fades through numbers below 1.2e-38, with which Intel's CPUs compute many times
+    # slower: 14 such rows of 1,024 made Muon's step take six times as long. Threads inherit this, so it comes early.
+    torch.set_flush_denormal(True)
+    cpu = args.cpu or not torch.accelerator.is_available()
+    if cpu and not args.cpu:
+        launch_configuration.warn_without_accelerator()
+    args.mixed_precision = hardware.choose_precision(args.mixed_precision, cpu)
+    if not cpu:
+        hardware.check_gpus()
+    deterministic = getattr(args, "deterministic", False)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    forget_earlier_runs()
+    frozen = getattr(args, "freeze", "none") != "none"
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if frozen else []
+    with peers.saying_that_it_waits():
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=args.mixed_precision,
+            dynamo_plugin=compilation(getattr(args, "compile", False)),
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # which the loop does
+            kwargs_handlers=handlers,
+        )
+    peers.watch(accelerator)
+    # Whoever refuses below must not be gone before the others have found it: they would fail in other words.
+    accelerator.wait_for_everyone()
+    check_processes(accelerator.num_processes)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        sharding.set_up(accelerator)
+    if cpu:
+        torch.set_num_threads(hardware.threads_per_process())
+    return accelerator
+
+
+def compilation(wanted: bool) -> TorchDynamoPlugin:
+    """How Accelerate compiles, the same whatever started it: what is left out here it looks for in the environment."""
+    backend = "inductor" if wanted else "no"
+    plugin = TorchDynamoPlugin(backend, mode="default", fullgraph=False, dynamic=False, use_regional_compilation=False)
+    plugin.dynamic = None  # as torch.compile has it where nobody chose; given as None it would be looked for, too
+    return plugin
+
+
+def forget_earlier_runs() -> None:
+    """Let a run have a precision, device and compilation of its own, whatever ran in this process before it.
+
+    Accelerate keeps the first run's for all. The group of processes stays as it is.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # it compiles a function for a few models only, and then no more
+
+
+def end_processes() -> None:
+    """Part from the other processes, after the last run: what NCCL holds must be given back before the process ends."""
+    peers.part()
+    PartialState().destroy_process_group()
+
+
+def check_processes(found: int) -> None:
+    """Refuse to start where the launcher was asked for more processes than train together.
+
+    Raises:
+        UserError: WORLD_SIZE is not `found`, or `accelerate launch` was asked for several CPU processes and, for
+            want of MPI, started one.
+    """
+    if found == 1 and launcher.starts_one_of_several():
+        raise UserError(
+            "accelerate launch was asked for several processes but starts one: several on one CPU are started by "
+            "'torchrun --nproc-per-node 2 train.py --cpu'"
+        )
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if expected != found:
+        raise UserError(
+            f"the launcher started {expected} processes but {found} train together: each would train alone. Start "
+            "with 'accelerate launch --config_file accelerate_configs/...' or torchrun"
+        )
+
+
+def describe(accelerator: Accelerator) -> str:
+    """One line for the screen: device, processes, threads, precision."""
+    device = accelerator.device.type
+    if device == "cuda":
+        device = torch.cuda.get_device_name(accelerator.device)
+    processes = accelerator.num_processes
+    return (
+        f"{device}, {processes} process{'es' if processes > 1 else ''}, {torch.get_num_threads()} CPU threads each, "
+        f"mixed precision {accelerator.mixed_precision}"
+    )
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed what is left of randomness (dropout, stochastic depth) as a function of (seed, step, rank)."""
+    torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
