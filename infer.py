@@ -28,8 +28,7 @@ def infer(args: argparse.Namespace) -> int:
     from engine import held_out
     from engine.checkpoints import best_weights
     from engine.runtime import hardware
-    from tasks.classification import predict as predict_classes
-    from tasks.image_to_image import predict as predict_images
+    from tasks import task_class
 
     content = best_weights.load(Path(args.weights))
     paths, left_out = find_images(args.images)
@@ -37,13 +36,12 @@ def infer(args: argparse.Namespace) -> int:
         console.note(left_out_in_words(left_out))
     if args.explain:
         return explained(args, content, paths)
-    answers = predict_images if content["options"].get("task") == "transform" else predict_classes
-    answers.check_options(args)
+    task_class(content["options"]).check_infer_options(args)
     args.mixed_precision = args.mixed_precision or hardware.usable_precision(content["mixed_precision"], args.cpu)
     model, task, *how = prepare(args, content, args.tta)
     if not paths:
         return held_out.report_on_test_split(args, content, model, task, *how)
-    return answers.predict_files(args, model, task, paths, *how)
+    return task.predict_files(args, model, paths, *how)
 
 
 def explained(args: argparse.Namespace, content: dict, paths: list[Path]) -> int:
@@ -62,8 +60,7 @@ def prepare(args: argparse.Namespace, content: dict, tta: str | None) -> tuple:
     from engine.runtime.accelerator import start_accelerator
 
     accelerator = start_accelerator(args)
-    model = best_weights.build_model(content, args.weights).to(accelerator.device)
-    task = best_weights.build_task(content, accelerator.device, tta)
+    model, task = best_weights.restore(content, args.weights, accelerator.device, tta)
     return model, task, accelerator, args.batch_size or content["options"]["batch_size"]
 
 

@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     """
     began = time.monotonic()
     with user_errors_end_the_program():
-        from experiments.multirun import asked_for, members, run_all
+        from options.multirun import asked_for, members
         from options.train import parse_train
 
         args = parse_train(argv)
@@ -127,7 +127,12 @@ def main(argv: Sequence[str] | None = None) -> dict:
                 f"{args.model} on {args.dataset}, {args.epochs} epoch{'s' * (args.epochs != 1)}: loading PyTorch ..."
             )
         with failing_together():
-            figures = train(args, began) if runs is None else run_all(args, *runs, train, began)
+            if runs is None:
+                figures = train(args, began)
+            else:
+                from experiments.multirun import run_all
+
+                figures = run_all(args, *runs, train, began)
         from engine.runtime.accelerator import end_processes
 
         end_processes()

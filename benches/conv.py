@@ -12,8 +12,8 @@ from benches.report import Row, Section
 from benches.step import autocast
 from benches.timing import calls_for, interleave, warm_up
 from common.errors import UserError
-from models import create_model
 from models.conv2d import Conv2d
+from models.factory import create_model
 
 
 def measure(

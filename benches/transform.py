@@ -29,7 +29,9 @@ from data.transforms import with_torchvision
 from data.transforms.spec import parse as parse_transform
 from engine.checkpoints import best_weights
 from engine.held_out import check_same_test_images, held_out_data
-from tasks.image_to_image.task import WITHIN, Maker
+from tasks import task_class
+from tasks.image_to_image.metrics import WITHIN
+from tasks.image_to_image.task import Maker, Transformation
 
 ROUND_SECONDS = 0.1  # of so many lines
 RIGHT = (0.9999, 0.99)  # shares within 0.05 and 0.01 from which on a model counts as one that makes the right pixels
@@ -62,7 +64,7 @@ def refuse_early(args: argparse.Namespace) -> None:
     found = {}
     for path in args.weights:
         options = best_weights.load(Path(path))["options"]
-        if options.get("task") != "transform":
+        if not issubclass(task_class(options), Transformation):
             raise UserError(f"--weights {path}: they name classes; give best.pth of a run of --task transform")
         if not options["transform"]:
             raise UserError(f"--weights {path}: learnt from pairs of yours; give a run's with --transform")
@@ -110,11 +112,11 @@ def _from_weights(args: argparse.Namespace, accelerator: Accelerator) -> Subject
     learnt = []
     contents = [best_weights.load(Path(path)) for path in args.weights]
     for path, content in zip(args.weights, contents, strict=True):
-        model = best_weights.build_model(content, path).to(accelerator.device).eval()
+        model, task = best_weights.restore(content, path, accelerator.device)
         name = in_words(content["model"], content["model_args"])
         if any(name == other.name for other in learnt):
             name = f"{name} ({Path(path).parent.name})"
-        learnt.append(Learnt(name, model, best_weights.build_task(content, accelerator.device, None)))
+        learnt.append(Learnt(name, model.eval(), task))
     first = argparse.Namespace(weights=args.weights[0], data_dir=args.data_dir)
     data = held_out_data(first, contents[0], accelerator)
     for path, content in zip(args.weights[1:], contents[1:], strict=True):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from benches.budget import Budget
 from engine.runtime import hardware
+from models.layers.swap import give_back
 
 EAGER = "eager"
 OWN_LAYERS = "eager, PyTorch's own layers"
@@ -19,25 +20,7 @@ class Refused(Exception):
 
 def _own_layers(model: nn.Module, _inputs: Tensor) -> nn.Module:
     """The model without what `models/layers/` brings in training on CPUs."""
-    from timm.layers import Conv2dSame
-
-    from models.layers.depthwise_conv import DepthwiseConv2d, DepthwiseConv2dSame
-    from models.layers.max_pool import MaxPool2d
-    from models.layers.winograd_conv import WinogradConv2d
-
-    originals = {
-        DepthwiseConv2dSame: Conv2dSame,
-        DepthwiseConv2d: nn.Conv2d,
-        WinogradConv2d: nn.Conv2d,
-        MaxPool2d: nn.MaxPool2d,
-    }
-    changed = 0
-    for module in model.modules():
-        original = next((original for ours, original in originals.items() if isinstance(module, ours)), None)
-        if original is not None:
-            module.__class__ = original
-            changed += 1
-    if not changed:
+    if not give_back(model):
         raise Refused("the model has none but PyTorch's own")
     return model
 

@@ -9,22 +9,19 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import nn
 
-import models
+import tasks
 from common import console
 from common.errors import ImpossibleOptions, UserError
-from data.augment.spec import parse_sizes
 from data.dataset import ImageData, load_images
 from data.loader import TrainSampler
 from data.pairs import load_pairs
-from data.transforms.spec import parse as parse_transform
 from engine.checkpoints import pretrained
 from models import param_groups
+from models.factory import create_model, image_size
 from models.layers.sync_batch_norm import synchronize_batch_norm
-from options.parser import by_epoch, parse_freeze
+from options.parser import parse_freeze
 from options.training import SYNC_BN_BELOW
 from tasks.base import Task
-from tasks.classification.task import Classification
-from tasks.image_to_image.task import Transformation
 
 SMOKE_ROWS = 64  # images of each split that a smoke test reads, for its parts to be cut from
 
@@ -107,7 +104,7 @@ def _load_data(args: argparse.Namespace) -> ImageData:
         "rows": max(SMOKE_ROWS, args.folds or 0) if args.smoke_test else None,
         "seed": args.seed,
     }
-    if args.task == "transform" and args.transform is None:
+    if tasks.task_class(vars(args)).learns_from_pairs(vars(args)):
         return load_pairs(args.dataset, **of_every_task)
     return load_images(
         args.dataset,
@@ -124,7 +121,7 @@ def _load_data(args: argparse.Namespace) -> ImageData:
 def _model_size(args: argparse.Namespace) -> int:
     """The side in pixels of the images that the model was made, or its weights were trained, for."""
     side = args.input_size or pretrained.preparation(args).get("input_size")
-    return side or models.image_size(args.model, args.model_arg)
+    return side or image_size(args.model, args.model_arg)
 
 
 def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) -> Task:
@@ -135,32 +132,18 @@ def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) 
     """
     pretrained.complete(args)
     channels = data.shape[2]
-    of_every_task = {
-        "shape": data.shape,
-        "class_names": data.class_names,
-        "mean": _per_channel(args.mean, channels, "--mean") or data.mean,
-        "std": _per_channel(args.std, channels, "--std") or data.std,
-        "device": device,
-        "channels_last": args.channels_last,
-        "augment": args.augment,
-        "seed": args.seed,
-        "num_samples": len(data.train),
-        "input_size": args.input_size,
-        "interpolation": args.interpolation,
-        "ranges": data.ranges,
-    }
     try:
-        if args.task == "transform":
-            if data.targets is not None:
-                pairs = torch.from_numpy(data.targets)
-                height, width, channels = data.targets.shape[1:]
-                return Transformation(pairs=pairs, output_shape=(channels, height, width), **of_every_task)
-            return Transformation(transforms=parse_transform(args.transform), **of_every_task)
-        return Classification(
-            label_smoothing=args.label_smoothing,
-            train_sizes=by_epoch(parse_sizes(args.train_sizes), args.epochs) if args.train_sizes else None,
-            tta=args.tta,
-            **of_every_task,
+        return tasks.build_task(
+            vars(args),
+            shape=data.shape,
+            class_names=data.class_names,
+            mean=_per_channel(args.mean, channels, "--mean") or data.mean,
+            std=_per_channel(args.std, channels, "--std") or data.std,
+            device=device,
+            ranges=data.ranges,
+            augment=args.augment,
+            num_samples=len(data.train),
+            pairs=None if data.targets is None else torch.from_numpy(data.targets),
         )
     except (ValueError, RuntimeError) as error:
         asked = f"--augment {args.augment}" if args.transform is None else f"--transform {args.transform}"
@@ -204,10 +187,10 @@ def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: 
     console.status(f"building {args.model}")
     torch.manual_seed(args.seed)
     try:
-        model = models.create_model(
+        model = create_model(
             args.model,
             input_shape=task.input_shape,
-            **task.answer,
+            **task.model_kwargs,
             conv=args.conv,
             **args.model_arg,
         )

@@ -17,8 +17,6 @@ from engine.output import trackers
 from engine.output.run_dir import to_go_on
 from engine.run import Run
 from engine.runtime.sharing import from_one
-from tasks.classification import predict
-from tasks.reports import REPORTS
 
 
 def report_run(run: Run) -> dict:
@@ -33,23 +31,21 @@ def report_run(run: Run) -> dict:
         test = reported(run.folder)
         _say_reported(run, test)
         return test
-    accelerator, data, report = run.accelerator, run.data, REPORTS[run.args.task]
+    accelerator, data, task = run.accelerator, run.data, run.task
     run.stop.patient = False  # all is saved: from here a signal ends the process at once
     how = to_go_on(run.folder, run.args.member_of, accelerator.num_processes)
     run.stop.words = f"in the test report; training is done and saved, the report will be made again; {how}"
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
     best = run.folder / "best.pth"
     load_weights(run.plain_model, from_one(lambda: best_weights.load(best)["weights"]), str(best))
-    test, probabilities = report.test_report(
-        run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size
-    )
-    if data.unlabelled is not None and run.args.task == "classify":
-        predict.predict_unlabelled(run.folder, run.plain_model, run.task, data, accelerator, run.args.batch_size)
+    how_to_test = run.plain_model, data, accelerator, run.args.batch_size
+    test, probabilities = task.test_report(run.folder, *how_to_test)
+    answers = None if data.unlabelled is None else task.predict_unlabelled(run.folder, *how_to_test)
     if accelerator.is_main_process:
-        report.plot_history(run.folder, run.history, run.folder.name, test)
+        task.plot_history(run.folder, run.history, run.folder.name, test)
         console.status("giving the report to the trackers")
         _track_end(run, test, probabilities)
-        _say_what_next(run, test)
+        _say_what_next(run, test, answers)
     if run.stop.exit_code is not None:
         sys.exit(run.stop.exit_code)  # what was under way when the signal came had caught the exit, as callbacks do
     return {**strict(test), "folder": str(run.folder)}
@@ -65,7 +61,7 @@ def reported(folder: Path) -> dict:
 
 def _say_reported(run: Run, test: dict) -> None:
     say, args = run.progress.say, run.args
-    say(f"finished before: nothing is left to train\n{REPORTS[args.task].headline(test)}")
+    say(f"finished before: nothing is left to train\n{run.task.headline(test)}")
     say(f"open     {run.folder / 'examples.png'}")
     more = "a larger --patience" if run.step < run.plan.total_steps else f"--epochs above {args.epochs}"
     say(f"to train on, add {more}")
@@ -76,7 +72,7 @@ def _track_end(run: Run, test: dict, probabilities: np.ndarray | None) -> None:
     best = run.history[run.best_epoch() - 1]
     seconds = sum(record["seconds"] for record in run.history)
     figures = {
-        **{f"test/{name}": value for name, value in REPORTS[run.args.task].end_figures(test).items()},
+        **{f"test/{name}": value for name, value in run.task.final_metrics(test).items()},
         "total/best_val_accuracy": best["val_accuracy"],
         "total/trained_seconds": seconds,
         "total/images_per_second": sum(r["seconds"] * r["images_per_second"] for r in run.history) / seconds,
@@ -84,25 +80,26 @@ def _track_end(run: Run, test: dict, probabilities: np.ndarray | None) -> None:
     }
     options = {**vars(run.args), "mixed_precision": run.accelerator.mixed_precision}  # not "auto"
     trackers.log_end(run.trackers, options, figures, run.step)
-    pictures = REPORTS[run.args.task].thumbnails(run.folder, run.data, test, probabilities)
+    pictures = run.task.thumbnails(run.folder, run.data, test, probabilities)
     trackers.log_pictures(run.trackers, {f"pictures/{name}": pixels for name, pixels in pictures.items()}, run.step)
     if not run.accelerator.is_fsdp2:  # whose parts only all processes together can run
         trackers.log_graph(run.trackers, run.plain_model, run.task.input_shape)
     trackers.finish(run.trackers)
 
 
-def _say_what_next(run: Run, test: dict) -> None:
-    say, folder, report = run.progress.say, run.folder, REPORTS[run.args.task]
+def _say_what_next(run: Run, test: dict, answers: str | None) -> None:
+    say, folder = run.progress.say, run.folder
     seconds = sum(record["seconds"] for record in run.history)
-    say(f"\n{console.paint(report.headline(test), 'bold')}")
+    say(f"\n{console.paint(run.task.headline(test), 'bold')}")
     say(f"weights  of epoch {run.best_epoch()}; trained for {console.duration(seconds)}")
     for remark in run.data.remarks:
         say(remark)
-    if run.data.unlabelled is not None and run.args.task == "classify":
-        say(f"{len(run.data.unlabelled):,} images without labels: their classes are in {predict.UNLABELLED_FILE}")
+    if answers is not None:
+        say(answers)
     if run.args.smoke_test:
         say("smoke test: all of it works, from the images to the pictures; figures of so few images mean nothing")
-    say(f"open     {folder / 'examples.png'}, {', '.join(sorted(set(report.PICTURES) - {'examples.png'}))}, test.json")
+    others = sorted(set(run.task.report_files) - {"examples.png"})
+    say(f"open     {folder / 'examples.png'}, {', '.join(others)}, test.json")
     if "tensorboard" in run.args.track:
         say(f"curves   tensorboard --logdir {quote(run.args.output_dir)}")
     say(f"predict  python infer.py --weights {quote(str(folder / 'best.pth'))} IMAGE_OR_FOLDER ...")

@@ -14,9 +14,8 @@ from data.dataset import ImageData, changed_parts
 from data.sources import found_again
 from engine.build import load_data
 from tasks.base import Task
-from tasks.classification.predict import put_out, rows
+from tasks.classification.predictions import put_out, rows
 from tasks.inference import folder_beside
-from tasks.reports import REPORTS
 
 # Options that weights of earlier versions lack, as they then did their work.
 YOUNGER_OPTIONS = {"task": "classify", "image_column": None, "label_column": None}
@@ -33,13 +32,12 @@ def report_on_test_split(
 ) -> int:
     """Test on the split that the run held out, with the run's own report, written beside the weights. Returns 0."""
     data = held_out_data(args, content, accelerator)
-    report = REPORTS[content["options"].get("task", "classify")]
     if data.targets is not None:
         task.pairs = torch.from_numpy(data.targets)
     folder = folder_beside(args.weights, "test")
     try:
         folder.mkdir(exist_ok=True)
-        test, probabilities = report.test_report(folder, model, task, data, accelerator, batch_size)
+        test, probabilities = task.test_report(folder, model, data, accelerator, batch_size)
     except OSError as error:
         raise UserError(
             f"cannot write the report in {folder}: {error.strerror or error}; copy the weights to a folder with room "
@@ -49,7 +47,7 @@ def report_on_test_split(
         if args.output is not None:  # of classes: there is none for a model that makes images
             true = [data.class_names[label] for label in data.test.arrays.labels[data.test.ids]]
             put_out(rows(data.test.names(), probabilities, task.class_names, args.topk, true), args.output)
-        say("\n".join([report.headline(test), *data.remarks]))
+        say("\n".join([task.headline(test), *data.remarks]))
         others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
         say(f"open     {folder / 'examples.png'}, {', '.join(others)}")
     return 0

@@ -31,6 +31,7 @@ from models.layers import sync_batch_norm
 from options.parser import by_epoch, parse_freeze
 from tasks.base import Task
 from tasks.evaluate import evaluate
+from tasks.metric_sums import SAMPLES, add, means, over_processes
 
 
 class Run:
@@ -40,7 +41,7 @@ class Run:
         model, ema, optimizer: prepared by Accelerate; `ema` is None where none was asked for.
         folder: where everything is written.
         step: optimizer steps done.
-        totals: sums of the epoch under way, see `totals` of the task.
+        metrics: sums of the epoch under way, see `batch_metrics` of the task.
         history: an entry for each epoch done, as in train.json.
         fingerprints: of the images, to know them again; see `ImageData`.
         reported: whether the run was resumed after its end and its report, so that nothing is left to do.
@@ -67,7 +68,7 @@ class Run:
         self.reported = False
         self.best_from = 1
         self.seconds = 0.0  # of the epoch under way, before `clock`
-        self.totals = task.no_totals()
+        self.metrics = task.zero_metrics()
         self.trackers: list = []
         self.progress = Progress(accelerator.is_main_process, args.epochs, plan.steps_per_epoch, args.batch_size)
 
@@ -152,7 +153,7 @@ class Run:
     def watch(self, loss: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> None:
         """Take note of a micro-batch, on the device."""
         self.finite_guard.observe(loss)
-        self.totals = self.totals + self.task.totals(loss, outputs, targets)
+        self.metrics = add(self.metrics, self.task.batch_metrics(loss, outputs, targets))
 
     def after_step(self) -> None:
         """Count the step; show, log, evaluate, save and stop when it is time."""
@@ -182,14 +183,14 @@ class Run:
         end_processes()
         sys.exit(code)
 
-    def _so_far(self) -> tuple[float, float]:
-        """Mean loss and accuracy of this process's part of the epoch under way; makes the device wait."""
-        loss, correct, count = self.totals.tolist()
-        return loss / max(count, 1), correct / max(count, 1)
+    def _so_far(self) -> dict[str, float]:
+        """Metrics of this process's part of the epoch under way; makes the device wait."""
+        values = torch.stack(list(self.metrics.values())).tolist()
+        return means(dict(zip(self.metrics, values, strict=True)))
 
     def _log(self) -> None:
         lr = self.lr(self.step - 1)
-        trackers.log(self.trackers, {"loss/running": self._so_far()[0], "lr": lr}, self.step)
+        trackers.log(self.trackers, {"loss/running": self._so_far()["loss"], "lr": lr}, self.step)
 
     def _freeze(self) -> None:
         """Leave out of training what --freeze names for the coming epoch."""
@@ -201,31 +202,29 @@ class Run:
     def _end_epoch(self) -> None:
         self.finite_guard.raise_if_nonfinite()
         seconds = self.seconds + time.perf_counter() - self.clock
-        loss, correct, count = self.accelerator.reduce(self.totals, "sum").tolist()
+        sums = over_processes(self.metrics, self.accelerator)
         epoch = self.step // self.plan.steps_per_epoch
-        val_loss, val_accuracy = self._validate(epoch)
+        validated = self._validate(epoch)
         record = {
             "epoch": epoch,
             "step": self.step,
-            "train_loss": loss / count,
-            "train_accuracy": correct / count,
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
+            **{f"train_{name}": value for name, value in means(sums).items()},
+            **{f"val_{name}": validated.get(name) for name in self.task.metrics},
             "lr": self.lr(self.step - 1),
             "seconds": seconds,
-            "images_per_second": count / seconds,
+            "images_per_second": sums[SAMPLES] / seconds,
         }
         self.history.append(record)
-        self.totals = self.task.no_totals()
+        self.metrics = self.task.zero_metrics()
         self.seconds, self.clock = 0.0, time.perf_counter()
         self._publish(record)
         self._freeze()
 
-    def _validate(self, epoch: int) -> tuple[float | None, float | None]:
-        """(loss, accuracy) on the validation part where this epoch is to be evaluated."""
+    def _validate(self, epoch: int) -> dict[str, float]:
+        """Metrics on the validation part where this epoch is to be evaluated; else none."""
         due = epoch % self.args.eval_every == 0 or epoch == self.args.epochs
         if not due or not len(self.data.val):
-            return None, None
+            return {}
         agreement.share_buffers(self.shown_model, self.accelerator)
         return evaluate(
             self.shown_model,
@@ -245,7 +244,7 @@ class Run:
             return
         write_json(self.folder / "train.json", {"best_epoch": self.best_epoch(), "epochs": self.history})
         self.progress.epoch(record, best and record["val_accuracy"] is not None)
-        shown = {f"{key}/{part}": record[f"{part}_{key}"] for key in ("accuracy", "loss") for part in ("train", "val")}
+        shown = {f"{key}/{part}": record[f"{part}_{key}"] for key in self.task.metrics for part in ("train", "val")}
         shown |= {"speed/images_per_second": record["images_per_second"], "speed/epoch": record["epoch"]}
         if self.step % self.args.log_every:  # else it is there already
             shown["lr"] = record["lr"]
@@ -262,7 +261,7 @@ class Run:
         judged = [r for r in self.history if r["val_accuracy"] is not None and r["epoch"] >= self.best_from]
         if not judged:
             return self.history[-1]["epoch"] if self.history else 0
-        return max(judged, key=self.task.merit)["epoch"]
+        return max(judged, key=self.task.selection_key)["epoch"]
 
     def _description(self) -> dict:
         """What best.pth holds beside the weights."""
@@ -277,6 +276,6 @@ class Run:
             "ranges": self.task.ranges,
             "options": dict(vars(self.args)),
             "mixed_precision": self.accelerator.mixed_precision,
-            "output_shape": self.task.answer.get("output_shape"),
+            "output_shape": self.task.model_kwargs.get("output_shape"),
             "step": self.step,
         }

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 
 import yaml
 
@@ -17,6 +17,7 @@ from common.console import percent, plain_number, say, width
 from common.errors import UserError
 from common.files import is_folder, write_atomically, write_json
 from engine.output.run_dir import NOT_COMPARED
+from experiments import plots
 
 REPEATS = ("seed", "fold")  # runs that differ in these alone are repetitions of one another
 # Options that change no figure, or none that is compared.
@@ -244,8 +245,6 @@ def report(place: Path, folders: Sequence[Path], root: Path, failed: Mapping[str
     Raises:
         UserError: a run's file cannot be read.
     """
-    from experiments import plots
-
     for name, reason in failed.items():
         print(f"error: {name} has no result: {reason}", file=sys.stderr, flush=True)
     if not folders:
@@ -262,7 +261,7 @@ def report(place: Path, folders: Sequence[Path], root: Path, failed: Mapping[str
         heading = [f"## {name}"] * (len(data_sets) > 1)
         text.append("\n\n".join([*heading, *map(tables_of_text.as_markdown, tables)]))
         say("\n" + "\n\n".join([*heading, *map(_for_the_terminal, tables)]) + "\n")
-        pictures += _draw(plots, place, group, f"{root.name}: {name}", f"-{number + 1}" if number else "")
+        pictures += _draw(place, group, f"{root.name}: {name}", f"-{number + 1}" if number else "")
     text += [f"{name} has no result: {reason}" for name, reason in failed.items()]
     if repeated:
         write_json(place / "summary.json", repeated if len(data_sets) > 1 else repeated[name])
@@ -271,11 +270,11 @@ def report(place: Path, folders: Sequence[Path], root: Path, failed: Mapping[str
     say(f"open     {place / 'comparison.md'}, comparison.csv, {', '.join(pictures)}")
 
 
-def _draw(plots_of_runs: ModuleType, place: Path, runs: list[Finished], title: str, suffix: str) -> list[str]:
+def _draw(place: Path, runs: list[Finished], title: str, suffix: str) -> list[str]:
     """Draw the runs of one data set; returns the pictures' names, which end in `suffix`."""
     names = [name for name in differing(runs) if name not in REPEATS]
     pictures = [f"comparison{suffix}.png"]
-    plots_of_runs.plot_comparison(
+    plots.plot_comparison(
         runs, settings_of(runs, names), place / pictures[0], f"{title}, {len(runs)} run{'s' * (len(runs) > 1)}"
     )
     apart = repetitions(runs)
@@ -283,7 +282,7 @@ def _draw(plots_of_runs: ModuleType, place: Path, runs: list[Finished], title: s
         kind = "folds" if len({run.options.get("fold") for run in runs}) > 1 else "seeds"
         pictures.append(f"{kind}{suffix}.png")
         once = [same[0] for same in apart]
-        plots_of_runs.plot_repeats(once, summarize(runs), place / pictures[-1], f"{title}, {len(apart)} {kind}")
+        plots.plot_repeats(once, summarize(runs), place / pictures[-1], f"{title}, {len(apart)} {kind}")
     return pictures
 
 

@@ -14,7 +14,7 @@ from engine import build
 from engine.checkpoints import best_weights
 from engine.held_out import check_same_test_images
 from engine.runtime.sharing import from_one
-from tasks.classification import report as reports
+from tasks.classification.report import test_metrics
 from tasks.evaluate import predict
 
 
@@ -31,12 +31,11 @@ def report(args: argparse.Namespace, accelerator: Accelerator, group: Path, fold
     for folder in folders:
         content = from_one(lambda path=folder / "best.pth": best_weights.load(path))
         check_same_test_images(str(folder / "best.pth"), content, data, accelerator)
-        model = best_weights.build_model(content, str(folder / "best.pth")).to(accelerator.device)
-        task = best_weights.build_task(content, accelerator.device, None)
+        model, task = best_weights.restore(content, str(folder / "best.pth"), accelerator.device)
         logits, labels = predict(model, task, data.test, accelerator, args.batch_size or 256)
         total += logits.double().softmax(1).numpy()
     mean = torch.from_numpy(total / len(folders))
-    metrics, _ = task.test_metrics(mean.log(), labels)
+    metrics, _ = test_metrics(task, mean.log(), labels)
     if accelerator.is_main_process:
         write_json(group / "ensemble.json", {"runs": [folder.name for folder in folders], **metrics})
-        say(f"ensemble of {len(folders)}: {reports.headline(metrics)}")
+        say(f"ensemble of {len(folders)}: {task.headline(metrics)}")

@@ -18,14 +18,14 @@ from explain.methods import check_installed
 from explain.of_files import explain_files
 from explain.of_test_split import explain_test_split
 from options.infer import CAMS
-from tasks import evaluate
+from tasks import evaluate, task_class
 from tasks.classification.task import Classification
 from tasks.inference import folder_beside
 
 
 def check_options(args: argparse.Namespace, content: dict) -> None:
     """Raise UserError where --explain cannot be done: no classes, options of no use, a missing package, no folder."""
-    if content["options"].get("task", "classify") != "classify":
+    if not issubclass(task_class(content["options"]), Classification):
         raise UserError("--explain: these weights make images, not classes; leave it out")
     for name, why in (("tta", "one view is explained"), ("mixed_precision", "maps are computed in fp32")):
         if getattr(args, name) is not None:

@@ -7,14 +7,9 @@ starts from the data has a method `init_from(images)`, called once before traini
 """
 
 import difflib
-import importlib
 import importlib.util
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import nn
 
 # name -> (module, class, what it is)
 MODELS = {
@@ -47,6 +42,7 @@ IMAGE_MODELS = {
 }
 CONVOLUTIONS = ("native", "byhand")
 TIMM = "timm/"
+FROM_TIMM = "models.from_timm"  # makes them
 DEFAULT_SIZE = 64  # for photos of many sizes; our models take any
 
 
@@ -73,77 +69,3 @@ def check_name(name: str) -> None:
     prefix = TIMM if name.startswith(TIMM) else ""
     hint = f"did you mean {' or '.join(prefix + match for match in near)}? " if near else ""
     raise ValueError(f"unknown model '{name}': {hint}see --list-models")
-
-
-def create_model(
-    name: str,
-    *,
-    input_shape: tuple[int, int, int],
-    num_classes: int | None = None,
-    output_shape: tuple[int, int, int] | None = None,
-    conv: str = "native",
-    **model_args,
-) -> "nn.Module":
-    """Build a model by name.
-
-    Args:
-        name: a key of MODELS or IMAGE_MODELS, or "timm/<name>" for any of timm's.
-        input_shape: (channels, height, width) of the images.
-        num_classes: size of the last layer; or
-        output_shape: (channels, height, width) of the images to make.
-        conv: "byhand" puts `models/conv2d.py` in the place of every plain nn.Conv2d, with its weights.
-        model_args: passed to the constructor.
-
-    Raises:
-        ValueError, TypeError: no such model, or its constructor refuses the arguments.
-    """
-    check_name(name)
-    if output_shape is not None and name not in IMAGE_MODELS:
-        raise ValueError(f"it makes no images: give one of {', '.join(IMAGE_MODELS)}")
-    if output_shape is None and name in IMAGE_MODELS:
-        raise ValueError(f"it makes images, not classes: give one of {', '.join(MODELS)}, or --task transform")
-    if name.startswith(TIMM):
-        model = _create_timm(name.removeprefix(TIMM), input_shape, num_classes, model_args)
-    else:
-        module, class_name, _ = (MODELS | IMAGE_MODELS)[name]
-        wanted = {"output_shape": output_shape} if name in IMAGE_MODELS else {"num_classes": num_classes}
-        model = getattr(importlib.import_module(module), class_name)(input_shape=input_shape, **wanted, **model_args)
-    if conv == "byhand":
-        from models.conv2d import convolve_by_hand
-
-        convolve_by_hand(model)
-    from models.layers.winograd_conv import save_products
-
-    save_products(model)
-    if name.startswith(TIMM):
-        from models.layers.depthwise_conv import mend_depthwise
-
-        mend_depthwise(model)
-    return model
-
-
-def image_size(name: str, model_args: dict) -> int:
-    """Side in pixels of the images that a model was made for: of timm's by their data config, of ours DEFAULT_SIZE."""
-    if not name.startswith(TIMM):
-        return DEFAULT_SIZE
-    import timm
-
-    asked = model_args.get("img_size")
-    if asked is not None:
-        return asked if isinstance(asked, int) else max(asked)
-    config = timm.get_pretrained_cfg(name.removeprefix(TIMM))
-    return 224 if config is None else config.input_size[-1]
-
-
-def _create_timm(name: str, input_shape: tuple[int, int, int], num_classes: int, model_args: dict) -> "nn.Module":
-    import timm
-
-    channels, height, width = input_shape
-    arguments = {"in_chans": channels, "num_classes": num_classes, **model_args}
-    try:
-        # Transformers size their position embedding by img_size; convolutional nets do not know the argument.
-        return timm.create_model(name, img_size=(height, width), **arguments)
-    except TypeError as error:
-        if "img_size" not in str(error):
-            raise
-        return timm.create_model(name, **arguments)

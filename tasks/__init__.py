@@ -1,1 +1,64 @@
-"""What is learned: how a batch becomes inputs and targets, the loss, what counts as right, and the report of a test."""
+"""What is learned: how a batch becomes inputs and targets, the loss, what counts as right, and the report of a test.
+
+A task is a folder here, with a class of `tasks/base.py`'s kind, and a line in TASKS.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from data.pixel_range import Ranges
+from tasks.base import Task
+from tasks.classification.task import Classification
+from tasks.image_to_image.task import Transformation
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, Transformation)}
+
+
+def task_class(options: Mapping) -> type[Task]:
+    """The task that options, or those kept in weights, name by their `task`; of the first versions there was one."""
+    return TASKS[options.get("task", Classification.name)]
+
+
+def build_task(
+    options: Mapping,
+    *,
+    shape: tuple[int, int, int],
+    class_names: list[str],
+    mean: list[float],
+    std: list[float],
+    device: torch.device,
+    ranges: Ranges | None,
+    augment: str = "none",
+    num_samples: int = 1,
+    pairs: Tensor | None = None,
+    output_shape: Sequence[int] | None = None,
+) -> Task:
+    """The task of a run, or of weights, that options and images describe.
+
+    Args:
+        options: by name, without dashes; younger ones may be missing.
+        shape, class_names, mean, std, device, ranges, augment, num_samples: see `Task`.
+        pairs, output_shape: see `Task.from_options`.
+
+    Raises:
+        ValueError, RuntimeError: an augmentation or a transform does not fit the images.
+    """
+    return task_class(options).from_options(
+        options,
+        pairs=pairs,
+        output_shape=output_shape,
+        shape=shape,
+        class_names=class_names,
+        mean=mean,
+        std=std,
+        device=device,
+        channels_last=options["channels_last"],
+        augment=augment,
+        seed=options.get("seed", 0),
+        num_samples=num_samples,
+        input_size=options.get("input_size"),
+        interpolation=options.get("interpolation"),
+        ranges=ranges,
+    )

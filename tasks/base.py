@@ -1,18 +1,28 @@
-"""What is learned: how a batch becomes inputs and targets, what the loss is, what counts as right."""
+"""What a task is: how a batch becomes inputs and targets, the loss, what counts as right, the report of a test."""
 
+import argparse
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Self
 
+import numpy as np
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.augment.batch import Augment
 from data.augment.spec import parse as parse_augment
+from data.dataset import ImageData
+from data.loader import Batch
 from data.pixel_range import Ranges
+from tasks.metric_sums import SAMPLES, MetricSums
 
 
-class Task:
-    """What every task has: images that are augmented and become a model's inputs on their device.
+class Task(ABC):
+    """Images that are augmented and become a model's inputs on their device, and all that a task has to say of them.
 
     Args:
         shape: (height, width, channels) of the images, in pixels.
@@ -34,6 +44,9 @@ class Task:
         ValueError: an augmentation does not fit the images.
     """
 
+    name: ClassVar[str]  # the value of --task
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")  # of each epoch, on train and validation
+    report_files: ClassVar[tuple[str, ...]]  # pictures of a whole report, as they are drawn
     train_sizes: list[int] | None = None
 
     def __init__(
@@ -79,10 +92,123 @@ class Task:
         normalised = torch.addcmul(shift, images.float(), scale)
         return normalised.permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format)
 
-    def no_totals(self) -> Tensor:
-        """Sums over nothing, for `totals` to be added to: float64 where the device has it."""
-        device = self.device
-        return torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    @classmethod
+    def report_parts(cls) -> list[str]:
+        """The files that a whole report has at least: without curves.png, which earlier versions did not draw."""
+        return ["test.json", *(name for name in cls.report_files if name != "curves.png")]
+
+    @classmethod
+    @abstractmethod
+    def from_options(cls, options: Mapping, pairs: Tensor | None, output_shape: Sequence[int] | None, **common) -> Self:
+        """The task that a run's options ask for.
+
+        Args:
+            options: by name, without dashes; those that are younger than the run may be missing.
+            pairs: the targets that a data set of pairs brings, uint8 (N, H, W, C); None: it brings none.
+            output_shape: of the outputs where they are images, as weights say; None: to be derived.
+            common: what `Task` takes.
+        """
+
+    @staticmethod
+    def learns_from_pairs(options: Mapping) -> bool:
+        """Whether the data set of these options is one of pairs of images, instead of labelled ones."""
+        return False
+
+    @property
+    @abstractmethod
+    def model_kwargs(self) -> dict:
+        """What a model's constructor is told of its outputs."""
+
+    @property
+    @abstractmethod
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of a model's output for one image."""
+
+    @abstractmethod
+    def training_batch(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """Augmented inputs, float32 (B, C, H, W), and the targets that `loss` compares their outputs with."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The training loss, a mean over the batch."""
+
+    @abstractmethod
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        """The model's outputs for uint8 (B, H, W, C), as they are reported on."""
+
+    @abstractmethod
+    def targets(self, batch: Batch) -> Tensor:
+        """What the outputs for a batch are compared with in evaluation."""
+
+    @abstractmethod
+    def batch_metrics(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> MetricSums:
+        """Sums of `metrics` over a batch, and "samples"; nothing in it may make the device wait.
+
+        Args:
+            loss: the batch's mean loss.
+            outputs, targets: of the batch.
+        """
+
+    @abstractmethod
+    def eval_metrics(self, outputs: Tensor, targets: Tensor) -> MetricSums:
+        """The same sums in evaluation."""
+
+    def zero_metrics(self) -> MetricSums:
+        """The sums over no sample: float64 where the device has it."""
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        return {name: torch.zeros((), dtype=dtype, device=self.device) for name in (*self.metrics, SAMPLES)}
+
+    @abstractmethod
+    def selection_key(self, record: dict) -> tuple[float, ...]:
+        """What the best epoch is the maximum of, from its entry in train.json."""
+
+    @abstractmethod
+    def test_report(
+        self, folder: Path, model: nn.Module, data: ImageData, accelerator: Accelerator, batch_size: int
+    ) -> tuple[dict, np.ndarray | None]:
+        """Test the model; the main process writes test.json and the pictures of the test into `folder`.
+
+        Returns:
+            What test.json holds and, where there are classes, their probabilities, float32 (N, K).
+        """
+
+    @staticmethod
+    @abstractmethod
+    def headline(test: dict) -> str:
+        """A test in one line, from what test.json holds."""
+
+    @staticmethod
+    @abstractmethod
+    def final_metrics(test: dict) -> dict[str, float | None]:
+        """What trackers show of a test."""
+
+    @abstractmethod
+    def thumbnails(
+        self, folder: Path, data: ImageData, test: dict, probabilities: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        """Small pictures for trackers, uint8 (H, W, 3); the arguments are those and the results of `test_report`."""
+
+    @staticmethod
+    @abstractmethod
+    def plot_history(folder: Path, history: list[dict], name: str, test: dict) -> None:
+        """Draw curves.png, loss.png and accuracy.png of a run, from what train.json and test.json hold."""
+
+    @staticmethod
+    @abstractmethod
+    def check_infer_options(args: argparse.Namespace) -> None:
+        """Raise UserError for options of infer.py that mean nothing for this task, or cannot be followed."""
+
+    @abstractmethod
+    def predict_files(
+        self, args: argparse.Namespace, model: nn.Module, paths: list[Path], accelerator: Accelerator, batch_size: int
+    ) -> int:
+        """What infer.py does with image files. Returns its exit code: 1 when some could not be read."""
+
+    def predict_unlabelled(
+        self, folder: Path, model: nn.Module, data: ImageData, accelerator: Accelerator, batch_size: int
+    ) -> str | None:
+        """Predict test images whose labels are kept secret; returns where the answers are, in words, or None."""
+        return None
 
 
 def finite(loss: float | None) -> float:

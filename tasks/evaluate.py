@@ -10,7 +10,7 @@ from common.progress import track
 from data.dataset import Part
 from data.loader import Batch, eval_loader
 from tasks.base import Task
-from tasks.classification.task import Classification
+from tasks.metric_sums import MetricSums, add, means, over_processes
 
 
 def outputs_of(
@@ -45,8 +45,8 @@ def evaluate(
     accelerator: Accelerator,
     batch_size: int,
     between_batches: Callable[[], None] = lambda: None,
-) -> tuple[float, float]:
-    """(mean loss, accuracy as a share) over a part, the same on every process.
+) -> dict[str, float]:
+    """The task's metrics over a part, the same on every process.
 
     Args:
         batch_size: of one process.
@@ -56,24 +56,25 @@ def evaluate(
     def plain(model: nn.Module, images: Tensor) -> Tensor:
         return model(task.inputs(images))
 
-    loss, correct, count = sum_over(
-        model, plain, task, task.score, task.no_totals(), part, accelerator, batch_size, between_batches, "validating"
+    zero = task.zero_metrics()
+    sums = sum_over(
+        model, plain, task, task.eval_metrics, zero, part, accelerator, batch_size, between_batches, "validating"
     )
-    return loss / count, correct / count
+    return means(sums)
 
 
 def sum_over(
     model: nn.Module,
     predict: Callable[[nn.Module, Tensor], Tensor],
     task: Task,
-    score: Callable[[Tensor, Tensor], Tensor],
-    sums: Tensor,
+    score: Callable[[Tensor, Tensor], MetricSums],
+    sums: MetricSums,
     part: Part,
     accelerator: Accelerator,
     batch_size: int,
     between_batches: Callable[[], None] = lambda: None,
     title: str = "testing",
-) -> list[float]:
+) -> dict[str, float]:
     """`score`'s sums of (outputs, targets) over a part, added to `sums`, each sample once; the same on every process.
 
     Args:
@@ -88,13 +89,13 @@ def sum_over(
         rows = min(max(left, 0), len(batch.labels))
         left -= rows
         if rows:
-            sums = sums + score(outputs[:rows], task.targets(batch)[:rows])
+            sums = add(sums, score(outputs[:rows], task.targets(batch)[:rows]))
         between_batches()
-    return accelerator.reduce(sums, "sum").tolist()
+    return over_processes(sums, accelerator)
 
 
 def predict(
-    model: nn.Module, task: Classification, part: Part, accelerator: Accelerator, batch_size: int
+    model: nn.Module, task: Task, part: Part, accelerator: Accelerator, batch_size: int
 ) -> tuple[Tensor, Tensor]:
     """(outputs float32 (N, K), labels int64 (N,)) of a part in its order, on every process, on the CPU."""
     batches = list(outputs_of(model, task.predict, part, accelerator, batch_size))

@@ -240,7 +240,7 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         factor = float("nan") if (step, rank) == deed.nan_at else 1e30 if step == deed.overflow_at else 1
         return loss(self, *args) * factor
 
-    begin, validate, score = run.Run.begin, run.Run._validate, Classification.score
+    begin, validate, score = run.Run.begin, run.Run._validate, Classification.eval_metrics
     save = resume.save
     evaluated_step = 0
 
@@ -261,7 +261,7 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         begin(self, *args)
         step = self.step
 
-    run.Run._validate, Classification.score = spied_validate, spied_score
+    run.Run._validate, Classification.eval_metrics = spied_validate, spied_score
     run.Run.begin, run.Run.after_step = spied_begin, spied_after_step
     resume.save = spied_save
     Classification.training_batch, Classification.loss = spied_training_batch, spied_loss

@@ -9,7 +9,7 @@ from PIL import Image
 from common.errors import UserError
 from data.dataset import load_images
 from engine.checkpoints.store import load_weights
-from models import create_model
+from models.factory import create_model
 
 
 def write_split(folder: Path, split: str, names: list[str]) -> None:

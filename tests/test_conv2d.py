@@ -11,8 +11,8 @@ from torch import nn
 
 import infer
 from engine.checkpoints import best_weights
-from models import create_model
 from models.conv2d import Conv2d
+from models.factory import create_model
 from models.layers import winograd
 from tests.driver import Deed, train
 from tests.graphs import FORMS, in_form, steps_back
@@ -159,7 +159,7 @@ def test_train_and_infer_with_it(tmp_path: Path) -> None:
     codes, printed = train([*options.split(), *place], deed=Deed(report=True))
     assert codes == [0], printed
     content = best_weights.load(tmp_path / "run" / "best.pth")
-    assert any(isinstance(module, Conv2d) for module in best_weights.build_model(content, "").modules())
+    assert any(isinstance(module, Conv2d) for module in best_weights.restore(content, "")[0].modules())
     AcceleratorState._reset_state(reset_partial_state=True)  # Accelerate refuses a second precision in one process
     infer.infer(infer.parse_infer(["--weights", str(tmp_path / "run" / "best.pth"), "--cpu"]))
     tests = [json.loads((tmp_path / "run" / name / "test.json").read_text()) for name in (".", "best-test")]

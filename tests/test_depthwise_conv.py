@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import models
+from models.factory import create_model
 from models.layers.depthwise_conv import DepthwiseConv2d, DepthwiseConv2dSame, _Strided
 from tests.rounding import assert_rounds_like, in_float64, longest_sum, times_of_sums
 
@@ -35,7 +35,7 @@ def test_a_net_of_timm_is_the_same_net_with_them(pad_type: str, kind: type) -> N
     torch.manual_seed(0)
     plain = timm.create_model("mobilenetv2_035", num_classes=4, pad_type=pad_type)
     arguments = {"input_shape": (3, 33, 33), "num_classes": 4, "pad_type": pad_type}
-    mended = models.create_model("timm/mobilenetv2_035", **arguments)
+    mended = create_model("timm/mobilenetv2_035", **arguments)
     mended.load_state_dict(plain.state_dict())
     assert sum(type(module) is kind for module in mended.modules()) == 4
     images = torch.randn(4, 3, 33, 33).contiguous(memory_format=torch.channels_last)

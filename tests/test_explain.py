@@ -16,6 +16,7 @@ from explain import faithfulness
 from explain.layers import find_layer
 from explain.methods import compute_maps, integrated_gradients
 from explain.pictures import heat
+from models.factory import create_model
 from options.infer import CAMS, METHODS
 from tests.conftest import changed, predict, refusal, write_images
 from tests.driver import train
@@ -58,7 +59,7 @@ def test_gradcam_is_grad_cam_by_hand(name):
 @pytest.mark.parametrize("name", ["cnn", "mlp"])
 def test_integrated_gradients_add_up_to_the_difference_of_the_logits(name):
     torch.manual_seed(1)
-    model = models.create_model(name, input_shape=(3, 32, 32), num_classes=5).eval()
+    model = create_model(name, input_shape=(3, 32, 32), num_classes=5).eval()
     images, labels = torch.randn(4, 3, 32, 32), [0, 1, 2, 3]
     total = integrated_gradients(model, images, labels).sum((1, 2, 3))
     with torch.no_grad():
@@ -122,7 +123,7 @@ def test_every_model_is_explained_at_its_last_map_or_refused(name):
     torch.manual_seed(0)
     side = 112 if "swin" in name else 64
     arguments = {"input_shape": (3, side, side), "num_classes": 4, **SMALL.get(name, {})}
-    model = models.create_model(name, **arguments).eval()
+    model = create_model(name, **arguments).eval()
     images = torch.randn(2, 3, side, side)
     if name in ("mlp", "skip_mlp"):
         with pytest.raises(Exception, match="no layer of this model keeps the places"):
@@ -215,7 +216,7 @@ def test_a_missing_package_a_file_and_a_net_without_maps_are_one_line(capsys, be
     explain = ("--explain", "gradcam,occlusion")
     (tmp_path / "file").touch()
     assert "is a file" in refusal(capsys, "--weights", best, *explain, "--output", tmp_path / "file")
-    mlp = models.create_model("mlp", input_shape=(1, 8, 8), num_classes=10)
+    mlp = create_model("mlp", input_shape=(1, 8, 8), num_classes=10)
     content = changed(best, tmp_path / "mlp.pth", model="mlp", weights=mlp.state_dict())
     assert "give integrated-gradients or occlusion" in refusal(capsys, "--weights", content, *explain)
     options = {**best_weights.load(best)["options"], "task": "transform", "transform": "vflip"}

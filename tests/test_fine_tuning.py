@@ -18,6 +18,7 @@ from common.errors import UserError
 from engine.checkpoints import best_weights, pretrained
 from engine.optim.factory import build_optimizer
 from models import param_groups
+from models.factory import create_model
 from tests.conftest import predict
 from tests.driver import Deed, train
 
@@ -119,7 +120,7 @@ def test_weights_of_timm_arrive_as_timm_loads_them(real_data: str, channels: int
     theirs = timm.create_model(
         "mobilenetv2_100", pretrained=True, in_chans=channels, pretrained_cfg_overlay={"file": str(file)}
     )
-    ours = models.create_model("timm/mobilenetv2_100", input_shape=(channels, 64, 64), num_classes=1000)
+    ours = create_model("timm/mobilenetv2_100", input_shape=(channels, 64, 64), num_classes=1000)
     pretrained.load(ours, args(pretrained=str(file)), [])
     assert equal(theirs.state_dict(), ours.state_dict())
     chosen = args(pretrained=str(file))
@@ -137,7 +138,7 @@ def test_position_embeddings_are_resampled_as_timm_does(tmp_path: Path) -> None:
         "vit_tiny_patch16_224", img_size=48, num_classes=5, pretrained=True, pretrained_cfg_overlay=overlay
     )
     name = "timm/vit_tiny_patch16_224"
-    ours = models.create_model(name, input_shape=(3, 48, 48), num_classes=5)
+    ours = create_model(name, input_shape=(3, 48, 48), num_classes=5)
     pretrained.load(ours, args(model=name, pretrained=str(tmp_path / "vit.safetensors")), [])
     assert equal(theirs.state_dict(), ours.state_dict())
 
@@ -157,7 +158,7 @@ def test_layers_learn_at_the_rates_of_timm(name: str) -> None:
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_the_groups_of_our_nets_hold_every_parameter_once_and_end_with_the_head(name: str) -> None:
-    model = models.create_model(name, input_shape=(3, 32, 32), num_classes=4)
+    model = create_model(name, input_shape=(3, 32, 32), num_classes=4)
     groups = param_groups.groups_in_order(model)
     assert sorted(name for group in groups for name in group) == sorted(name for name, _ in model.named_parameters())
     assert param_groups.head_names(model) <= set(groups[-1])
@@ -169,7 +170,7 @@ def test_a_head_begins_with_imagenets_rows_of_the_same_names(tmp_path: Path) -> 
     save_file(theirs.state_dict(), tmp_path / "resnet.safetensors")
     name = "timm/resnet10t"
     classes = ["Parachute", "my own", "golf_ball", "n01440764", "crane"]  # ImageNet has two kinds of cranes
-    ours = models.create_model(name, input_shape=(3, 32, 32), num_classes=len(classes))
+    ours = create_model(name, input_shape=(3, 32, 32), num_classes=len(classes))
     chosen = args(model=name, pretrained=str(tmp_path / "resnet.safetensors"), match_classes=True)
     pretrained.load(ours, chosen, classes)
     for parameter, known in ((ours.fc.weight, theirs.fc.weight), (ours.fc.bias, theirs.fc.bias)):
@@ -178,7 +179,7 @@ def test_a_head_begins_with_imagenets_rows_of_the_same_names(tmp_path: Path) -> 
 
 
 def test_a_head_of_as_many_other_classes_stays_new(best: Path, capsys: pytest.CaptureFixture) -> None:
-    model = models.create_model("cnn", input_shape=(1, 8, 8), num_classes=10)
+    model = create_model("cnn", input_shape=(1, 8, 8), num_classes=10)
     pretrained.load(model, args(model="cnn", pretrained=str(best)), list("abcdefghij"))
     assert not any(model.get_parameter(name).any() for name in param_groups.head_names(model))
     assert "know every class" not in capsys.readouterr().out
@@ -190,8 +191,8 @@ def test_a_head_of_as_many_other_classes_stays_new(best: Path, capsys: pytest.Ca
 def test_a_head_begins_with_the_rows_of_our_own_classes_in_whatever_order(best: Path) -> None:
     content = best_weights.load(best)
     known = content["class_names"]
-    first = best_weights.build_model(content, "best.pth").eval()
-    second = models.create_model(content["model"], input_shape=(1, 8, 8), num_classes=len(known))
+    first = best_weights.restore(content, "best.pth")[0].eval()
+    second = create_model(content["model"], input_shape=(1, 8, 8), num_classes=len(known))
     order = [3, 1, 2, 0, *range(4, len(known))]
     chosen = args(model="cnn", pretrained=str(best), match_classes=True)
     pretrained.load(second, chosen, [known[place] for place in order])
@@ -205,7 +206,7 @@ def refusal(classes: Sequence[str] = tuple("0123456789"), **options: object) -> 
     chosen = args(**options)
     with pytest.raises(UserError) as refused:
         pretrained.complete(chosen)
-        model = models.create_model(chosen.model, input_shape=(3, 32, 32), num_classes=len(classes))
+        model = create_model(chosen.model, input_shape=(3, 32, 32), num_classes=len(classes))
         pretrained.load(model, chosen, classes)
     assert "\n" not in str(refused.value)
     return str(refused.value)
@@ -236,7 +237,7 @@ def test_weights_that_do_not_fit_are_refused_in_words(
 
 
 def test_as_many_layers_as_there_are_cannot_be_frozen() -> None:
-    model = models.create_model("cnn", input_shape=(3, 32, 32), num_classes=10)
+    model = create_model("cnn", input_shape=(3, 32, 32), num_classes=10)
     param_groups.check_frozen(model, ["none", "head", str(len(param_groups.groups_in_order(model)) - 1)])
     with pytest.raises(UserError, match="--freeze 99: this net has"):
         param_groups.check_frozen(model, ["99"])

@@ -26,7 +26,9 @@ def test_options_of_the_launcher_ask_too() -> None:
 
 def test_the_process_that_the_launcher_starts_says_so_in_one_line(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text("from engine.runtime import launch_configuration\nlaunch_configuration.warn_without_accelerator()\n")
+    script.write_text(
+        "from engine.runtime.launch_configuration import warn_without_accelerator\nwarn_without_accelerator()\n"
+    )
     config = REPOSITORY / "accelerate_configs" / "single_gpu.yaml"
     command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file", str(config), str(script)]
     done = subprocess.run(

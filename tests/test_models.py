@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import models
-from models import MODELS, create_model
+from models import MODELS
+from models.factory import create_model
 from models.skip_mlp import SkipBlock
 from models.summary import as_text, summarize
 from tests.rounding import assert_rounds_like, in_float64, longest_sum, times_of_sums

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import train
@@ -143,7 +142,7 @@ def test_infer_prepares_the_files_as_training_did(tmp_path, own_cache, capsys):
     best = tmp_path / "run" / "best.pth"
     content = best_weights.load(best)
     assert content["ranges"] == {"floats": (-1, 3)}
-    task, data = best_weights.build_task(content, torch.device("cpu"), None), load_images(str(root))
+    (_, task), data = best_weights.restore(content, "best.pth"), load_images(str(root))
     paths = sorted((root / "test").rglob("*.tif"))
     unreadable: list[str] = []
     readable, images = read_images(paths, task, unreadable)

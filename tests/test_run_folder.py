@@ -10,7 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train as script
-from models import create_model
+from models.factory import create_model
 from models.summary import summarize
 from tests.driver import Deed, train
 

@@ -16,7 +16,7 @@ import compare
 import infer
 from data.dataset import load_images
 from engine.checkpoints import best_weights
-from experiments.multirun import members
+from options.multirun import members
 from options.train import parse_train
 from tests.driver import Deed, train
 

@@ -46,7 +46,7 @@ def trains_and_resumes(name: str, size: int, folder: Path) -> str:
     ended = [store.newest_intact(folder / run / "run" / "checkpoints") for run in ("whole", "killed")]
     for file, tensors in ended[0][1].items():
         assert all(torch.equal(value, ended[1][1][file][key]) for key, value in tensors.items()), file
-    best_weights.build_model(best_weights.load(folder / "killed" / "run" / "best.pth"), "best.pth")
+    best_weights.restore(best_weights.load(folder / "killed" / "run" / "best.pth"), "best.pth")
     return ""
 
 

@@ -16,9 +16,10 @@ from benches import transform
 from data.transforms import with_torchvision
 from data.transforms.spec import TRANSFORMS, parse
 from models.separable_map import SeparableMap
-from tasks.image_to_image.report import test_figures as figures_of
-from tasks.image_to_image.report import test_sums as sums_of
+from tasks.image_to_image.metrics import test_metrics as metrics_of
+from tasks.image_to_image.metrics import test_sums as sums_of
 from tasks.image_to_image.task import Maker, Transformation
+from tasks.metric_sums import add
 from tests.conftest import fresh_process, predict, refusal, write_images
 
 LEARN = "--task transform --model separable_map --cpu --mixed-precision no --track none --weight-decay 0".split()
@@ -85,12 +86,15 @@ def test_a_target_is_what_torchvision_makes_of_the_one_image(name: str) -> None:
         assert np.abs(alone.astype(int) - found.permute(1, 2, 0).numpy()).max() <= 1
 
 
+def values(sums: dict[str, torch.Tensor]) -> dict[str, float]:
+    return {name: value.item() for name, value in sums.items()}
+
+
 def test_figures_are_those_of_their_definitions() -> None:
     generator = torch.Generator().manual_seed(0)
     targets = torch.rand(7, 2, 12, 9, generator=generator)
     outputs = (targets + 0.05 * torch.randn(targets.shape, generator=generator)).clamp(0, 1)
-    sums = sums_of(outputs[:3], targets[:3]) + sums_of(outputs[3:], targets[3:])
-    found = figures_of(sums.tolist())
+    found = metrics_of(values(add(sums_of(outputs[:3], targets[:3]), sums_of(outputs[3:], targets[3:]))))
     error = (outputs - targets).abs().double().numpy()
     assert found["samples"] == 7
     assert found["accuracy"] == pytest.approx((error < 0.05).mean())
@@ -98,9 +102,9 @@ def test_figures_are_those_of_their_definitions() -> None:
     assert found["loss"] == pytest.approx(error.mean())
     assert found["psnr"] == pytest.approx(10 * np.log10(1 / (error**2).mean()))
     assert 0 < found["ssim"] < 1
-    same = figures_of(sums_of(targets, targets).tolist())
+    same = metrics_of(values(sums_of(targets, targets)))
     assert (same["accuracy"], same["loss"], same["psnr"]) == (1, 0, None) and same["ssim"] == pytest.approx(1)
-    small = figures_of(sums_of(targets[..., :5], targets[..., :5]).tolist())
+    small = metrics_of(values(sums_of(targets[..., :5], targets[..., :5])))
     assert small["ssim"] is None and small["accuracy"] == 1
 
 

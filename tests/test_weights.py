@@ -79,9 +79,9 @@ def test_a_pretrained_model_is_rebuilt_without_a_download(monkeypatch, tmp_path)
     model = timm.create_model("test_resnet", in_chans=1, num_classes=2)
     options = {"channels_last": True}
     content = {"weights": model.state_dict(), "model": "timm/test_resnet", "model_args": {"pretrained": True}}
-    content |= {"shape": [32, 32, 1], "class_names": ["a", "b"], "options": options}
+    content |= {"shape": [32, 32, 1], "class_names": ["a", "b"], "options": options, "mean": [0.5], "std": [0.5]}
     monkeypatch.setattr(timm.models._builder, "load_pretrained", lambda *a, **k: pytest.fail("went to the network"))
-    rebuilt = best_weights.build_model(content, "best.pth").eval()
+    rebuilt = best_weights.restore(content, "best.pth")[0].eval()
     images = torch.randn(2, 1, 32, 32)
     with torch.no_grad():
         found, expected = rebuilt(images), model.eval()(images)

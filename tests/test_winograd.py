@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import models
+from models.factory import create_model
 from models.layers import winograd
 from models.layers.winograd_conv import WinogradConv2d, save_products
 from tests.graphs import FORMS, in_form, steps_back
@@ -159,5 +159,5 @@ def test_it_traces_scripts_exports_and_compiles(how: str) -> None:
 
 @pytest.mark.parametrize(("name", "count"), [("cnn", 3), ("whitened_cnn", 6), ("timm/resnet18", 9)])
 def test_our_models_and_timms_have_it(name: str, count: int) -> None:
-    model = models.create_model(name, input_shape=(3, 32, 32), num_classes=10)
+    model = create_model(name, input_shape=(3, 32, 32), num_classes=10)
     assert sum(isinstance(module, WinogradConv2d) for module in model.modules()) == count

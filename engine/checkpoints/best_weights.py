@@ -8,15 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import models
+import tasks
 from common.errors import UserError
 from common.files import write_atomically
-from data.transforms.spec import parse as parse_transform
 from engine.checkpoints.store import load_weights
+from models.factory import create_model
 from options.resumed import near_runs
 from tasks.base import Task
-from tasks.classification.task import Classification
-from tasks.image_to_image.task import Transformation
 
 NEEDED = ("weights", "model", "model_args", "shape", "class_names", "mean", "std", "options", "mixed_precision")
 # Arguments of timm's constructors that say where a model's first weights come from: ours come from best.pth alone.
@@ -63,46 +61,42 @@ def why_refused(error: Exception) -> str:
     return f"not a best.pth of train.py, or a damaged one ({type(error).__name__})"
 
 
-def build_model(content: dict, where: str) -> nn.Module:
-    """The model that `content` (from `load`) describes, with its weights.
+def restore(
+    content: dict, path: str, device: torch.device | str = "cpu", tta: str | None = None
+) -> tuple[nn.Module, Task]:
+    """The model that `content` (from `load`) describes, with its weights, and the task that it was trained for.
+
+    Args:
+        content: what the file `path` holds.
+        path: for messages.
+        device: where both are to be.
+        tta: views that predictions are averaged over; None: as in training.
 
     Raises:
         UserError: the weights do not fit the model that the file names.
     """
-    height, width, channels = content["shape"]
-    side = content["options"].get("input_size")
+    options = content["options"] | ({} if tta is None else {"tta": tta})
+    task = tasks.build_task(
+        options,
+        shape=tuple(content["shape"]),
+        class_names=content["class_names"],
+        mean=content["mean"],
+        std=content["std"],
+        device=torch.device(device),
+        ranges=content.get("ranges"),
+        output_shape=content.get("output_shape"),
+    )
     arguments = {name: value for name, value in content["model_args"].items() if name not in FIRST_WEIGHTS}
-    makes_images = content["options"].get("task") == "transform"
-    answer = {"output_shape": content["output_shape"]} if makes_images else {"num_classes": len(content["class_names"])}
     try:
-        model = models.create_model(
+        model = create_model(
             content["model"],
-            input_shape=(channels, side or height, side or width),
-            **answer,
-            conv=content["options"].get("conv", "native"),
+            input_shape=task.input_shape,
+            **task.model_kwargs,
+            conv=options.get("conv", "native"),
             **arguments,
         )
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(f"{where} names a model that cannot be built: {error}") from error
-    load_weights(model, content["weights"], where)
-    return model.to(memory_format=torch.channels_last) if content["options"]["channels_last"] else model
-
-
-def build_task(content: dict, device: torch.device, tta: str | None) -> Task:
-    """The task that `content` (from `load`) was trained for, without augmentation; `tta` None: as in training."""
-    options = content["options"]
-    of_every_task = {
-        "shape": tuple(content["shape"]),
-        "class_names": content["class_names"],
-        "mean": content["mean"],
-        "std": content["std"],
-        "device": device,
-        "channels_last": options["channels_last"],
-        "input_size": options.get("input_size"),
-        "interpolation": options.get("interpolation"),
-        "ranges": content.get("ranges"),
-    }
-    if options.get("task", "classify") == "transform":
-        transforms = parse_transform(options["transform"]) if options["transform"] else None
-        return Transformation(transforms=transforms, output_shape=content["output_shape"], **of_every_task)
-    return Classification(tta=tta or options.get("tta", "none"), **of_every_task)
+        raise UserError(f"{path} names a model that cannot be built: {error}") from error
+    load_weights(model, content["weights"], path)
+    memory_format = torch.channels_last if options["channels_last"] else torch.preserve_format
+    return model.to(device, memory_format=memory_format), task

@@ -22,7 +22,7 @@ from engine.checkpoints import best_weights, store
 from engine.runtime import agreement, sharding
 from engine.runtime.sharing import from_one
 from options.resumed import near_runs
-from tasks.reports import REPORTS, parts
+from tasks.metric_sums import SAMPLES, MetricSums, over_processes
 
 if TYPE_CHECKING:
     from engine.run import Run
@@ -56,7 +56,7 @@ def save(run: "Run") -> None:
     """
     run.finite_guard.raise_if_nonfinite()
     agreement.check_equal_weights(run.plain_model, run.accelerator)
-    totals = run.accelerator.reduce(run.totals, "sum").tolist()
+    metrics = over_processes(run.metrics, run.accelerator)
     tensors = {
         "model": sharding.gather(run.plain_model.state_dict(), run.accelerator),
         "optimizer": sharding.gather(store.optimizer_tensors(run.optimizer), run.accelerator),
@@ -68,7 +68,7 @@ def save(run: "Run") -> None:
         state = {
             "step": run.step,
             "history": run.history,
-            "totals": totals,
+            "totals": metrics,
             "seconds": run.seconds + time.perf_counter() - run.clock,
             "best_from": run.best_from,
             "class_names": run.data.class_names,
@@ -113,11 +113,17 @@ def resume(run: "Run") -> Path | None:
     run.step, run.history, run.seconds = state["step"], state["history"], state["seconds"]
     run.best_from = state["best_from"]
     if run.accelerator.is_main_process:  # one process goes on with the sum over all
-        run.totals = torch.tensor(state["totals"], dtype=torch.float64).to(run.totals)
+        run.metrics = _as_sums(state["totals"], run.metrics)
     run.progress.say(f"resuming {place} at step {run.step} of {run.plan.total_steps}")
     if state["options"]["epochs"] != run.args.epochs:
         _remove_later(run)
     return place
+
+
+def _as_sums(saved: dict[str, float] | list[float], like: MetricSums) -> MetricSums:
+    """Sums of metrics on their device, from a checkpoint; those of earlier versions had no names."""
+    named = saved if isinstance(saved, dict) else dict(zip(("loss", "accuracy", SAMPLES), saved, strict=True))
+    return {name: torch.full_like(zero, named.get(name, 0.0)) for name, zero in like.items()}
 
 
 def _remove_later(run: "Run") -> None:
@@ -136,11 +142,11 @@ def is_reported(run: "Run") -> bool:
 
     Where it goes on instead, or is to be reported, what an earlier end of it had left is removed.
     """
-    needed = [run.folder / name for name in parts(run.args.task)]
+    needed = [run.folder / name for name in run.task.report_parts()]
     reported = False
     if run.accelerator.is_main_process:
         reported = run.done and all(path.exists() for path in needed) and _holds_the_best(run)
-        for name in () if reported else ("test.json", *REPORTS[run.args.task].PICTURES):
+        for name in () if reported else ("test.json", *run.task.report_files):
             (run.folder / name).unlink(missing_ok=True)
     return broadcast_object_list([reported])[0]
 

@@ -40,25 +40,25 @@ class Progress:
         self.meter = Meter(f"epoch {epoch + 1}/{self.epochs}", self.steps_per_epoch)
         self.meter.begin(done)
 
-    def step(self, step: int, so_far: Callable[[], tuple[float, float]]) -> None:
+    def step(self, step: int, so_far: Callable[[], dict[str, float]]) -> None:
         """Show the epoch under way after optimizer step number `step` of the run (from 1).
 
         Args:
-            so_far: the epoch's mean loss and accuracy, called only to show them.
+            so_far: the epoch's metrics, called only to show them.
         """
         if not self.show:
             return
         if self.meter is None:
             self.begin(step - 1)
         done = (step - 1) % self.steps_per_epoch + 1
-        self.meter.update(done, lambda: self._fields(step, *so_far()))
+        self.meter.update(done, lambda: self._fields(step, so_far()))
         if done == self.steps_per_epoch:
             self.close()
             self.ended = time.monotonic()
 
-    def _fields(self, step: int, loss: float, accuracy: float) -> list[str]:
+    def _fields(self, step: int, metrics: dict[str, float]) -> list[str]:
         """What there is to tell, the most important first."""
-        figures = [f"loss {loss_text(loss)}", f"accuracy {percent(accuracy, 1)}"]
+        figures = [f"loss {loss_text(metrics['loss'])}", f"accuracy {percent(metrics['accuracy'], 1)}"]
         each = self.meter.seconds_each()
         if not each:
             return figures

@@ -5,6 +5,7 @@ from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.layers.swap import become
 from models.layers.training_on_cpus import trains_in_bf16
 
 
@@ -38,6 +39,8 @@ class DepthwiseConv2d(nn.Conv2d):
     as slow as its fp32 one. The same state dict and, but for rounding, the same results.
     """
 
+    replaces = nn.Conv2d
+
     def _conv_forward(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if torch.jit.is_scripting() or bias is not None or not self._pays(images):
             # Not super(), which TorchScript does not find from a subclass.
@@ -57,6 +60,8 @@ class DepthwiseConv2d(nn.Conv2d):
 class DepthwiseConv2dSame(DepthwiseConv2d):
     """The same of timm's `Conv2dSame`, which pads as TensorFlow does before it convolves without padding."""
 
+    replaces = Conv2dSame
+
     def forward(self, images: Tensor) -> Tensor:
         padded = pad_same(images, self.kernel_size, self.stride, self.dilation)
         return self._conv_forward(padded, self.weight, self.bias)
@@ -71,4 +76,4 @@ def mend_depthwise(model: nn.Module) -> None:
         if isinstance(module.padding, str) or module.padding_mode != "zeros":
             continue
         if module.groups == module.in_channels == module.out_channels > 1:
-            module.__class__ = mended[type(module)]
+            become(module, mended[type(module)])

@@ -57,6 +57,8 @@ class MaxPool2d(nn.MaxPool2d):
     results, bit for bit. Everywhere else it is `nn.MaxPool2d` itself.
     """
 
+    replaces = nn.MaxPool2d
+
     def __init__(self, side: int) -> None:
         super().__init__(side)
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.layers import winograd
+from models.layers.swap import become
 from models.layers.training_on_cpus import trains_on_cpu
 
 
@@ -13,6 +14,8 @@ class WinogradConv2d(nn.Conv2d):
 
     The same state dict and, but for rounding, the same results. Everywhere else it is `nn.Conv2d` itself.
     """
+
+    replaces = nn.Conv2d
 
     def _conv_forward(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if torch.jit.is_scripting() or not self._few_products_pay(images):
@@ -44,4 +47,4 @@ def save_products(model: nn.Module) -> None:
         if type(module) is not nn.Conv2d or module.kernel_size != (3, 3) or module.padding_mode != "zeros":
             continue
         if module.stride == module.dilation == (1, 1) and module.groups == 1 and _many_channels(module):
-            module.__class__ = WinogradConv2d
+            become(module, WinogradConv2d)

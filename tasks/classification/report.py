@@ -5,24 +5,23 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from common import console, plot_style
 from common.files import write_json
 from data.dataset import ImageData
 from tasks import curves
+from tasks.base import Task
 from tasks.classification import confusion, plots
-from tasks.classification.task import Classification
 from tasks.evaluate import predict
 
-PICTURES = ("confusion_matrix.png", "examples.png", "curves.png", "loss.png", "accuracy.png")  # as they are drawn
 MOST_MISTAKES, RIGHT = 20, 5  # of examples.png
 
 
 def test_report(
+    task: Task,
     folder: Path,
     model: nn.Module,
-    task: Classification,
     data: ImageData,
     accelerator: Accelerator,
     batch_size: int,
@@ -35,7 +34,7 @@ def test_report(
     start = time.perf_counter()
     logits, labels = predict(model, task, data.test, accelerator, batch_size)
     seconds = time.perf_counter() - start
-    metrics, probabilities = task.test_metrics(logits, labels)
+    metrics, probabilities = test_metrics(task, logits, labels)
     report = {**metrics, "seconds": seconds, "images_per_second": len(labels) / seconds, "data": data.notes}
     if not accelerator.is_main_process:
         return report, probabilities
@@ -47,6 +46,14 @@ def test_report(
     )
     _plot_examples(folder / "examples.png", data, labels.numpy(), probabilities)
     return report, probabilities
+
+
+def test_metrics(task: Task, logits: Tensor, labels: Tensor) -> tuple[dict, np.ndarray]:
+    """The metrics of the test report, and the probabilities (float32 (N, K)) that they were computed from."""
+    from tasks.classification import metrics  # scikit-learn and evaluate take seconds to import
+
+    probabilities = logits.float().softmax(1).numpy()
+    return metrics.classification_metrics(labels.numpy(), probabilities, task.class_names), probabilities
 
 
 def _plot_examples(path: Path, data: ImageData, labels: np.ndarray, probabilities: np.ndarray) -> None:
@@ -91,12 +98,14 @@ def plot_history(folder: Path, history: list[dict], name: str, test: dict) -> No
         curves.plot_curve(history, key, folder / f"{key}.png", f"{name}: {key}", test[key])
 
 
-def end_figures(test: dict) -> dict[str, float | None]:
+def final_metrics(test: dict) -> dict[str, float | None]:
     """What trackers show of the test."""
     return {"accuracy": test["accuracy"], "loss": test["loss"], "macro_f1": test["f1"]["macro"]}
 
 
-def thumbnails(folder: Path, data: ImageData, test: dict, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+def thumbnails(
+    task: Task, folder: Path, data: ImageData, test: dict, probabilities: np.ndarray
+) -> dict[str, np.ndarray]:
     """Small pictures, uint8 (H, W, 3), that can be read where trackers show them: with less in them.
 
     Args:

@@ -1,12 +1,18 @@
 """One class for each image."""
 
-import numpy as np
+from collections.abc import Mapping, Sequence
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.augment.spec import parse_sizes
 from data.loader import Batch
+from options.parser import by_epoch
 from tasks.base import Task, finite, resize
+from tasks.classification import predictions, report
+from tasks.metric_sums import SAMPLES, MetricSums
 
 
 class Classification(Task):
@@ -19,6 +25,9 @@ class Classification(Task):
         of_every_task: see `Task`.
     """
 
+    name = "classify"
+    report_files = ("confusion_matrix.png", "examples.png", "curves.png", "loss.png", "accuracy.png")
+
     def __init__(
         self,
         *,
@@ -30,9 +39,20 @@ class Classification(Task):
         super().__init__(**of_every_task)
         self.label_smoothing, self.train_sizes, self.tta = label_smoothing, train_sizes, tta
 
+    @classmethod
+    def from_options(cls, options: Mapping, pairs: Tensor | None, output_shape: Sequence[int] | None, **common) -> Self:
+        """See `Task`."""
+        sizes = options.get("train_sizes")
+        return cls(
+            label_smoothing=options.get("label_smoothing", 0.0),
+            train_sizes=by_epoch(parse_sizes(sizes), options["epochs"]) if sizes else None,
+            tta=options.get("tta", "none"),
+            **common,
+        )
+
     @property
-    def answer(self) -> dict[str, int]:
-        """What a model's constructor is told of its answer."""
+    def model_kwargs(self) -> dict[str, int]:
+        """What a model's constructor is told of its outputs."""
         return {"num_classes": len(self.class_names)}
 
     @property
@@ -73,33 +93,35 @@ class Classification(Task):
         shifted = [padded[..., i : i + height, i : i + width] for i in (0, 2)]
         return _both_sides(model, inputs) / 2 + sum(_both_sides(model, view) for view in shifted) / 4
 
-    def totals(self, loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-        """Sums to add up over batches: (3,) on the device, of losses, right answers, samples.
+    def batch_metrics(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> MetricSums:
+        """Sums over a batch of losses, right answers and samples.
 
         Args:
             loss: the batch's mean loss.
-            logits: (B, K).
+            outputs: logits (B, K).
             targets: int64 (B,), or float (B, K), whose largest counts as right.
         """
         labels = targets if targets.ndim == 1 else targets.argmax(1)
-        count = torch.full_like(self.no_totals()[0], len(labels))
-        correct = (logits.argmax(1) == labels).sum()
-        return torch.stack([loss.detach().to(count) * count, correct.to(count), count])
+        count = torch.full_like(self.zero_metrics()[SAMPLES], len(labels))
+        correct = (outputs.argmax(1) == labels).sum()
+        return {"loss": loss.detach().to(count) * count, "accuracy": correct.to(count), SAMPLES: count}
 
-    def score(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def eval_metrics(self, outputs: Tensor, targets: Tensor) -> MetricSums:
         """The same sums for evaluation: plain cross-entropy, whatever the training loss is smoothed by."""
-        return self.totals(F.cross_entropy(logits.float(), labels), logits, labels)
+        return self.batch_metrics(F.cross_entropy(outputs.float(), targets), outputs, targets)
 
-    def merit(self, record: dict) -> tuple[float, ...]:
-        """What the best epoch has most of, from its entry in train.json: accuracy, then a small loss."""
+    def selection_key(self, record: dict) -> tuple[float, ...]:
+        """Accuracy, then a small loss."""
         return record["val_accuracy"], -finite(record["val_loss"])
 
-    def test_metrics(self, logits: Tensor, labels: Tensor) -> tuple[dict, np.ndarray]:
-        """The figures of the test report, and the probabilities (float32 (N, K)) that they were computed from."""
-        from tasks.classification import metrics  # scikit-learn and evaluate take seconds to import
-
-        probabilities = logits.float().softmax(1).numpy()
-        return metrics.classification_metrics(labels.numpy(), probabilities, self.class_names), probabilities
+    headline = staticmethod(report.headline)
+    final_metrics = staticmethod(report.final_metrics)
+    plot_history = staticmethod(report.plot_history)
+    check_infer_options = staticmethod(predictions.check_options)
+    test_report = report.test_report
+    thumbnails = report.thumbnails
+    predict_files = predictions.predict_files
+    predict_unlabelled = predictions.predict_unlabelled
 
 
 def _both_sides(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What is learned: an image from an image, where pairs alone say how one becomes the other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +9,11 @@ from torch.nn import functional as F
 
 from data.loader import Batch
 from data.transforms import with_torchvision
+from data.transforms.spec import parse as parse_transform
 from tasks.base import Task, finite
-
-WITHIN = (0.05, 0.01)  # a pixel is right that is this near to its target, of 0..1; the first counts as accuracy
+from tasks.image_to_image import predictions, report
+from tasks.image_to_image.metrics import WITHIN
+from tasks.metric_sums import SAMPLES, MetricSums
 
 
 class Transformation(Task):
@@ -25,6 +28,9 @@ class Transformation(Task):
     Raises:
         ValueError: a transform or an augmentation does not fit the images.
     """
+
+    name = "transform"
+    report_files = ("examples.png", "curves.png", "loss.png", "accuracy.png")
 
     def __init__(
         self,
@@ -43,12 +49,31 @@ class Transformation(Task):
         if output_shape is None:
             example = torch.zeros(1, *self.input_shape, dtype=torch.uint8)
             output_shape = tuple(with_torchvision.apply(transforms, example).shape[1:])
-        self.output_shape = output_shape
+        self._output_shape = tuple(output_shape)
+
+    @classmethod
+    def from_options(cls, options: Mapping, pairs: Tensor | None, output_shape: Sequence[int] | None, **common) -> Self:
+        """See `Task`."""
+        if pairs is not None:
+            height, width, channels = pairs.shape[1:]
+            return cls(pairs=pairs, output_shape=(channels, height, width), **common)
+        transforms = parse_transform(options["transform"]) if options["transform"] else None
+        return cls(transforms=transforms, output_shape=output_shape, **common)
+
+    @staticmethod
+    def learns_from_pairs(options: Mapping) -> bool:
+        """Whether no transform is named that would make the targets."""
+        return options["transform"] is None
 
     @property
-    def answer(self) -> dict[str, tuple[int, ...]]:
-        """What a model's constructor is told of its answer."""
+    def model_kwargs(self) -> dict[str, tuple[int, ...]]:
+        """What a model's constructor is told of its outputs."""
         return {"output_shape": self.output_shape}
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of the images that are made."""
+        return self._output_shape
 
     def targets(self, batch: Batch) -> Tensor:
         """What the outputs for a batch are scored against: float32 (B, C, H, W) in 0..1."""
@@ -79,20 +104,28 @@ class Transformation(Task):
         """What makes images with a trained model fastest: uint8 (B, H, W, C) -> uint8 (B, H', W', C')."""
         return model.for_pixels(self._scale, self._shift) if hasattr(model, "for_pixels") else Maker(self, model)
 
-    def totals(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Sums to add up over batches: (3,) on the device, of losses, images' shares of right pixels, images."""
-        count = torch.full_like(self.no_totals()[0], len(targets))
+    def batch_metrics(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> MetricSums:
+        """Sums over a batch of losses, images' shares of right pixels, and images."""
+        count = torch.full_like(self.zero_metrics()[SAMPLES], len(targets))
         right = ((outputs.detach() - targets).abs() < WITHIN[0]).to(count.dtype).mean()
-        return torch.stack([loss.detach().to(count) * count, right * count, count])
+        return {"loss": loss.detach().to(count) * count, "accuracy": right * count, SAMPLES: count}
 
-    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def eval_metrics(self, outputs: Tensor, targets: Tensor) -> MetricSums:
         """The same sums for evaluation."""
         outputs = outputs.clamp(0, 1)
-        return self.totals(self.loss(outputs, targets), outputs, targets)
+        return self.batch_metrics(self.loss(outputs, targets), outputs, targets)
 
-    def merit(self, record: dict) -> tuple[float, ...]:
-        """What the best epoch has most of, from its entry in train.json: a small loss, which gets better to the end."""
+    def selection_key(self, record: dict) -> tuple[float, ...]:
+        """A small loss, which gets better to the end."""
         return (-finite(record["val_loss"]),)
+
+    headline = staticmethod(report.headline)
+    final_metrics = staticmethod(report.final_metrics)
+    plot_history = staticmethod(report.plot_history)
+    check_infer_options = staticmethod(predictions.check_options)
+    test_report = report.test_report
+    thumbnails = report.thumbnails
+    predict_files = predictions.predict_files
 
 
 class Maker(nn.Module):

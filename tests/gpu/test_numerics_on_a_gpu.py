@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import models
 from data.augment.batch import Augment, parse
+from models.factory import create_model
 from tests.test_augment import FILL, IMAGE_SPECS, MIX_SPECS, noise
 
 
@@ -45,7 +45,7 @@ def test_other_ways_to_compute_are_as_near_to_float64_as_eager_is(
     if how == "compiled":
         request.getfixturevalue("cuda")
     torch.manual_seed(0)
-    model = models.create_model(name, input_shape=(3, 32, 32), num_classes=10, width=16).eval()
+    model = create_model(name, input_shape=(3, 32, 32), num_classes=10, width=16).eval()
     images = torch.randn(16, 3, 32, 32)
     exact = logits_and_gradients(model.double(), model, images.double())
     model.float().to(device)

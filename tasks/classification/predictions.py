@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.files import is_folder, write_atomically
 from data.dataset import ImageData
 from tasks import evaluate
-from tasks.classification.task import Classification
+from tasks.base import Task
 from tasks.inference import infer_files, tell_unreadable
 
 UNLABELLED_FILE = "predictions.csv"
@@ -39,9 +39,9 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def predict_files(
+    task: Task,
     args: argparse.Namespace,
     model: nn.Module,
-    task: Classification,
     paths: list[Path],
     accelerator: Accelerator,
     batch_size: int,
@@ -64,8 +64,8 @@ def predict_files(
 
 
 def predict_unlabelled(
-    folder: Path, model: nn.Module, task: Classification, data: ImageData, accelerator: Accelerator, batch_size: int
-) -> None:
+    task: Task, folder: Path, model: nn.Module, data: ImageData, accelerator: Accelerator, batch_size: int
+) -> str:
     """Write predictions.csv, as --output does, of the images of a test split whose labels are kept secret."""
     logits, _ = evaluate.predict(model, task, data.unlabelled, accelerator, batch_size)
     if accelerator.is_main_process:
@@ -73,6 +73,7 @@ def predict_unlabelled(
         text = _as_csv(rows(names, probabilities, task.class_names, TOPK))
         encoded = text.encode("utf-8", errors="backslashreplace")
         write_atomically(folder / UNLABELLED_FILE, lambda place: place.write_bytes(encoded))
+    return f"{len(data.unlabelled):,} images without labels: their classes are in {UNLABELLED_FILE}"
 
 
 def rows(

@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -12,8 +13,10 @@ from torch import nn
 from common.console import say
 from common.errors import UserError
 from common.files import exists, is_folder, write_atomically
-from tasks.image_to_image.task import Transformation
 from tasks.inference import folder_beside, infer_files, tell_unreadable
+
+if TYPE_CHECKING:
+    from tasks.image_to_image.task import Transformation
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -27,9 +30,9 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def predict_files(
+    task: "Transformation",
     args: argparse.Namespace,
     model: nn.Module,
-    task: Transformation,
     paths: list[Path],
     accelerator: Accelerator,
     batch_size: int,
