@@ -2,7 +2,7 @@
 # make test       lint and the test suite; ARGS="-k resume" reaches pytest
 # make test-all   the same with the slow tests
 # make test-gpu   what only a GPU can show, tested and measured in 9 minutes; see docs/gpu.md
-# make lint       ruff alone
+# make lint       ruff, the floors of the rooms (import-linter), types (pyrefly)
 # make clean      remove .venv and caches; never runs/
 #
 # Nothing has to be installed or activated first: every target makes .venv by itself. All paths are relative,
@@ -36,6 +36,8 @@ test-gpu:
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/pyrefly check --output-format min-text
 
 # The stamp is written last, so an interrupted installation is done again, and a changed lock too.
 # uv installs the lock because it downloads and unpacks in parallel and links from its cache: on two shared cores

@@ -83,7 +83,7 @@ def as_text(section: Section) -> str:
         median, low, high = row.speed
         line = f"  {row.variant:<{width}}  {median:>9,.0f}  {f'{low:,.0f} .. {high:,.0f}':>20}"
         line += f"  {section.share(row):>6.3f}" if section.share(row) is not None else f"  {'-':>6}"
-        if accuracies:
+        if row.accuracy is not None:
             line += "".join(f"  {percent(share, 3):>11}" for share in row.accuracy)
         if differences:
             line += f"  {'-' if row.difference is None else format(row.difference, '.1e'):>10}"

@@ -47,6 +47,7 @@ def warm_up(call: Callable[[], object], device: torch.device, budget: Budget = U
     Once is enough where the time for it is over.
     """
     console.status("warming up")
+    seconds = 0.0
     for _ in range(WARM_UP_CALLS):
         synchronize(device)
         start = clock()

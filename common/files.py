@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -31,7 +32,7 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, lambda place: place.write_text(text, encoding="utf-8"))
 
 
-def strict(value: object) -> object:
+def strict(value: Any) -> Any:
     """The same value with what JSON has no word for, NaN and infinities, as None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None

@@ -79,13 +79,13 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
         ImpossibleOptions: it cannot be had, or the options leave too little of it.
     """
     console.status(f"opening {args.dataset}")
-    refusal = None
+    data = refusal = None
     with accelerator.local_main_process_first():  # to be left by every process, as the others wait for the first
         try:
             data = _load_data(args)
         except UserError as error:
             refusal = error
-    if refusal is not None:
+    if data is None:
         raise ImpossibleOptions(str(refusal)) from refusal
     if args.image_size is None:
         args.image_size = data.image_size

@@ -14,7 +14,7 @@ from engine import build
 from engine.checkpoints import best_weights
 from engine.held_out import check_same_test_images
 from engine.runtime.sharing import from_one
-from tasks.classification.report import test_metrics
+from tasks.classification.report import headline, test_metrics
 from tasks.evaluate import predict
 
 
@@ -28,14 +28,15 @@ def report(args: argparse.Namespace, accelerator: Accelerator, group: Path, fold
     """
     data = build.load_data(args, accelerator)
     total = np.zeros((len(data.test), len(data.class_names)))
+    labels = torch.from_numpy(data.test.arrays.labels[data.test.ids])
     for folder in folders:
         content = from_one(lambda path=folder / "best.pth": best_weights.load(path))
         check_same_test_images(str(folder / "best.pth"), content, data, accelerator)
         model, task = best_weights.restore(content, str(folder / "best.pth"), accelerator.device)
-        logits, labels = predict(model, task, data.test, accelerator, args.batch_size or 256)
+        logits, _ = predict(model, task, data.test, accelerator, args.batch_size or 256)
         total += logits.double().softmax(1).numpy()
     mean = torch.from_numpy(total / len(folders))
-    metrics, _ = test_metrics(task, mean.log(), labels)
+    metrics, _ = test_metrics(data.class_names, mean.log(), labels)
     if accelerator.is_main_process:
         write_json(group / "ensemble.json", {"runs": [folder.name for folder in folders], **metrics})
-        say(f"ensemble of {len(folders)}: {task.headline(metrics)}")
+        say(f"ensemble of {len(folders)}: {headline(metrics)}")

@@ -36,6 +36,7 @@ def create_model(
         raise ValueError(f"it makes no images: give one of {', '.join(IMAGE_MODELS)}")
     if output_shape is None and name in IMAGE_MODELS:
         raise ValueError(f"it makes images, not classes: give one of {', '.join(MODELS)}, or --task transform")
+    from_timm = None
     if name.startswith(TIMM):
         from_timm = importlib.import_module(FROM_TIMM)  # which takes a second, and only these models need
         model = from_timm.create_model(name.removeprefix(TIMM), input_shape, num_classes, model_args)
@@ -46,7 +47,7 @@ def create_model(
     if conv == "byhand":
         convolve_by_hand(model)
     save_products(model)
-    if name.startswith(TIMM):
+    if from_timm is not None:
         from_timm.mend_depthwise(model)
     return model
 

@@ -121,7 +121,7 @@ def _evaluate(rank: int, processes: int, port: int, sizes: Sequence[int], answer
     from accelerate import Accelerator
 
     from data.dataset import Part, load_images
-    from models import create_model
+    from models.factory import create_model
     from tasks.classification.task import Classification
     from tasks.evaluate import evaluate, predict
 

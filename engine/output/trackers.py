@@ -19,7 +19,7 @@ from common.files import write_atomically
 from engine.output.run_dir import NOT_COMPARED
 
 if TYPE_CHECKING:
-    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
 
 # How the names begin of what the end of a run adds to TensorBoard; "end/" in runs of earlier versions.
 OF_THE_END = ("_hparams_/", "test/", "total/", "end/")
@@ -140,7 +140,7 @@ def _tensorboards(trackers: list[GeneralTracker]) -> list[TensorBoardTracker]:
 def _forget_end(folder: Path) -> None:
     """Take what the end of a run adds out of its event files: of two sets TensorBoard would show the older one."""
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     for path in folder.glob("events.out.tfevents.*"):

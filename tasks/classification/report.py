@@ -34,7 +34,7 @@ def test_report(
     start = time.perf_counter()
     logits, labels = predict(model, task, data.test, accelerator, batch_size)
     seconds = time.perf_counter() - start
-    metrics, probabilities = test_metrics(task, logits, labels)
+    metrics, probabilities = test_metrics(task.class_names, logits, labels)
     report = {**metrics, "seconds": seconds, "images_per_second": len(labels) / seconds, "data": data.notes}
     if not accelerator.is_main_process:
         return report, probabilities
@@ -48,12 +48,12 @@ def test_report(
     return report, probabilities
 
 
-def test_metrics(task: Task, logits: Tensor, labels: Tensor) -> tuple[dict, np.ndarray]:
+def test_metrics(class_names: list[str], logits: Tensor, labels: Tensor) -> tuple[dict, np.ndarray]:
     """The metrics of the test report, and the probabilities (float32 (N, K)) that they were computed from."""
     from tasks.classification import metrics  # scikit-learn and evaluate take seconds to import
 
     probabilities = logits.float().softmax(1).numpy()
-    return metrics.classification_metrics(labels.numpy(), probabilities, task.class_names), probabilities
+    return metrics.classification_metrics(labels.numpy(), probabilities, class_names), probabilities
 
 
 def _plot_examples(path: Path, data: ImageData, labels: np.ndarray, probabilities: np.ndarray) -> None:
