@@ -43,10 +43,9 @@ def train(args: argparse.Namespace, began: float) -> dict:
 
 def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "ImageData", stop: "StopRequest") -> "Run":
     """Build a run, or resume one, up to where its next step can be taken."""
-    from engine import build
+    from engine import build, start
     from engine.optim.ema import EMA
     from engine.optim.factory import build_optimizer
-    from engine.run import Run
     from models import summary
 
     task = build.build_task(args, data, accelerator.device)
@@ -68,41 +67,55 @@ def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "ImageData
     )
     ema = EMA(model, args.ema) if args.ema else None
     model, optimizer = accelerator.prepare(model, optimizer)
-    run = Run(args, accelerator, data, task, plan, model, ema, optimizer)
-    run.begin(stop, facts)
-    return run
+    return start.start_run(args, accelerator, data, task, plan, model, ema, optimizer, facts, stop)
 
 
-def steps(run: "Run") -> Iterator[None]:
+def steps(run: "Run") -> Iterator[int]:
     """The loop, from where the run is to its end; hands over after each step, so that bench.py can time it."""
     from engine.optim.schedule import set_lr
     from engine.runtime.accelerator import seed_step
+    from tasks.metric_sums import add
 
-    args, accelerator, task = run.args, run.accelerator, run.task
+    args, accelerator, task, state = run.args, run.accelerator, run.task, run.state
     model, ema, optimizer = run.model, run.ema, run.optimizer
     batches = iter(run.batches())
 
     while not run.done:
-        set_lr(optimizer, run.lr(run.step))
-        seed_step(args.seed, run.step, accelerator.process_index)
-        for micro_batch in range(args.accumulate):
-            inputs, targets = task.training_batch(next(batches).to(accelerator.device), run.epoch)
-            last = micro_batch == args.accumulate - 1
+        # One optimizer step: a function of (options, step) alone.
+        set_lr(optimizer, run.lr_at(state.step))
+        seed_step(args.seed, state.step, accelerator.process_index)
+        for micro_step in range(args.accumulate):
+            batch = next(batches).to(accelerator.device)  # uint8, this process's share
+            inputs, targets = task.training_batch(batch, run.epoch)  # augment, resize, normalize, mix
+            last = micro_step == args.accumulate - 1  # gradients are averaged over processes once a step
             with contextlib.nullcontext() if last else accelerator.no_sync(model):
                 with accelerator.autocast():
                     outputs = model(inputs)
                 loss = task.loss(outputs, targets)
                 accelerator.backward(loss / args.accumulate)
-            run.watch(loss, outputs, targets)
+            run.finite_guard.observe(loss)
+            state.metrics = add(state.metrics, task.batch_metrics(loss, outputs, targets))
         if args.clip_grad:
             accelerator.clip_grad_norm_(model.parameters(), args.clip_grad)
-        run.finite_guard.check(model, run.step)
+        run.finite_guard.check(model, state.step)  # ends all processes before a NaN reaches the weights
         optimizer.step()
         optimizer.zero_grad()
         if ema is not None:
-            ema.update(run.plain_model, run.step + 1)
-        run.after_step()
-        yield
+            ema.update(run.unwrapped_model, state.step + 1)
+        state.step += 1
+        run.progress.step(state.step, state.mean_metrics)
+
+        # Once in a while.
+        if state.step % args.log_every == 0:
+            run.log_train_metrics()
+        if run.end_of_epoch:
+            run.validate()  # logs, keeps best.pth, unfreezes
+        if run.checkpoint_due:
+            run.save()
+        code = run.stop_requested()  # by a signal or --max-time, agreed on by all processes
+        if code is not None:
+            run.save_and_exit(code)
+        yield state.step
 
 
 def main(argv: Sequence[str] | None = None) -> dict:

@@ -23,6 +23,7 @@ from engine.output import trackers
 from engine.run import Run
 from engine.runtime.accelerator import seed_step
 from engine.runtime.signals import StopRequest
+from tasks.metric_sums import add
 
 CHUNK_SECONDS = 1.0
 BARE, LOOP = "bare model's training step", "loop of train.py"
@@ -33,7 +34,7 @@ def measure(
     accelerator: Accelerator,
     batch_size: int,
     begin: Callable[..., Run],
-    steps: Callable[[Run], Iterator[None]],
+    steps: Callable[[Run], Iterator[int]],
     budget: Budget,
 ) -> Section:
     """Let a run of train.py and the bare model take turns of some steps each, in one process.
@@ -92,25 +93,33 @@ def _time_parts(run: Run, model: torch.nn.Module, batch: tuple[Tensor, Tensor], 
     loss = task.loss(outputs, targets)
     loss.backward()  # the finite check reads gradients
 
-    def watch_and_check() -> None:
-        run.watch(loss, outputs, targets)
-        run.finite_guard.check(model, run.step)
+    def observe_and_check() -> None:
+        run.finite_guard.observe(loss)
+        add(run.state.metrics, task.batch_metrics(loss, outputs, targets))
+        run.finite_guard.check(model, run.state.step)
 
     def set_lr_and_seed() -> None:
-        set_lr(run.optimizer, run.lr(run.step))
-        seed_step(run.args.seed, run.step, 0)
+        set_lr(run.optimizer, run.lr_at(run.state.step))
+        seed_step(run.args.seed, run.state.step, 0)
+
+    def once_in_a_while() -> None:
+        run.state.step += 1
+        run.progress.step(run.state.step, run.state.mean_metrics)
+        if run.state.step % run.args.log_every == 0:
+            run.log_train_metrics()
+        run.stop_requested()
 
     parts = {
         "data: gather, copy to the device": lambda: next(batches).to(device),
         "data: augment, normalise": lambda: task.training_batch(raw, 0),
         "of which normalise": lambda: task.inputs(raw.images),
-        "metrics and finite check": watch_and_check,
-        "progress, log, stop": run.after_step,
+        "metrics and finite check": observe_and_check,
+        "progress, log, stop": once_in_a_while,
         "learning rate and seed": set_lr_and_seed,
     }
     timed = {name: (call, calls_for(warm_up(call, device, budget))) for name, call in parts.items()}
     # The run's log falls on every so many steps; fewer calls than that would miss it.
-    timed["progress, log, stop"] = run.after_step, run.args.log_every
+    timed["progress, log, stop"] = once_in_a_while, run.args.log_every
     return interleave(timed, run.args.rounds, device, budget)
 
 

@@ -37,12 +37,12 @@ def report_run(run: Run) -> dict:
     run.stop.words = f"in the test report; training is done and saved, the report will be made again; {how}"
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
     best = run.folder / "best.pth"
-    load_weights(run.plain_model, from_one(lambda: best_weights.load(best)["weights"]), str(best))
-    how_to_test = run.plain_model, data, accelerator, run.args.batch_size
+    load_weights(run.unwrapped_model, from_one(lambda: best_weights.load(best)["weights"]), str(best))
+    how_to_test = run.unwrapped_model, data, accelerator, run.args.batch_size
     test, probabilities = task.test_report(run.folder, *how_to_test)
     answers = None if data.unlabelled is None else task.predict_unlabelled(run.folder, *how_to_test)
     if accelerator.is_main_process:
-        task.plot_history(run.folder, run.history, run.folder.name, test)
+        task.plot_history(run.folder, run.state.history, run.folder.name, test)
         console.status("giving the report to the trackers")
         _track_end(run, test, probabilities)
         _say_what_next(run, test, answers)
@@ -63,35 +63,37 @@ def _say_reported(run: Run, test: dict) -> None:
     say, args = run.progress.say, run.args
     say(f"finished before: nothing is left to train\n{run.task.headline(test)}")
     say(f"open     {run.folder / 'examples.png'}")
-    more = "a larger --patience" if run.step < run.plan.total_steps else f"--epochs above {args.epochs}"
+    more = "a larger --patience" if run.state.step < run.plan.total_steps else f"--epochs above {args.epochs}"
     say(f"to train on, add {more}")
 
 
 def _track_end(run: Run, test: dict, probabilities: np.ndarray | None) -> None:
     """Show the test, the pictures and the model in the trackers, with what it takes to compare runs, and close them."""
-    best = run.history[run.best_epoch() - 1]
-    seconds = sum(record["seconds"] for record in run.history)
+    best = run.state.history[run.best_epoch - 1]
+    seconds = sum(record["seconds"] for record in run.state.history)
     figures = {
         **{f"test/{name}": value for name, value in run.task.final_metrics(test).items()},
         "total/best_val_accuracy": best["val_accuracy"],
         "total/trained_seconds": seconds,
-        "total/images_per_second": sum(r["seconds"] * r["images_per_second"] for r in run.history) / seconds,
-        "total/parameters": sum(parameter.numel() for parameter in run.plain_model.parameters()),
+        "total/images_per_second": sum(r["seconds"] * r["images_per_second"] for r in run.state.history) / seconds,
+        "total/parameters": sum(parameter.numel() for parameter in run.unwrapped_model.parameters()),
     }
     options = {**vars(run.args), "mixed_precision": run.accelerator.mixed_precision}  # not "auto"
-    trackers.log_end(run.trackers, options, figures, run.step)
+    trackers.log_end(run.trackers, options, figures, run.state.step)
     pictures = run.task.thumbnails(run.folder, run.data, test, probabilities)
-    trackers.log_pictures(run.trackers, {f"pictures/{name}": pixels for name, pixels in pictures.items()}, run.step)
+    trackers.log_pictures(
+        run.trackers, {f"pictures/{name}": pixels for name, pixels in pictures.items()}, run.state.step
+    )
     if not run.accelerator.is_fsdp2:  # whose parts only all processes together can run
-        trackers.log_graph(run.trackers, run.plain_model, run.task.input_shape)
+        trackers.log_graph(run.trackers, run.unwrapped_model, run.task.input_shape)
     trackers.finish(run.trackers)
 
 
 def _say_what_next(run: Run, test: dict, answers: str | None) -> None:
     say, folder = run.progress.say, run.folder
-    seconds = sum(record["seconds"] for record in run.history)
+    seconds = sum(record["seconds"] for record in run.state.history)
     say(f"\n{console.paint(run.task.headline(test), 'bold')}")
-    say(f"weights  of epoch {run.best_epoch()}; trained for {console.duration(seconds)}")
+    say(f"weights  of epoch {run.best_epoch}; trained for {console.duration(seconds)}")
     for remark in run.data.remarks:
         say(remark)
     if answers is not None:

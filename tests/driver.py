@@ -136,7 +136,7 @@ def shard_on_cpus() -> None:
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
     from torch.distributed.tensor import DTensor
 
-    from engine import run
+    from engine import start
     from engine.runtime import accelerator as runtime
 
     def sharding_accelerator(**options: object) -> Accelerator:
@@ -150,14 +150,15 @@ def shard_on_cpus() -> None:
             state._shared_state["distributed_type"] = DistributedType.FSDP
         return accelerator
 
-    begin = run.Run.begin
+    begin = start.start_run
 
-    def sure_begin(self: run.Run, *args: object) -> None:
-        assert self.accelerator.is_fsdp2
-        assert all(isinstance(parameter, DTensor) for parameter in self.model.parameters())
-        begin(self, *args)
+    def sure_start(*args: object) -> object:
+        started = begin(*args)
+        assert started.accelerator.is_fsdp2
+        assert all(isinstance(parameter, DTensor) for parameter in started.model.parameters())
+        return started
 
-    runtime.Accelerator, run.Run.begin = sharding_accelerator, sure_begin
+    runtime.Accelerator, start.start_run = sharding_accelerator, sure_start
 
 
 def talk_by_gloo() -> None:
@@ -183,8 +184,8 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
     import torch
 
     import train
-    from engine import final_test, run
-    from engine.checkpoints import resume
+    from engine import final_test, run, start
+    from engine.finite_guard import FiniteGuard
     from tasks.classification.task import Classification
 
     one_thread()
@@ -193,31 +194,31 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         shard_on_cpus()
     if deed.gloo:
         talk_by_gloo()
-    after_step, training_batch, loss = (
-        run.Run.after_step,
-        Classification.training_batch,
-        Classification.loss,
-    )
+    check, stop_requested = FiniteGuard.check, run.Run.stop_requested
+    training_batch, loss = Classification.training_batch, Classification.loss
     step = 0
 
-    def spied_after_step(self: run.Run) -> None:
-        nonlocal step
-        if deed.signal_after and self.step + 1 == deed.signal_after[0] and rank in deed.signal_ranks:
+    def spied_check(self: FiniteGuard, model: torch.nn.Module, step: int) -> None:
+        check(self, model, step)
+        if deed.signal_after and step + 1 == deed.signal_after[0] and rank in deed.signal_ranks:
             os.kill(os.getpid(), deed.signal_after[1])
-        if deed.drift_after == (self.step + 1, rank):
+        if deed.drift_after == (step + 1, rank):
             with torch.no_grad():
-                next(self.model.parameters()).mul_(1.001)
+                next(model.parameters()).mul_(1.001)
         if deed.ledger is not None:
             with Path(f"{deed.ledger}.lr.{rank}").open("a") as rates:
-                rates.write(f"{self.step} {self.optimizer.param_groups[0]['lr']!r}\n")
-        after_step(self)
-        step = self.step
+                rates.write(f"{step} {self.optimizer.param_groups[0]['lr']!r}\n")
+
+    def spied_stop_requested(self: run.Run) -> int | None:
+        nonlocal step
+        step = self.state.step
         if (step, rank) == deed.kill_worker_after:
             os.kill(min(worker.pid for worker in multiprocessing.active_children()), signal.SIGKILL)
         if step == deed.fill_disk_after:
             fill_disk(self.folder.parent / "ballast")
         if step == deed.kill_after and rank in deed.kill_ranks and deed.kill_in in (None, self.folder.name):
             os.kill(os.getpid(), signal.SIGKILL)
+        return stop_requested(self)
 
     def spied_training_batch(self: Classification, batch: object, epoch: int) -> tuple:
         if deed.ledger is not None:
@@ -231,23 +232,23 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
         if deed.fail_in == (where, step, rank):
             raise failures[deed.failure]
 
-    def spied_save(run: object) -> None:
-        fail_if_due("saving", run.step)
-        save(run)
+    def spied_save(self: run.Run) -> None:
+        fail_if_due("saving", self.state.step)
+        save(self)
 
     def spied_loss(self: Classification, *args: object) -> object:
         fail_if_due("step", step)
         factor = float("nan") if (step, rank) == deed.nan_at else 1e30 if step == deed.overflow_at else 1
         return loss(self, *args) * factor
 
-    begin, validate, score = run.Run.begin, run.Run._validate, Classification.eval_metrics
-    save = resume.save
+    begin, evaluate, score = start.start_run, run.Run._evaluate, Classification.eval_metrics
+    save = run.Run.save
     evaluated_step = 0
 
-    def spied_validate(self: run.Run, epoch: int) -> tuple:
+    def spied_evaluate(self: run.Run, epoch: int) -> dict:
         nonlocal evaluated_step
-        evaluated_step = self.step
-        return validate(self, epoch)
+        evaluated_step = self.state.step
+        return evaluate(self, epoch)
 
     def spied_score(self: Classification, *args: object) -> object:
         fail_if_due("evaluation", evaluated_step)
@@ -255,15 +256,16 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
             os.kill(os.getpid(), deed.signal_in_evaluation[1])
         return score(self, *args)
 
-    def spied_begin(self: run.Run, *args: object) -> None:
+    def spied_start(*args: object) -> run.Run:
         nonlocal step
         fail_if_due("start-up", 0)
-        begin(self, *args)
-        step = self.step
+        started = begin(*args)
+        step = started.state.step
+        return started
 
-    run.Run._validate, Classification.eval_metrics = spied_validate, spied_score
-    run.Run.begin, run.Run.after_step = spied_begin, spied_after_step
-    resume.save = spied_save
+    FiniteGuard.check, run.Run.stop_requested, run.Run.save = spied_check, spied_stop_requested, spied_save
+    run.Run._evaluate, Classification.eval_metrics = spied_evaluate, spied_score
+    start.start_run = spied_start
     Classification.training_batch, Classification.loss = spied_training_batch, spied_loss
     if not deed.report:
         final_test.report_run = lambda run: None

@@ -43,7 +43,7 @@ CONTROLS = [
     Control(
         "1 optimizer not loaded",
         "engine/checkpoints/resume.py",
-        'store.load_optimizer(run.optimizer, tensors["optimizer"])',
+        'store.load_optimizer(optimizer, found.tensors["optimizer"])',
         "pass",
         RESUMED,
         SAME_STATE,
@@ -51,7 +51,7 @@ CONTROLS = [
     Control(
         "1 moving average not loaded",
         "engine/checkpoints/resume.py",
-        'store.load_weights(run.ema.model, tensors["ema"], str(place))',
+        'store.load_weights(ema, found.tensors["ema"], str(found.folder))',
         "pass",
         RESUMED,
         SAME_STATE,
@@ -59,15 +59,15 @@ CONTROLS = [
     Control(
         "1 randomness of a step not seeded",
         "train.py",
-        "seed_step(args.seed, run.step, accelerator.process_index)",
+        "seed_step(args.seed, state.step, accelerator.process_index)",
         "pass",
         RESUMED,
         SAME_STATE,
     ),
     Control(
         "1 figures of the epoch under way not loaded",
-        "engine/checkpoints/resume.py",
-        'run.metrics = _as_sums(state["totals"], run.metrics)',
+        "engine/train_state.py",
+        "self.metrics = {name: torch.full_like(zero, named.get(name, 0.0)) for name, zero in self.metrics.items()}",
         "pass",
         RESUMED,
         "assert figures(tmp_path) == figures(whole_run[processes])",
@@ -147,7 +147,7 @@ CONTROLS = [
     Control(
         "6 optimizer not loaded",
         "engine/checkpoints/resume.py",
-        'store.load_optimizer(run.optimizer, tensors["optimizer"])',
+        'store.load_optimizer(optimizer, found.tensors["optimizer"])',
         "pass",
         PROCESSES + "resuming_on_another_number_of_processes_changes_nothing[1-2]",
         "assert difference(tmp_path, runs[1]) < 1e-6",
@@ -170,8 +170,8 @@ CONTROLS = [
     ),
     Control(
         "8 drift not looked for",
-        "engine/checkpoints/resume.py",
-        "agreement.check_equal_weights(run.plain_model, run.accelerator)",
+        "engine/run.py",
+        "agreement.check_equal_weights(self.unwrapped_model, self.accelerator)",
         "pass",
         PROCESSES + "processes_whose_weights_have_drifted_apart_save_nothing",
         "assert codes == [1, 1]",
@@ -219,7 +219,7 @@ CONTROLS = [
     Control(
         "12 error of a save swallowed",
         "engine/checkpoints/resume.py",
-        'raise UserError(f"cannot save {place}: {error}; make room, then go on with --resume auto") from error',
+        'raise UserError(f"cannot save {folder}: {error}; make room, then go on with --resume auto") from error',
         "print(error)",
         "tests/test_checkpoint.py::test_a_disk_that_fills_up_ends_the_run_in_one_line_and_the_last_checkpoint_loads"
         "[checkpoint]",
@@ -284,7 +284,7 @@ CONTROLS = [
     Control(
         "17 NaN not looked for",
         "train.py",
-        "run.finite_guard.check(model, run.step)",
+        "run.finite_guard.check(model, state.step)",
         "pass",
         "tests/test_resume.py::test_nan_on_one_process_stops_all_at_that_step_with_the_weights_untouched[1]",
         "assert codes == [1, 1]",

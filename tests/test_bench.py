@@ -176,7 +176,7 @@ def test_the_loop_that_is_timed_is_the_one_of_train_py(run, monkeypatch, tmp_pat
 
     def counted_steps(run):
         for _ in steps(run):
-            taken.append(run.step)
+            taken.append(run.state.step)
             yield
 
     monkeypatch.setattr(train, "steps", counted_steps)

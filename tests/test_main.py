@@ -58,6 +58,6 @@ def test_several_runs_return_the_figures_of_each(tmp_path: Path) -> None:
 def test_max_time_counts_from_the_beginning_of_the_call() -> None:
     now = time.monotonic()
     accelerator = Accelerator(cpu=True)
-    assert StopRequest(3600, began=now).agreed(accelerator) is None
-    assert StopRequest(3600, began=now - 3601).agreed(accelerator) == 0
-    assert StopRequest(None, began=now - 10**9).agreed(accelerator) is None
+    assert StopRequest(3600, began=now).exit_code_on_all_ranks(accelerator) is None
+    assert StopRequest(3600, began=now - 3601).exit_code_on_all_ranks(accelerator) == 0
+    assert StopRequest(None, began=now - 10**9).exit_code_on_all_ranks(accelerator) is None

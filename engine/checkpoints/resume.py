@@ -1,31 +1,28 @@
-"""The whole state of a run, to a checkpoint and back: weights, moving average, optimizer, step, and figures so far."""
+"""A run's whole state, to a checkpoint and back: weights, moving average, optimizer, and what `TrainState` holds."""
 
+import argparse
 import json
 import shutil
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from common.console import plain_number
 from common.errors import UserError
 from common.files import is_folder, write_atomically
 from data.class_folders import same_names
-from data.dataset import changed_parts
+from data.dataset import ImageData, changed_parts
 from engine.checkpoints import best_weights, store
-from engine.runtime import agreement, sharding
+from engine.runtime import sharding
 from engine.runtime.sharing import from_one
-from options.resumed import near_runs
-from tasks.metric_sums import SAMPLES, MetricSums, over_processes
-
-if TYPE_CHECKING:
-    from engine.run import Run
 
 # Options that may differ between a run and its resumption, as they do not change what is computed.
 FREE_OPTIONS = frozenset(
@@ -47,147 +44,194 @@ FREE_OPTIONS = frozenset(
 )
 
 
-def save(run: "Run") -> None:
-    """Write a checkpoint of the step reached; to be called by all processes.
+class Found(NamedTuple):
+    """A checkpoint: its folder, its tensors by file, its state, and why newer ones were passed over."""
+
+    folder: Path
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict
+    complaints: list[str]
+
+
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: nn.Module | None,
+    accelerator: Accelerator,
+    state: dict,
+    keep: int,
+) -> None:
+    """Write a checkpoint into `folder`; to be called by all processes.
+
+    Args:
+        folder: new, in the run's checkpoints/.
+        model, ema: unwrapped.
+        state: plain values.
+        keep: checkpoints that are kept, the newest ones.
 
     Raises:
         UserError: the disk is full or not writable; older checkpoints stay.
-        RuntimeError: the processes' weights differ, so that there is no one state to save.
     """
-    run.finite_guard.raise_if_nonfinite()
-    agreement.check_equal_weights(run.plain_model, run.accelerator)
-    metrics = over_processes(run.metrics, run.accelerator)
     tensors = {
-        "model": sharding.gather(run.plain_model.state_dict(), run.accelerator),
-        "optimizer": sharding.gather(store.optimizer_tensors(run.optimizer), run.accelerator),
+        "model": sharding.gather(model.state_dict(), accelerator),
+        "optimizer": sharding.gather(store.optimizer_tensors(optimizer), accelerator),
     }
-    if run.accelerator.is_main_process:
-        if run.ema is not None:
-            tensors["ema"] = run.ema.model.state_dict()
-        scaler = run.accelerator.scaler
-        state = {
-            "step": run.step,
-            "history": run.history,
-            "totals": metrics,
-            "seconds": run.seconds + time.perf_counter() - run.clock,
-            "best_from": run.best_from,
-            "class_names": run.data.class_names,
-            "data": run.fingerprints["train"],  # all that versions before `fingerprints` knew
-            "fingerprints": run.fingerprints,
-            "options": vars(run.args),
-            "scaler": scaler.state_dict() if scaler is not None else None,
-        }
-        place = run.folder / "checkpoints" / f"step-{run.step}"
+    if accelerator.is_main_process:
+        if ema is not None:
+            tensors["ema"] = ema.state_dict()
+        scaler = accelerator.scaler
         try:
-            store.save(place, tensors, state, run.args.keep)
+            store.save(folder, tensors, {**state, "scaler": scaler.state_dict() if scaler is not None else None}, keep)
         except (OSError, SafetensorError) as error:
-            raise UserError(f"cannot save {place}: {error}; make room, then go on with --resume auto") from error
-    run.accelerator.wait_for_everyone()
+            raise UserError(f"cannot save {folder}: {error}; make room, then go on with --resume auto") from error
+    accelerator.wait_for_everyone()
 
 
-def resume(run: "Run") -> Path | None:
-    """Put the run where its checkpoint left off, or leave it at its start where `auto` finds none.
-
-    Returns:
-        The checkpoint's folder, or None.
+def load(
+    found: Found, model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None, accelerator: Accelerator
+) -> None:
+    """Put the tensors of a checkpoint where `save` had them from.
 
     Raises:
-        UserError: no intact checkpoint, or one of another model, other classes or other options.
+        UserError: it is of another model.
     """
-    found = _find_on_all(run)
-    if found is None:
-        near = near_runs(run.folder)
-        run.progress.say(f"no checkpoint in {run.folder}: starting afresh{f' (there is {near[0]})' if near else ''}")
-        return None
-    place, tensors, state, complaints = found
-    for complaint in complaints:
-        if run.accelerator.is_main_process:
-            print(f"warning: {complaint}; falling back to {place}", file=sys.stderr, flush=True)
-    _check_same_run(run, place, state)
-    store.load_weights(run.plain_model, tensors["model"], str(place))
-    store.load_optimizer(run.optimizer, tensors["optimizer"])
-    if run.ema is not None:
-        store.load_weights(run.ema.model, tensors["ema"], str(place))
-    if run.accelerator.scaler is not None and state["scaler"]:
-        run.accelerator.scaler.load_state_dict(state["scaler"])
-    run.step, run.history, run.seconds = state["step"], state["history"], state["seconds"]
-    run.best_from = state["best_from"]
-    if run.accelerator.is_main_process:  # one process goes on with the sum over all
-        run.metrics = _as_sums(state["totals"], run.metrics)
-    run.progress.say(f"resuming {place} at step {run.step} of {run.plan.total_steps}")
-    if state["options"]["epochs"] != run.args.epochs:
-        _remove_later(run)
-    return place
+    store.load_weights(model, found.tensors["model"], str(found.folder))
+    store.load_optimizer(optimizer, found.tensors["optimizer"])
+    if ema is not None:
+        store.load_weights(ema, found.tensors["ema"], str(found.folder))
+    if accelerator.scaler is not None and found.state["scaler"]:
+        accelerator.scaler.load_state_dict(found.state["scaler"])
 
 
-def _as_sums(saved: dict[str, float] | list[float], like: MetricSums) -> MetricSums:
-    """Sums of metrics on their device, from a checkpoint; those of earlier versions had no names."""
-    named = saved if isinstance(saved, dict) else dict(zip(("loss", "accuracy", SAMPLES), saved, strict=True))
-    return {name: torch.full_like(zero, named.get(name, 0.0)) for name, zero in like.items()}
+def find(asked: str, run_name: str | None, folder: Path) -> Found | None:
+    """The checkpoint that --resume asks for, the same on all processes, whose machines may have disks of their own.
 
+    Where not all see the same, the process with the newest checkpoint sends it to the others.
 
-def _remove_later(run: "Run") -> None:
-    """Remove the run's checkpoints of later steps, which other --epochs, and so other learning rates, had led to."""
-    own = store.list_checkpoints(run.folder / "checkpoints")
-    later = [folder for folder in own if store.step_of(folder) > run.step]
-    if later and run.accelerator.is_main_process:
-        run.progress.say(f"removing {', '.join(folder.name for folder in later)}: they are of other --epochs")
-        for folder in later:
-            shutil.rmtree(folder)
-    run.accelerator.wait_for_everyone()
+    Args:
+        asked: "auto" for the newest intact one of the run in `folder`, a run's folder, or a checkpoint.
+        run_name: of the run; "auto" needs one.
+        folder: where the run goes on.
 
-
-def is_reported(run: "Run") -> bool:
-    """Whether the run is done and its folder holds the report on it; the main process looks, for all.
-
-    Where it goes on instead, or is to be reported, what an earlier end of it had left is removed.
+    Raises:
+        UserError: there is none, or it is damaged.
     """
-    needed = [run.folder / name for name in run.task.report_parts()]
-    reported = False
-    if run.accelerator.is_main_process:
-        reported = run.done and all(path.exists() for path in needed) and _holds_the_best(run)
-        for name in () if reported else ("test.json", *run.task.report_files):
-            (run.folder / name).unlink(missing_ok=True)
-    return broadcast_object_list([reported])[0]
+    seen = gather_object([_newest_manifest(folder if asked == "auto" else Path(asked))])
+    if all(manifest == seen[0] for manifest in seen):
+        found = _find(asked, run_name, folder)
+    else:
+        steps = [-1 if manifest is None else manifest[0] for manifest in seen]
+        found = from_one(lambda: _find(asked, run_name, folder), steps.index(max(steps)))
+    if found is not None and PartialState().is_main_process:
+        for complaint in found.complaints:
+            print(f"warning: {complaint}; falling back to {found.folder}", file=sys.stderr, flush=True)
+    return found
 
 
-def _holds_the_best(run: "Run") -> bool:
-    """Whether the folder has figures up to the step reached, and in best.pth the weights of the best epoch in them.
-
-    A checkpoint that was saved in the last evaluation knows less than train.json.
-    """
+def _find(asked: str, run_name: str | None, folder: Path) -> Found | None:
+    if asked == "auto":
+        if run_name is None:
+            raise UserError("--resume auto needs the --run-name of the run to go on with")
+        newest = store.newest_intact(folder / "checkpoints")
+        return None if newest is None else Found(*newest)
+    path = Path(asked)
+    if is_folder(path / "checkpoints"):  # a run's folder
+        newest = store.newest_intact(path / "checkpoints")
+        if newest is None:
+            raise UserError(f"--resume {path}: no checkpoint in {path / 'checkpoints'}")
+        return Found(*newest)
     try:
-        trained = json.loads((run.folder / "train.json").read_text(encoding="utf-8"))
+        return Found(path, *store.load(path), [])
+    except store.Damaged as error:
+        raise UserError(f"--resume {asked}: {error}") from error
+
+
+def _newest_manifest(asked: Path) -> tuple[int, str] | None:
+    """(step, manifest) of the newest checkpoint in a run's folder, or of this one, intact or not, if there is any."""
+    inside = store.list_checkpoints(asked / "checkpoints")
+    for folder in inside if is_folder(asked / "checkpoints") else [asked]:
+        try:
+            text = (folder / store.MANIFEST).read_text(encoding="utf-8")
+            return json.loads(text)["step"], text
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def check_same_run(found: Found, args: argparse.Namespace, data: ImageData, fingerprints: dict[str, str]) -> None:
+    """Raise UserError unless a checkpoint is of a run of these options on these images."""
+    place, state = found.folder, found.state
+    before, dataset = state["options"], args.dataset
+    changed = changed_parts(state.get("fingerprints") or {"train": state["data"]}, fingerprints)
+    if before["dataset"] != dataset and (changed or not same_names(state["class_names"], data.class_names)):
+        raise UserError(
+            f"{place} was trained on other images than those of --dataset {dataset}: give --dataset "
+            f"{quote(before['dataset'])} again, or start a new run"
+        )
+    if before.get("mixed_precision") == "auto":  # as earlier versions recorded it, whatever it came to
+        before = before | {"mixed_precision": args.mixed_precision}
+    differing = [
+        f"--{name.replace('_', '-')} was {plain_number(before.get(name))} and is {plain_number(value)}"
+        for name, value in vars(args).items()
+        if name not in FREE_OPTIONS and before.get(name, value) != value  # an option may be younger than the run
+    ]
+    if differing:
+        raise UserError(f"{place} cannot go on with other options: {'; '.join(differing)}; give them as they were")
+    if not same_names(state["class_names"], data.class_names):
+        raise UserError(f"{place} was trained on other classes than those of --dataset {dataset}")
+    if changed:
+        raise UserError(
+            f"{place} is of a run on other images: the {changed} images of --dataset {dataset} have changed since; "
+            "bring them back, or start a new run"
+        )
+    if args.epochs < before["epochs"]:  # more is allowed: a run that is done can be trained on
+        raise UserError(f"{place} is of a run of --epochs {before['epochs']}: give that many, or more")
+
+
+def remove_later(folder: Path, step: int) -> list[str]:
+    """Remove the checkpoints in a run's `folder` that are of later steps; returns their names."""
+    later = [
+        checkpoint for checkpoint in store.list_checkpoints(folder / "checkpoints") if store.step_of(checkpoint) > step
+    ]
+    for checkpoint in later:
+        shutil.rmtree(checkpoint)
+    return [checkpoint.name for checkpoint in later]
+
+
+def is_reported(folder: Path, parts: Sequence[str], step: int) -> bool:
+    """Whether a run's `folder` holds the whole report on it at `step`, its last.
+
+    That is: these files, metrics up to that step, and in best.pth the weights of the best epoch in them. A checkpoint
+    that was saved in the last evaluation knows less than train.json.
+    """
+    if not all((folder / name).exists() for name in parts):
+        return False
+    try:
+        trained = json.loads((folder / "train.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     best, last = trained["epochs"][trained["best_epoch"] - 1], trained["epochs"][-1]
-    return last["step"] == run.step and _step_of(run.folder / "best.pth") == best["step"]
+    return last["step"] == step and _step_of(folder / "best.pth") == best["step"]
 
 
-def recover_best(run: "Run", place: Path) -> None:
-    """See to it that best.pth, which is no part of a checkpoint, holds the epoch that the resumed history calls best.
+def recover_best(folder: Path, checkpoint: Path, step: int) -> bool:
+    """Have best.pth, which is no part of a checkpoint, hold the weights of `step` again; to be called by all processes.
 
-    It does not when it was deleted, when the run goes on in another folder than that of the checkpoint `place`, or
-    when an epoch after `place` had replaced it. Where it cannot be had, the best is looked for from here on.
+    It does not when it was deleted, when the run goes on in another `folder` than that of its `checkpoint`, or when a
+    later epoch had replaced it.
+
+    Returns:
+        Whether it does; if not, these weights cannot be had.
     """
-    if not run.history:
-        return
-    step = run.history[run.best_epoch() - 1]["step"]
-    own, of_checkpoint = run.folder / "best.pth", place.parent.parent / "best.pth"
+    own, of_checkpoint = folder / "best.pth", checkpoint.parent.parent / "best.pth"
     found = False
-    if run.accelerator.is_main_process:
+    if PartialState().is_main_process:
         found = _step_of(own) == step
         if not found and _step_of(of_checkpoint) == step:
             write_atomically(own, lambda copy: shutil.copyfile(of_checkpoint, copy))
             found = True
-    if broadcast_object_list([found])[0] or _fetch_best(own, of_checkpoint, step):
-        return
-    at_end_of_epoch = run.step == run.history[-1]["step"]
-    run.best_from = len(run.history) + (not at_end_of_epoch)
-    if run.accelerator.is_main_process:
-        print(f"warning: {own} does not hold the best epoch so far: from here on, starting anew", file=sys.stderr)
-    if at_end_of_epoch:
-        run.keep_weights()
+    return broadcast_object_list([found])[0] or _fetch_best(own, of_checkpoint, step)
 
 
 def _fetch_best(own: Path, there: Path, step: int) -> bool:
@@ -207,74 +251,3 @@ def _step_of(path: Path) -> int | None:
         return best_weights.load(path)["step"]
     except UserError:
         return None
-
-
-def _find_on_all(run: "Run") -> tuple | None:
-    """What `_find` finds, the same on all processes, whose machines may have disks of their own.
-
-    Where not all see the same, the process with the newest checkpoint sends it to the others.
-    """
-    seen = gather_object([_newest_manifest(run)])
-    if all(manifest == seen[0] for manifest in seen):
-        return _find(run)
-    steps = [-1 if manifest is None else manifest[0] for manifest in seen]
-    return from_one(lambda: _find(run), steps.index(max(steps)))
-
-
-def _newest_manifest(run: "Run") -> tuple[int, str] | None:
-    """(step, manifest) of the newest checkpoint that --resume may mean, intact or not, as this process sees it."""
-    asked = run.folder if run.args.resume == "auto" else Path(run.args.resume)
-    inside = store.list_checkpoints(asked / "checkpoints")
-    for folder in inside if is_folder(asked / "checkpoints") else [asked]:
-        try:
-            text = (folder / store.MANIFEST).read_text(encoding="utf-8")
-            return json.loads(text)["step"], text
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
-
-
-def _find(run: "Run") -> tuple | None:
-    """(folder, tensors, state, complaints about newer ones) of the checkpoint that --resume asks for."""
-    if run.args.resume == "auto":
-        if run.args.run_name is None:
-            raise UserError("--resume auto needs the --run-name of the run to go on with")
-        return store.newest_intact(run.folder / "checkpoints")
-    place = Path(run.args.resume)
-    if is_folder(place / "checkpoints"):  # a run's folder
-        found = store.newest_intact(place / "checkpoints")
-        if found is None:
-            raise UserError(f"--resume {place}: no checkpoint in {place / 'checkpoints'}")
-        return found
-    try:
-        return place, *store.load(place), []
-    except store.Damaged as error:
-        raise UserError(f"--resume {run.args.resume}: {error}") from error
-
-
-def _check_same_run(run: "Run", place: Path, state: dict) -> None:
-    before, dataset = state["options"], run.args.dataset
-    changed = changed_parts(state.get("fingerprints") or {"train": state["data"]}, run.fingerprints)
-    if before["dataset"] != dataset and (changed or not same_names(state["class_names"], run.data.class_names)):
-        raise UserError(
-            f"{place} was trained on other images than those of --dataset {dataset}: give --dataset "
-            f"{quote(before['dataset'])} again, or start a new run"
-        )
-    if before.get("mixed_precision") == "auto":  # as earlier versions recorded it, whatever it came to
-        before = before | {"mixed_precision": run.args.mixed_precision}
-    differing = [
-        f"--{name.replace('_', '-')} was {plain_number(before.get(name))} and is {plain_number(value)}"
-        for name, value in vars(run.args).items()
-        if name not in FREE_OPTIONS and before.get(name, value) != value  # an option may be younger than the run
-    ]
-    if differing:
-        raise UserError(f"{place} cannot go on with other options: {'; '.join(differing)}; give them as they were")
-    if not same_names(state["class_names"], run.data.class_names):
-        raise UserError(f"{place} was trained on other classes than those of --dataset {dataset}")
-    if changed:
-        raise UserError(
-            f"{place} is of a run on other images: the {changed} images of --dataset {dataset} have changed since; "
-            "bring them back, or start a new run"
-        )
-    if run.args.epochs < before["epochs"]:  # more is allowed: a run that is done can be trained on
-        raise UserError(f"{place} is of a run of --epochs {before['epochs']}: give that many, or more")

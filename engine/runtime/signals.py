@@ -24,8 +24,9 @@ class StopRequest:
 
     Used in a `with` statement: signals are heard inside it, and mean what they meant before when it is left. Until
     `patient` is set a signal ends the process at once: nothing has been computed yet. Later ones are noted, and the
-    loop asks `agreed` after each step. Signals that are repeated at once change nothing, as torchrun hands on a Ctrl-C
-    that the terminal has given to every process already; one more some seconds later ends the process as it is.
+    loop asks `exit_code_on_all_ranks` after each step. Signals that are repeated at once change nothing, as torchrun
+    hands on a Ctrl-C that the terminal has given to every process already; one more some seconds later ends the process
+    as it is.
 
     Python hears a signal only between two of its own instructions. An exchange with other processes, which they may
     keep waiting for half an hour, is one of them: a thread sees to it that a signal ends the process there too.
@@ -93,7 +94,7 @@ class StopRequest:
                     console.note(f"stopped {words} (it was waiting for other processes, or for a library)")
                 os._exit(128 + number)
 
-    def agreed(self, accelerator: Accelerator) -> int | None:
+    def exit_code_on_all_ranks(self, accelerator: Accelerator) -> int | None:
         """The exit code to stop with once any process was asked to, the same on all processes; else None.
 
         To be called by all processes at the same step. Running out of time is no failure: its code is 0.
