@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import train  # the only script that another one needs: its loop is what is measured
 from common import console
-from common.errors import UserError, user_errors_end_the_program
+from common.errors import UserError, exit_on_user_error
 from options.bench import parse_bench
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _check(sections: list["Section"]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run with the options in `argv` (default: the command line's) and exit."""
-    with user_errors_end_the_program():
+    with exit_on_user_error():
         code = bench(parse_bench(argv))
     sys.exit(code)
 

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import console
-from common.errors import UserError, user_errors_end_the_program
+from common.errors import UserError, exit_on_user_error
 from common.files import is_folder
 from options.compare import parse_compare
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run with the options in `argv` (default: the command line's)."""
-    with user_errors_end_the_program():
+    with exit_on_user_error():
         args = parse_compare(argv)
         console.status("reading runs")
         from experiments import comparison  # imported only now, as it takes a while: --help is answered at once

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import console
-from common.errors import user_errors_end_the_program
+from common.errors import exit_on_user_error
 from engine.runtime.peers import failing_together
 from options.infer import parse_infer
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run with the options in `argv` (default: the command line's) and exit."""
     warnings.filterwarnings("ignore", module="PIL")  # an image is read, or named on stderr with the reason
     try:
-        with user_errors_end_the_program(), failing_together():
+        with exit_on_user_error(), failing_together():
             code = infer(parse_infer(argv))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as head, has seen enough

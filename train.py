@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from common import console
-from common.errors import user_errors_end_the_program
+from common.errors import exit_on_user_error
 from engine.runtime.peers import failing_together
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from data.dataset import ImageData
+    from data.dataset import DataSplits
     from engine.run import Run
     from engine.runtime.signals import StopRequest
 
@@ -41,7 +41,7 @@ def train(args: argparse.Namespace, began: float) -> dict:
         return final_test.report_run(run)
 
 
-def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "ImageData", stop: "StopRequest") -> "Run":
+def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "DataSplits", stop: "StopRequest") -> "Run":
     """Build a run, or resume one, up to where its next step can be taken."""
     from engine import build, start
     from engine.optim.ema import EMA
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         SystemExit: a mistake in the options (code 2), a run that was stopped (0, 130, 143) or is not finite (1).
     """
     began = time.monotonic()
-    with user_errors_end_the_program():
+    with exit_on_user_error():
         from options.multirun import asked_for, members
         from options.train import parse_train
 

@@ -12,7 +12,7 @@ from benches.budget import Budget
 from benches.images import make_images
 from benches.report import Row, Section
 from benches.timing import calls_for, interleave, warm_up
-from data.dataset import ImageData
+from data.dataset import DataSplits
 from data.loader import ArrayDataset
 from engine.build import build_task
 
@@ -47,7 +47,7 @@ def measure(args: argparse.Namespace, device: torch.device, batch_size: int, ste
 
 
 def _whole_batch(
-    args: argparse.Namespace, data: ImageData, ids: np.ndarray, device: torch.device, padding: int | None
+    args: argparse.Namespace, data: DataSplits, ids: np.ndarray, device: torch.device, padding: int | None
 ) -> Callable[[], Tensor]:
     """Inputs float32 (B, C, H, W) as train.py makes them."""
     augment = f"flip,crop={padding}" if padding else "none"
@@ -56,7 +56,7 @@ def _whole_batch(
     return lambda: task.training_batch(dataset.__getitems__(ids).to(device), 0)[0]
 
 
-def _one_by_one(data: ImageData, ids: np.ndarray, device: torch.device, padding: int | None) -> Callable[[], Tensor]:
+def _one_by_one(data: DataSplits, ids: np.ndarray, device: torch.device, padding: int | None) -> Callable[[], Tensor]:
     """The same as most training scripts make them: torchvision's transforms of one PIL image after another."""
     from torchvision import transforms  # takes seconds to import
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benches.budget import Budget
 from benches.images import make_images
-from data.dataset import ImageData
+from data.dataset import DataSplits
 from data.loader import ArrayDataset
 from engine.build import build_model, build_task
 from engine.optim.factory import build_optimizer
@@ -69,7 +69,7 @@ def in_words(model: str, model_args: dict) -> str:
     return " ".join([model, *(f"{key}={value}" for key, value in model_args.items())])
 
 
-def _train(model: nn.Module, task: Transformation, data: ImageData, lr: float, steps: int) -> None:
+def _train(model: nn.Module, task: Transformation, data: DataSplits, lr: float, steps: int) -> None:
     """Take so many steps, the learning rate falling to 0."""
     optimizer = build_optimizer(model, "adamw", lr=lr, momentum=0.9, weight_decay=0.0)
     dataset, generator = ArrayDataset(data.train.arrays), np.random.default_rng(0)

@@ -34,14 +34,14 @@ def open_closed_streams() -> None:
 def say(text: str) -> None:
     """Print a line, in the place of the live one, whether anybody reads it or not."""
     clear()
-    with outliving_its_reader():
+    with ignore_closed_stdout():
         print(printable(text), flush=True)
 
 
 def note(text: str) -> None:
     """Print a line on standard error, which is no part of what a script answers."""
     clear()
-    with outliving_its_reader():
+    with ignore_closed_stdout():
         print(_encodable(text, sys.stderr), file=sys.stderr, flush=True)
 
 
@@ -49,7 +49,7 @@ def note_at_once(text: str) -> None:
     """Print a line on standard error from the first process, in one system call, so that a signal's handler may."""
     if is_first_process():
         over_the_live_line = "\r\x1b[K" if is_live() else ""
-        with outliving_its_reader():
+        with ignore_closed_stdout():
             os.write(2, f"{over_the_live_line}{text}\n".encode(errors="backslashreplace"))
 
 
@@ -74,7 +74,7 @@ def status(text: str) -> None:
     if not is_live():
         return
     text = _encodable(text, sys.stderr)[: width() - 1]
-    with outliving_its_reader():
+    with ignore_closed_stdout():
         print(f"\r{text.ljust(len(_live))}", end="\r", file=sys.stderr, flush=True)
     _live = text
 
@@ -83,7 +83,7 @@ def clear() -> None:
     """Take the live line away."""
     global _live
     if _live:
-        with outliving_its_reader():
+        with ignore_closed_stdout():
             print(f"\r{' ' * len(_live)}", end="\r", file=sys.stderr, flush=True)
         _live = ""
 
@@ -105,7 +105,7 @@ def paint(text: str, *names: str) -> str:
 
 
 @contextmanager
-def outliving_its_reader() -> Iterator[None]:
+def ignore_closed_stdout() -> Iterator[None]:
     """Print, but go on where nobody reads any more: a closed terminal, or `train.py | head`. The folder has it all."""
     try:
         yield

@@ -48,7 +48,7 @@ class ImpossibleOptions(UserError):
 
 
 @contextmanager
-def user_errors_end_the_program() -> Iterator[None]:
+def exit_on_user_error() -> Iterator[None]:
     """Turn what is not the program's own fault into one line on stderr and an exit code.
 
     A UserError or a full disk is said by a machine's first process and ends with 2, want of memory or a lost process by

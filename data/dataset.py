@@ -12,15 +12,15 @@ from data import cache, remarks
 from data.cache import Arrays, Decoded
 from data.class_folders import alike
 from data.decode import to_array
-from data.parts import Part, check_classes, check_counts, few, few_ids, limited, split_parts
 from data.pixel_range import Ranges
 from data.readers import UNLABELLED, Columns, about_folder, read_raw_splits
 from data.sources import Source, find_source
+from data.subsets import Subset, check_classes, check_counts, cut_subsets, few, few_ids, subsample
 from data.survey import survey
 
 
 @dataclass(frozen=True)
-class ImageData:
+class DataSplits:
     """What a run trains, validates and tests on.
 
     Attributes:
@@ -38,9 +38,9 @@ class ImageData:
     """
 
     name: str
-    train: Part
-    val: Part
-    test: Part
+    train: Subset
+    val: Subset
+    test: Subset
     class_names: list[str]
     shape: tuple[int, int, int]
     mean: list[float]
@@ -48,7 +48,7 @@ class ImageData:
     notes: dict[str, int] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     targets: np.ndarray | None = None
-    unlabelled: Part | None = None
+    unlabelled: Subset | None = None
     ranges: Ranges = field(default_factory=dict)
     image_size: int | None = None
 
@@ -57,7 +57,7 @@ class ImageData:
         parts = {"train": self.train, "validation": self.val, "test": self.test}
         return {name: self._fingerprint(part) for name, part in parts.items()}
 
-    def _fingerprint(self, part: Part) -> str:
+    def _fingerprint(self, part: Subset) -> str:
         arrays, ids = part.arrays, part.ids
         labels = arrays.labels[ids]
         hashed = [ids, labels, arrays.hashes[ids], *([] if self.targets is None else [self.targets[labels]])]
@@ -75,7 +75,7 @@ def changed_parts(before: dict[str, str], now: dict[str, str]) -> str:
     """Which parts have other images: "train and test", say; empty where none has.
 
     Args:
-        before: from `ImageData.fingerprints`; of an earlier version it may lack parts, which are not compared.
+        before: from `DataSplits.fingerprints`; of an earlier version it may lack parts, which are not compared.
         now: the same, of the images that there are.
     """
     changed = [name for name in now if before.get(name, now[name]) != now[name]]
@@ -100,7 +100,7 @@ def load_images(
     image_column: str | None = None,
     label_column: str | None = None,
     seed: int = 0,
-) -> ImageData:
+) -> DataSplits:
     """Find, decode (once; see `data/cache.py`) and split a data set.
 
     Args:
@@ -129,33 +129,33 @@ def load_images(
     splits, class_names, about_source, *_ = decoded
     if len(class_names) < 2:
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
-    parts = split_parts(dataset, splits, val_fraction, None if fold is None else (folds, fold), seed)
+    parts = cut_subsets(dataset, splits, val_fraction, None if fold is None else (folds, fold), seed)
     if rows is None:
         check_classes(dataset, parts, class_names)
     check_counts(dataset, parts, val_fraction, folds)
-    parts = limited(parts, (limit_train, limit_val, limit_test), seed, smoke=rows is not None)
+    parts = subsample(parts, (limit_train, limit_val, limit_test), seed, smoke=rows is not None)
     name = f"{source.name}-coarse" if coarse else source.name
     about_source = [*about_source, *alike(class_names)]
     if UNLABELLED in splits:
         tested = "the validation split is tested on" if "validation" in splits else "a part of train is held out"
         about_source = [*about_source, f"the test split has no labels: {tested} instead"]
     by_default = image_size is None and len(decoded.sizes) > 1
-    data = describe_train(name, *parts, decoded._replace(remarks=about_source), by_default=by_default)
+    data = build_splits(name, *parts, decoded._replace(remarks=about_source), by_default=by_default)
     if rows is None:
         data.remarks.extend(remarks.of_classes(class_names, *(part.arrays.labels[part.ids] for part in parts)))
     return data
 
 
-def describe_train(
+def build_splits(
     name: str,
-    train: Part,
-    val: Part,
-    test: Part,
+    train: Subset,
+    val: Subset,
+    test: Subset,
     decoded: Decoded,
     *,
     targets: np.ndarray | None = None,
     by_default: bool = False,
-) -> ImageData:
+) -> DataSplits:
     """What a run needs to know of its parts, with the mean and spread of what is trained on.
 
     `by_default`: the images were of many sizes, and nobody said which to bring them to.
@@ -166,7 +166,7 @@ def describe_train(
     moments = train.arrays.moments[train.ids].mean(0)
     about_source = [f"note: {sentence}" for sentence in decoded.remarks]
     hidden = decoded.splits.get(UNLABELLED)
-    return ImageData(
+    return DataSplits(
         name=name,
         train=train,
         val=val,
@@ -178,7 +178,7 @@ def describe_train(
         notes=notes,
         remarks=[*about_source, *about_sizes, *remarks.of_ranges(decoded.ranges), *remarks.of_counts(notes)],
         targets=targets,
-        unlabelled=Part(hidden, np.arange(len(hidden.labels))) if hidden and len(hidden.labels) else None,
+        unlabelled=Subset(hidden, np.arange(len(hidden.labels))) if hidden and len(hidden.labels) else None,
         ranges=decoded.ranges,
         image_size=shape[0] if by_default else None,
     )
@@ -247,10 +247,10 @@ def _digits(image_size: int | None, rows: int | None) -> Decoded:
     return Decoded(splits, [str(name) for name in digits.target_names], [], {}, sizes)
 
 
-def _notes(train: Part, val: Part, test: Part, splits: dict[str, Arrays]) -> dict[str, int]:
+def _notes(train: Subset, val: Subset, test: Subset, splits: dict[str, Arrays]) -> dict[str, int]:
     train_hashes, val_hashes, test_hashes = (part.arrays.hashes[part.ids] for part in (train, val, test))
     own_val = val.arrays is splits.get("validation")
-    left_out = np.isin(val.arrays.hashes, train.arrays.hashes).sum() if own_val else 0  # by `split_parts`
+    left_out = np.isin(val.arrays.hashes, train.arrays.hashes).sum() if own_val else 0  # by `cut_subsets`
     return {
         "train_images": len(train),
         "val_images": len(val),

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from common.errors import UserError
 from data.cache import Arrays
-from data.dataset import Part
+from data.dataset import Subset
 
 SHARED_MEMORY = Path("/dev/shm")  # where workers put their batches; on systems without it there is no such limit
 PREFETCHED = 2  # batches that a worker makes ahead
@@ -131,12 +131,12 @@ class TrainSampler:
         return np.concatenate([ids, self.ids[positions]])
 
 
-def train_loader(part: Part, sampler: TrainSampler, workers: int, pin_memory: bool) -> DataLoader:
+def train_loader(part: Subset, sampler: TrainSampler, workers: int, pin_memory: bool) -> DataLoader:
     """One loader for the whole rest of a run, so that workers and prefetching go on across epochs."""
     return _loader(part, sampler, workers, pin_memory)
 
 
-def eval_loader(part: Part, batch_size: int, rank: int, num_processes: int, pin_memory: bool) -> DataLoader:
+def eval_loader(part: Subset, batch_size: int, rank: int, num_processes: int, pin_memory: bool) -> DataLoader:
     """This process's share of a part, in order; every process gets equally many batches.
 
     Shares are filled up by repeating the last sample. Repeats are at the end of the last processes' shares:
@@ -148,7 +148,7 @@ def eval_loader(part: Part, batch_size: int, rank: int, num_processes: int, pin_
     return _loader(part, [ids[i : i + batch_size] for i in range(0, share, batch_size)], 0, pin_memory)
 
 
-def _loader(part: Part, batches: object, workers: int, pin_memory: bool) -> DataLoader:
+def _loader(part: Subset, batches: object, workers: int, pin_memory: bool) -> DataLoader:
     return _Loader(
         ArrayDataset(part.arrays),
         batch_sampler=batches,
@@ -173,7 +173,7 @@ class _Loader(DataLoader):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def check_shared_memory(part: Part, sampler: TrainSampler, workers: int, processes_here: int) -> None:
+def check_shared_memory(part: Subset, sampler: TrainSampler, workers: int, processes_here: int) -> None:
     """Find out before a run starts whether its workers' batches have room in this machine's shared memory.
 
     Args:

@@ -12,13 +12,13 @@ import numpy as np
 from common.errors import UserError
 from data import cache
 from data.cache import Arrays, Decoded
-from data.dataset import ImageData, describe_train
+from data.dataset import DataSplits, build_splits
 from data.decode import UNREADABLE, open_image, to_array, upright_size
 from data.folders import Folder, left_out_in_words
-from data.parts import limited, split_parts
 from data.pixel_range import Ranges, is_cut
 from data.sources import Source, find_source
 from data.split_names import named_splits
+from data.subsets import cut_subsets, subsample
 from data.survey import Survey, look_at, merged
 
 INPUTS, TARGETS = ("input", "inputs"), ("target", "targets")
@@ -37,7 +37,7 @@ def load_pairs(
     limit_test: int | None = None,
     rows: int | None = None,
     seed: int = 0,
-) -> ImageData:
+) -> DataSplits:
     """Read a folder that holds `input/` and `target/`, or `train/` (and `test/`, `validation/`) that hold them.
 
     Files belong together that have the same path below the two, whatever the suffix. Held out are the same parts as
@@ -67,14 +67,14 @@ def load_pairs(
         own = images[numbers[split]]
         labels = np.zeros(len(own), dtype=np.int64)
         splits[split] = Arrays(own, labels, *cache.describe(own), cut_images=int(cut[numbers[split]].sum()))
-    parts = split_parts(dataset, splits, val_fraction, None, seed)
+    parts = cut_subsets(dataset, splits, val_fraction, None, seed)
     if not all(len(part) for part in parts[::2]) or (not len(parts[1]) and val_fraction != 0):
         raise UserError(f"{dataset} has {len(pairs)} pairs, too few to hold some out: add pairs")
-    parts = limited(parts, (limit_train, limit_val, limit_test), seed, smoke=rows is not None)
+    parts = subsample(parts, (limit_train, limit_val, limit_test), seed, smoke=rows is not None)
     for split, arrays in splits.items():
         arrays.labels[:] = numbers[split]  # from here on a label is the number of a target
     decoded = Decoded(splits, ["pair"], about_source, inputs.ranges, Counter(inputs.sizes))
-    return describe_train(source.name, *parts, decoded, targets=target_images, by_default=by_default)
+    return build_splits(source.name, *parts, decoded, targets=target_images, by_default=by_default)
 
 
 def _spread(pairs: list[tuple[Path, Path]], rows: int | None) -> list[tuple[Path, Path]]:

@@ -83,7 +83,7 @@ def of_ranges(ranges: Ranges) -> list[str]:
 
 
 def of_counts(notes: dict[str, int]) -> list[str]:
-    """Sentences about images that were left out or lie in two parts, from the counts that `ImageData.notes` holds."""
+    """Sentences about images that were left out or lie in two parts, from the counts that `DataSplits.notes` holds."""
     told = {
         "val_images_left_out": ("validation", "also in train, pixel for pixel, and left out"),
         "test_images_also_in_train": ("test", "also in train, pixel for pixel"),

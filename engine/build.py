@@ -12,7 +12,7 @@ from torch import nn
 import tasks
 from common import console
 from common.errors import ImpossibleOptions, UserError
-from data.dataset import ImageData, load_images
+from data.dataset import DataSplits, load_images
 from data.loader import TrainSampler
 from data.pairs import load_pairs
 from engine.checkpoints import pretrained
@@ -70,7 +70,7 @@ def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -
     return Plan(steps_per_epoch, steps_per_epoch * args.epochs)
 
 
-def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
+def load_data(args: argparse.Namespace, accelerator: Accelerator) -> DataSplits:
     """The data set of --dataset; one process of each machine decodes it where it is not cached yet.
 
     Where its images are of many sizes, --image-size is filled in if it was not given.
@@ -92,7 +92,7 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> ImageData:
     return data
 
 
-def _load_data(args: argparse.Namespace) -> ImageData:
+def _load_data(args: argparse.Namespace) -> DataSplits:
     of_every_task = {
         "data_dir": args.data_dir,
         "image_size": args.image_size,
@@ -124,7 +124,7 @@ def _model_size(args: argparse.Namespace) -> int:
     return side or image_size(args.model, args.model_arg)
 
 
-def build_task(args: argparse.Namespace, data: ImageData, device: torch.device) -> Task:
+def build_task(args: argparse.Namespace, data: DataSplits, device: torch.device) -> Task:
     """The task of a run.
 
     Raises:
@@ -176,7 +176,7 @@ def synchronizes_batch_norm(args: argparse.Namespace, num_processes: int, sharde
     return args.sync_bn
 
 
-def build_model(args: argparse.Namespace, task: Task, data: ImageData, sharded: bool) -> nn.Module:
+def build_model(args: argparse.Namespace, task: Task, data: DataSplits, sharded: bool) -> nn.Module:
     """The model of a run, from the same first weights for the same seed on any number of processes.
 
     Weights that are to be sharded stay contiguous, as FSDP2 demands; the images may still be channels_last.
@@ -233,7 +233,7 @@ def _check_output(model_name: str, output: object, task: Task) -> None:
     )
 
 
-def _some_inputs(task: Task, data: ImageData, count: int = 5000) -> torch.Tensor:
+def _some_inputs(task: Task, data: DataSplits, count: int = 5000) -> torch.Tensor:
     """Normalised training images from all over the training part, float32 (N <= count, C, H, W), on the CPU."""
     ids = data.train.ids[:: max(1, len(data.train) // count)][:count]
     images = torch.from_numpy(data.train.arrays.images[ids])
@@ -241,7 +241,7 @@ def _some_inputs(task: Task, data: ImageData, count: int = 5000) -> torch.Tensor
 
 
 def build_sampler(
-    args: argparse.Namespace, data: ImageData, task: Task, plan: Plan, accelerator: Accelerator, step: int
+    args: argparse.Namespace, data: DataSplits, task: Task, plan: Plan, accelerator: Accelerator, step: int
 ) -> TrainSampler:
     """Which samples this process sees from optimizer step `step` to the end of the run."""
     return TrainSampler(

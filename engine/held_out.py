@@ -10,7 +10,7 @@ from torch import nn
 from common.console import say
 from common.errors import UserError
 from data.class_folders import same_names
-from data.dataset import ImageData, changed_parts
+from data.dataset import DataSplits, changed_parts
 from data.sources import found_again
 from engine.build import load_data
 from tasks.base import Task
@@ -53,7 +53,7 @@ def report_on_test_split(
     return 0
 
 
-def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelerator) -> ImageData:
+def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelerator) -> DataSplits:
     """The data set that the weights were trained on, split as it was then.
 
     Args:
@@ -79,7 +79,7 @@ def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelera
     return data
 
 
-def check_same_test_images(path: str, content: dict, data: ImageData, accelerator: Accelerator) -> None:
+def check_same_test_images(path: str, content: dict, data: DataSplits, accelerator: Accelerator) -> None:
     """See to it that the test part of `data` is that of the run which the weights in the file `path` are from.
 
     Where the other parts alone have changed, or weights of an earlier version do not say, the main process warns.

@@ -11,7 +11,7 @@ from torch import nn
 
 from common import console
 from common.files import write_json
-from data.dataset import ImageData
+from data.dataset import DataSplits
 from data.loader import TrainSampler, train_loader
 from engine.build import Plan
 from engine.checkpoints import best_weights, resume
@@ -39,13 +39,13 @@ class Run:
         model, ema, optimizer: prepared by Accelerate; `ema` is None where none was asked for.
         state: what changes from step to step beside them.
         folder: where everything is written.
-        fingerprints: of the images, to know them again; see `ImageData`.
+        fingerprints: of the images, to know them again; see `DataSplits`.
         reported: whether the run was resumed after its end and its report, so that nothing is left to do.
     """
 
     args: argparse.Namespace
     accelerator: Accelerator
-    data: ImageData
+    data: DataSplits
     task: Task
     plan: Plan
     model: nn.Module

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from data.dataset import ImageData
+from data.dataset import DataSplits
 from data.loader import check_shared_memory
 from engine.build import Plan, build_sampler
 from engine.checkpoints import resume
@@ -35,7 +35,7 @@ from tasks.base import Task
 def start_run(
     args: argparse.Namespace,
     accelerator: Accelerator,
-    data: ImageData,
+    data: DataSplits,
     task: Task,
     plan: Plan,
     model: nn.Module,

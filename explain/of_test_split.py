@@ -7,7 +7,7 @@ import numpy as np
 
 from common.console import say
 from common.errors import UserError
-from data.dataset import ImageData
+from data.dataset import DataSplits
 from explain.explained import MIDDLE, Explained, in_words
 from explain.output import finish, make_folder
 from explain.pictures import ROWS, Row, heat, plot_maps
@@ -18,7 +18,7 @@ MOST_CLASSES = 20  # in a picture of mean maps
 def explain_test_split(
     explained: Explained,
     args: argparse.Namespace,
-    data: ImageData,
+    data: DataSplits,
     probabilities: np.ndarray,
     named: list[int],
     folder: Path,
@@ -82,7 +82,7 @@ def explain_test_split(
 
 def _draw_right(
     explained: Explained,
-    data: ImageData,
+    data: DataSplits,
     right: np.ndarray,
     probabilities: np.ndarray,
     path: Path,
@@ -97,7 +97,7 @@ def _draw_right(
 
 
 def _draw_wrong(
-    explained: Explained, data: ImageData, wrong: np.ndarray, probabilities: np.ndarray, path: Path, title: str
+    explained: Explained, data: DataSplits, wrong: np.ndarray, probabilities: np.ndarray, path: Path, title: str
 ) -> None:
     labels, said = data.test.arrays.labels[data.test.ids[wrong]], probabilities[wrong].argmax(1)
     rows = [
@@ -114,7 +114,7 @@ def _draw_wrong(
     plot_maps(columns, rows, path, f"{title}: the mistakes made with most confidence{explained.where()}")
 
 
-def _images(data: ImageData, places: np.ndarray) -> np.ndarray:
+def _images(data: DataSplits, places: np.ndarray) -> np.ndarray:
     """uint8 (B, H, W, C) of images of the test part."""
     return np.ascontiguousarray(data.test.arrays.images[data.test.ids[places]])
 

@@ -18,7 +18,7 @@ MODELS = {
     "whitened_cnn": (
         "models.whitened_cnn",
         "WhitenedCNN",
-        "the record net for CIFAR-10, from 18 pixels up",
+        "airbench's network for CIFAR-10, from 18 pixels up",
     ),
     "skip_mlp": (
         "models.skip_mlp",

@@ -1,4 +1,4 @@
-"""A small residual convolutional net for images of 8 to 64 pixels, after the record nets for CIFAR-10.
+"""A small residual convolutional net for images of 8 to 64 pixels, after airbench's networks for CIFAR-10.
 
 Pooling comes right after a stage's first convolution, so that what follows works on a quarter of the pixels
 (as in KellerJordan/cifar10-airbench, arXiv:2404.00498, whose plain stages these are with skip connections added).

@@ -1,4 +1,4 @@
-"""The record net for CIFAR-10: whitened patches, then plain stages that pool early.
+"""airbench's network for CIFAR-10: whitened patches, then plain stages that pool early.
 
 After KellerJordan/cifar10-airbench (arXiv:2404.00498), whose `airbench94_muon.py` and `airbench96` are this at
 `width=64` and at `width=128 depth=3`: a first layer that whitens 2x2 patches, kernels that begin as the identity,

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import yaml
 
-from common.console import outliving_its_reader, say
+from common.console import ignore_closed_stdout, say
 from common.errors import UserError
 from common.files import exists, is_folder
 from data.augment.spec import make_a_whole
@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         return [f"--{option}" for option in meant or difflib.get_close_matches(wanted, own, n=2)]
 
     def print_help(self, file: TextIO | None = None) -> None:
-        with outliving_its_reader():
+        with ignore_closed_stdout():
             super().print_help(file)
             (file or sys.stdout).flush()
 

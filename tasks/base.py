@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from data.augment.batch import Augment
 from data.augment.spec import parse as parse_augment
-from data.dataset import ImageData
+from data.dataset import DataSplits
 from data.loader import Batch
 from data.pixel_range import Ranges
 from tasks.metric_sums import SAMPLES, MetricSums
@@ -164,7 +164,7 @@ class Task(ABC):
 
     @abstractmethod
     def test_report(
-        self, folder: Path, model: nn.Module, data: ImageData, accelerator: Accelerator, batch_size: int
+        self, folder: Path, model: nn.Module, data: DataSplits, accelerator: Accelerator, batch_size: int
     ) -> tuple[dict, np.ndarray | None]:
         """Test the model; the main process writes test.json and the pictures of the test into `folder`.
 
@@ -184,7 +184,7 @@ class Task(ABC):
 
     @abstractmethod
     def thumbnails(
-        self, folder: Path, data: ImageData, test: dict, probabilities: np.ndarray | None
+        self, folder: Path, data: DataSplits, test: dict, probabilities: np.ndarray | None
     ) -> dict[str, np.ndarray]:
         """Small pictures for trackers, uint8 (H, W, 3); the arguments are those and the results of `test_report`."""
 
@@ -205,7 +205,7 @@ class Task(ABC):
         """What infer.py does with image files. Returns its exit code: 1 when some could not be read."""
 
     def predict_unlabelled(
-        self, folder: Path, model: nn.Module, data: ImageData, accelerator: Accelerator, batch_size: int
+        self, folder: Path, model: nn.Module, data: DataSplits, accelerator: Accelerator, batch_size: int
     ) -> str | None:
         """Predict test images whose labels are kept secret; returns where the answers are, in words, or None."""
         return None

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from common.progress import track
-from data.dataset import Part
+from data.dataset import Subset
 from data.loader import Batch, eval_loader
 from tasks.base import Task
 from tasks.metric_sums import MetricSums, add, means, over_processes
@@ -16,7 +16,7 @@ from tasks.metric_sums import MetricSums, add, means, over_processes
 def outputs_of(
     model: nn.Module,
     predict: Callable[[nn.Module, Tensor], Tensor],
-    part: Part,
+    part: Subset,
     accelerator: Accelerator,
     batch_size: int,
     title: str = "testing",
@@ -41,7 +41,7 @@ def outputs_of(
 def evaluate(
     model: nn.Module,
     task: Task,
-    part: Part,
+    part: Subset,
     accelerator: Accelerator,
     batch_size: int,
     between_batches: Callable[[], None] = lambda: None,
@@ -69,7 +69,7 @@ def sum_over(
     task: Task,
     score: Callable[[Tensor, Tensor], MetricSums],
     sums: MetricSums,
-    part: Part,
+    part: Subset,
     accelerator: Accelerator,
     batch_size: int,
     between_batches: Callable[[], None] = lambda: None,
@@ -95,7 +95,7 @@ def sum_over(
 
 
 def predict(
-    model: nn.Module, task: Task, part: Part, accelerator: Accelerator, batch_size: int
+    model: nn.Module, task: Task, part: Subset, accelerator: Accelerator, batch_size: int
 ) -> tuple[Tensor, Tensor]:
     """(outputs float32 (N, K), labels int64 (N,)) of a part in its order, on every process, on the CPU."""
     batches = list(outputs_of(model, task.predict, part, accelerator, batch_size))

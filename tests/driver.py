@@ -1,4 +1,4 @@
-"""Runs train.py in processes of their own, started fast, with deeds done to them: killed, signalled, fed NaN.
+"""Runs train.py in processes of their own, started fast, with faults: killed, signalled, fed NaN.
 
 The processes are forked from a server that has imported torch once; otherwise they are what torchrun would start.
 """
@@ -27,7 +27,7 @@ server.set_forkserver_preload(
 
 
 @dataclass
-class Deed:
+class Fault:
     """What happens to a run.
 
     Attributes:
@@ -75,7 +75,7 @@ class Deed:
 
 
 def train(
-    argv: list[str], processes: int = 1, deed: Deed | None = None, timeout: float = HANGS
+    argv: list[str], processes: int = 1, fault: Fault | None = None, timeout: float = HANGS
 ) -> tuple[list[int], str]:
     """Run train.py; returns the exit codes of its processes and all that they printed.
 
@@ -91,7 +91,7 @@ def train(
             env |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
             env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         env = {name: str(value) for name, value in env.items()}
-        workers.append(server.Process(target=_work, args=(argv, env, rank, deed or Deed(), f"{log}.{rank}")))
+        workers.append(server.Process(target=_work, args=(argv, env, rank, fault or Fault(), f"{log}.{rank}")))
         workers[-1].start()
     deadline = time.monotonic() + timeout
     for worker in workers:
@@ -174,12 +174,12 @@ def talk_by_gloo() -> None:
     runtime.Accelerator, runtime.hardware.check_gpus = accelerator_by_gloo, lambda: None
 
 
-def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str) -> None:
+def _work(argv: list[str], env: dict[str, str], rank: int, fault: Fault, log: str) -> None:
     os.environ.update(env)
-    argv = [*argv, *deed.more_options.get(rank, [])]
-    if deed.disks is not None:
+    argv = [*argv, *fault.more_options.get(rank, [])]
+    if fault.disks is not None:
         argv += ["--output-dir", "runs"]
-        os.chdir(deed.disks / str(rank))
+        os.chdir(fault.disks / str(rank))
     multiprocessing.set_start_method("fork", force=True)  # for --workers, as it is outside of this server
     import torch
 
@@ -190,9 +190,9 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
 
     one_thread()
 
-    if deed.shard:
+    if fault.shard:
         shard_on_cpus()
-    if deed.gloo:
+    if fault.gloo:
         talk_by_gloo()
     check, stop_requested = FiniteGuard.check, run.Run.stop_requested
     training_batch, loss = Classification.training_batch, Classification.loss
@@ -200,37 +200,37 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
 
     def spied_check(self: FiniteGuard, model: torch.nn.Module, step: int) -> None:
         check(self, model, step)
-        if deed.signal_after and step + 1 == deed.signal_after[0] and rank in deed.signal_ranks:
-            os.kill(os.getpid(), deed.signal_after[1])
-        if deed.drift_after == (step + 1, rank):
+        if fault.signal_after and step + 1 == fault.signal_after[0] and rank in fault.signal_ranks:
+            os.kill(os.getpid(), fault.signal_after[1])
+        if fault.drift_after == (step + 1, rank):
             with torch.no_grad():
                 next(model.parameters()).mul_(1.001)
-        if deed.ledger is not None:
-            with Path(f"{deed.ledger}.lr.{rank}").open("a") as rates:
+        if fault.ledger is not None:
+            with Path(f"{fault.ledger}.lr.{rank}").open("a") as rates:
                 rates.write(f"{step} {self.optimizer.param_groups[0]['lr']!r}\n")
 
     def spied_stop_requested(self: run.Run) -> int | None:
         nonlocal step
         step = self.state.step
-        if (step, rank) == deed.kill_worker_after:
+        if (step, rank) == fault.kill_worker_after:
             os.kill(min(worker.pid for worker in multiprocessing.active_children()), signal.SIGKILL)
-        if step == deed.fill_disk_after:
+        if step == fault.fill_disk_after:
             fill_disk(self.folder.parent / "ballast")
-        if step == deed.kill_after and rank in deed.kill_ranks and deed.kill_in in (None, self.folder.name):
+        if step == fault.kill_after and rank in fault.kill_ranks and fault.kill_in in (None, self.folder.name):
             os.kill(os.getpid(), signal.SIGKILL)
         return stop_requested(self)
 
     def spied_training_batch(self: Classification, batch: object, epoch: int) -> tuple:
-        if deed.ledger is not None:
-            with Path(f"{deed.ledger}.{rank}").open("a") as ledger:
+        if fault.ledger is not None:
+            with Path(f"{fault.ledger}.{rank}").open("a") as ledger:
                 ledger.write(f"{' '.join(map(str, [step, *batch.ids.tolist()]))}\n")
         return training_batch(self, batch, epoch)
 
     failures = {"memory": torch.OutOfMemoryError("CUDA out of memory"), "bug": ZeroDivisionError("a bug")}
 
     def fail_if_due(where: str, step: int) -> None:
-        if deed.fail_in == (where, step, rank):
-            raise failures[deed.failure]
+        if fault.fail_in == (where, step, rank):
+            raise failures[fault.failure]
 
     def spied_save(self: run.Run) -> None:
         fail_if_due("saving", self.state.step)
@@ -238,7 +238,7 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
 
     def spied_loss(self: Classification, *args: object) -> object:
         fail_if_due("step", step)
-        factor = float("nan") if (step, rank) == deed.nan_at else 1e30 if step == deed.overflow_at else 1
+        factor = float("nan") if (step, rank) == fault.nan_at else 1e30 if step == fault.overflow_at else 1
         return loss(self, *args) * factor
 
     begin, evaluate, score = start.start_run, run.Run._evaluate, Classification.eval_metrics
@@ -252,8 +252,8 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
 
     def spied_score(self: Classification, *args: object) -> object:
         fail_if_due("evaluation", evaluated_step)
-        if deed.signal_in_evaluation and evaluated_step == deed.signal_in_evaluation[0]:
-            os.kill(os.getpid(), deed.signal_in_evaluation[1])
+        if fault.signal_in_evaluation and evaluated_step == fault.signal_in_evaluation[0]:
+            os.kill(os.getpid(), fault.signal_in_evaluation[1])
         return score(self, *args)
 
     def spied_start(*args: object) -> run.Run:
@@ -267,7 +267,7 @@ def _work(argv: list[str], env: dict[str, str], rank: int, deed: Deed, log: str)
     run.Run._evaluate, Classification.eval_metrics = spied_evaluate, spied_score
     start.start_run = spied_start
     Classification.training_batch, Classification.loss = spied_training_batch, spied_loss
-    if not deed.report:
+    if not fault.report:
         final_test.report_run = lambda run: None
     with Path(log).open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
         sys.argv = ["train.py", *argv]

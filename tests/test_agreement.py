@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import write_images
-from tests.driver import Deed, train
+from tests.driver import Fault, train
 from tests.test_failures import errors
 
 OPTIONS = (
@@ -16,8 +16,8 @@ OPTIONS = (
 
 def refusal(folder: Path, *more: str, first: list[str], second: list[str]) -> str:
     """The one line with which two processes end that are given different options; nothing is written."""
-    deed = Deed(more_options={0: first, 1: second})
-    codes, printed = train([*OPTIONS, str(folder / "runs"), *more], 2, deed)
+    fault = Fault(more_options={0: first, 1: second})
+    codes, printed = train([*OPTIONS, str(folder / "runs"), *more], 2, fault)
     assert codes == [2, 2], printed
     assert not (folder / "runs" / "run").exists()
     assert len(errors(printed)) == 1 and "Traceback" not in printed, printed
@@ -56,8 +56,8 @@ def test_other_images_are_named_by_their_split(tmp_path: Path, own_cache: Path, 
 
 def test_the_same_images_in_another_place_are_the_same_run(tmp_path: Path, own_cache: Path) -> None:
     places = [pets(tmp_path / name / "pets") for name in ("one", "other")]
-    deed = Deed(more_options={rank: ["--dataset", str(place)] for rank, place in enumerate(places)}, report=True)
-    codes, printed = train([*OPTIONS, str(tmp_path / "runs")], 2, deed)
+    fault = Fault(more_options={rank: ["--dataset", str(place)] for rank, place in enumerate(places)}, report=True)
+    codes, printed = train([*OPTIONS, str(tmp_path / "runs")], 2, fault)
     assert codes == [0, 0], printed
 
 

@@ -249,8 +249,8 @@ def test_what_cannot_be_trained_is_refused(
 def test_damaged_parquet_is_one_line_though_other_libraries_log_it_too(refused, tmp_path):
     script = f"""
 from data.dataset import load_images
-from common.errors import user_errors_end_the_program
-with user_errors_end_the_program():
+from common.errors import exit_on_user_error
+with exit_on_user_error():
     load_images("{refused}/parquet")
 """
     command = [sys.executable, "-c", script]
@@ -269,7 +269,7 @@ def test_no_network_and_no_copy_names_the_three_ways_out(
 
     import train
 
-    for config in (datasets.config, huggingface_hub.constants):  # which this deed sets, for as long as a process lives
+    for config in (datasets.config, huggingface_hub.constants):  # which this fault sets, for as long as a process lives
         monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv(*(("HF_HUB_OFFLINE", "1") if hub == "offline" else ("HF_ENDPOINT", hub)))
     for name in ("HTTPS_PROXY", "https_proxy", "SAMELOOP_DATA"):

@@ -21,7 +21,7 @@ from data import cache
 from data.readers import RawSplit
 from data.survey import survey
 from engine.checkpoints import store
-from tests.driver import Deed, server, train
+from tests.driver import Fault, server, train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "pathlib.Path.glob", "os.listdir"}
@@ -139,7 +139,7 @@ def test_damage_is_named_and_auto_falls_back(tmp_path: Path, damage: str) -> Non
 def test_a_run_falls_back_past_a_damaged_checkpoint_and_says_so(tmp_path: Path) -> None:
     argv = "--cpu --track none --limit-train 128 --batch-size 32 --epochs 2 --model mlp --run-name run".split()
     argv += ["--output-dir", str(tmp_path), "--checkpoint-every", "2"]
-    assert train(argv, 1, Deed(kill_after=6))[0] == [-signal.SIGKILL]
+    assert train(argv, 1, Fault(kill_after=6))[0] == [-signal.SIGKILL]
     _flip(tmp_path / "run/checkpoints/step-6/model.safetensors")
     codes, printed = train([*argv, "--resume", "auto"])
     assert codes == [0]
@@ -169,7 +169,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_the_last_checkpoint_l
 ) -> None:
     argv = "--cpu --track none --limit-train 128 --batch-size 32 --epochs 2 --model mlp --run-name run".split()
     argv += ["--output-dir", str(small_disk), "--checkpoint-every", "2"]
-    codes, printed = train(argv, 1, Deed(fill_disk_after=filled_after))
+    codes, printed = train(argv, 1, Fault(fill_disk_after=filled_after))
     assert codes == [2], printed
     assert printed.splitlines()[-1].startswith("error: ")
     assert str(small_disk / unwritten) in printed.splitlines()[-1]

@@ -14,7 +14,7 @@ from engine.checkpoints import best_weights
 from models.conv2d import Conv2d
 from models.factory import create_model
 from models.layers import winograd
-from tests.driver import Deed, train
+from tests.driver import Fault, train
 from tests.graphs import FORMS, in_form, steps_back
 from tests.rounding import (
     assert_more_digits,
@@ -156,7 +156,7 @@ def test_any_model_can_use_it_with_the_same_weights(name: str) -> None:
 def test_train_and_infer_with_it(tmp_path: Path) -> None:
     options = "--conv byhand --cpu --track none --limit-train 128 --batch-size 32 --epochs 1 --model-arg width=8"
     place = ["--mixed-precision", "no", "--output-dir", str(tmp_path), "--run-name", "run"]
-    codes, printed = train([*options.split(), *place], deed=Deed(report=True))
+    codes, printed = train([*options.split(), *place], fault=Fault(report=True))
     assert codes == [0], printed
     content = best_weights.load(tmp_path / "run" / "best.pth")
     assert any(isinstance(module, Conv2d) for module in best_weights.restore(content, "")[0].modules())

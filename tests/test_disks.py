@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from engine.checkpoints import best_weights
-from tests.driver import Deed, train
+from tests.driver import Fault, train
 
 OPTIONS = (
     "--cpu --track none --model mlp --model-arg hidden=8 --mixed-precision no --limit-train 64 --batch-size 32 "
@@ -23,10 +23,10 @@ def disks(tmp_path: Path) -> Path:
     return tmp_path / "disks"
 
 
-def run(disks: Path, epochs: int, *more: str, shard: bool = False, **deed: object) -> str:
+def run(disks: Path, epochs: int, *more: str, shard: bool = False, **fault: object) -> str:
     """What two processes print that train to the end."""
     argv = [*OPTIONS, str(disks.parent), "--epochs", str(epochs), *more]
-    codes, printed = train(argv, 2, Deed(disks=disks, shard=shard, report=True, **deed))
+    codes, printed = train(argv, 2, Fault(disks=disks, shard=shard, report=True, **fault))
     assert codes == [0, 0], printed
     return printed
 
@@ -53,9 +53,9 @@ def test_a_checkpoint_that_only_the_second_machine_has_is_sent_to_the_first(disk
     (disks / "1").rename(disks / "0")
     (disks / "other").rename(disks / "1")
     before = best_weights.load(disks / "1" / "runs" / "run" / "best.pth")
-    deed = {"kill_after": 5}
+    fault = {"kill_after": 5}
     codes, printed = train(
-        [*OPTIONS, str(disks.parent), "--epochs", "3", *constant, "--resume", "auto"], 2, Deed(disks=disks, **deed)
+        [*OPTIONS, str(disks.parent), "--epochs", "3", *constant, "--resume", "auto"], 2, Fault(disks=disks, **fault)
     )
     assert codes == [-9, -9] and "at step 4 of 6" in printed, printed
     folder = disks / "0" / "runs" / "run"

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.driver import Deed, train
+from tests.driver import Fault, train
 
 OPTIONS = (
     "--cpu --track none --model mlp --model-arg hidden=8 --mixed-precision no --limit-train 128 --batch-size 32 "
@@ -42,10 +42,10 @@ def open_files(process: psutil.Process) -> list[str]:
         return []
 
 
-def run(folder: Path, processes: int, *more: str, **deed: object) -> tuple[list[int], str]:
+def run(folder: Path, processes: int, *more: str, **fault: object) -> tuple[list[int], str]:
     """Exit codes (none is that of a process that had to be killed) and what was printed; no worker is left."""
-    codes, printed = train([*OPTIONS, str(folder), *more], processes, Deed(**deed))
-    assert -signal.SIGKILL not in codes or "kill_after" in deed, printed
+    codes, printed = train([*OPTIONS, str(folder), *more], processes, Fault(**fault))
+    assert -signal.SIGKILL not in codes or "kill_after" in fault, printed
     assert nobody_writes_in(folder)
     return codes, printed
 

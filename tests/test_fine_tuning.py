@@ -20,14 +20,14 @@ from engine.optim.factory import build_optimizer
 from models import param_groups
 from models.factory import create_model
 from tests.conftest import predict
-from tests.driver import Deed, train
+from tests.driver import Fault, train
 
 SHORT = "--cpu --track none --limit-train 320 --batch-size 32 --epochs 2 --mixed-precision no --run-name run".split()
 
 
-def fine_tune(place: Path, *options: str, processes: int = 1, deed: Deed | None = None) -> str:
-    codes, printed = train([*SHORT, "--output-dir", str(place), *map(str, options)], processes, deed)
-    assert codes == [-9 if deed and deed.kill_after else 0] * processes, printed
+def fine_tune(place: Path, *options: str, processes: int = 1, fault: Fault | None = None) -> str:
+    codes, printed = train([*SHORT, "--output-dir", str(place), *map(str, options)], processes, fault)
+    assert codes == [-9 if fault and fault.kill_after else 0] * processes, printed
     return printed
 
 
@@ -47,7 +47,9 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def head_only(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A digits net whose head alone was trained on, and what was printed."""
     place = tmp_path_factory.mktemp("head")
-    return place, fine_tune(place, "--pretrained", run_folder / "best.pth", "--freeze", "head", deed=Deed(report=True))
+    return place, fine_tune(
+        place, "--pretrained", run_folder / "best.pth", "--freeze", "head", fault=Fault(report=True)
+    )
 
 
 def test_frozen_layers_and_their_statistics_stay_bit_for_bit(run_folder: Path, head_only: tuple[Path, str]) -> None:
@@ -71,7 +73,7 @@ def test_layers_unfreeze_at_their_epoch_and_a_killed_run_goes_on_there(run_folde
     assert not any(torch.equal(before[n], after[n]) for n in body(before) if before[n].ndim > 1)
     for step in (7, 14):  # in an epoch that freezes, and in one that does not
         place = tmp_path / f"killed-{step}"
-        fine_tune(place, *options, "--checkpoint-every", "4", deed=Deed(kill_after=step))
+        fine_tune(place, *options, "--checkpoint-every", "4", fault=Fault(kill_after=step))
         fine_tune(place, *options, "--checkpoint-every", "4", "--resume", "auto")
         assert equal(after, checkpoint(place))
 
@@ -89,7 +91,7 @@ def test_a_net_moves_to_other_classes_and_sizes_and_predicts(
 ) -> None:
     pets = tree("cat", "dog", count=30, size=(12, 12), mode="L")
     options = ["--dataset", pets, "--pretrained", run_folder / "best.pth", "--freeze", "1", "--limit-train", "40"]
-    printed = fine_tune(tmp_path, *options, "--batch-size", "20", deed=Deed(report=True))
+    printed = fine_tune(tmp_path, *options, "--batch-size", "20", fault=Fault(report=True))
     assert "not loaded, so new: head" in printed
     content = best_weights.load(tmp_path / "run" / "best.pth")
     assert content["options"]["input_size"] == 8

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.driver import Deed, train
+from tests.driver import Fault, train
 
 OPTIONS = (
     "--cpu --track none --model mlp --limit-train 128 --batch-size 32 --mixed-precision no --model-arg hidden=8 "
@@ -19,8 +19,8 @@ def run(place: Path, *more: str, epochs: int = 2, report: bool = True) -> tuple[
     """Run train.py: (what it printed, steps that it trained)."""
     rates = place / "ledger.lr.0"
     rates.unlink(missing_ok=True)
-    deed = Deed(report=report, ledger=place / "ledger")
-    codes, printed = train([*OPTIONS, str(place), "--epochs", str(epochs), *more], deed=deed)
+    fault = Fault(report=report, ledger=place / "ledger")
+    codes, printed = train([*OPTIONS, str(place), "--epochs", str(epochs), *more], fault=fault)
     assert codes == [0], printed
     return printed, len(rates.read_text().splitlines()) if rates.exists() else 0
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY
-from tests.driver import HANGS, Deed, train
+from tests.driver import HANGS, Fault, train
 
 OPTIONS = (
     "--cpu --track none --model mlp --limit-train 128 --batch-size 32 --mixed-precision no --model-arg hidden=8 "
@@ -36,7 +36,7 @@ def same_weights(one: dict, other: dict) -> bool:
 @pytest.fixture
 def stopped(tmp_path: Path) -> Path:
     """The folder of a run that was killed after its second epoch and a half."""
-    codes, printed = train(options(tmp_path), deed=Deed(kill_after=9))
+    codes, printed = train(options(tmp_path), fault=Fault(kill_after=9))
     assert codes == [-9], printed
     return tmp_path / "run"
 
@@ -83,10 +83,10 @@ def test_a_terminal_that_lacks_the_letters_of_a_folder_stops_nothing(tmp_path: P
 
 
 def test_a_run_goes_on_in_another_folder_with_the_best_weights_so_far(stopped: Path) -> None:
-    codes, printed = train(options(stopped.parent, "--resume", str(stopped), name="branch"), deed=Deed(kill_after=10))
+    codes, printed = train(options(stopped.parent, "--resume", str(stopped), name="branch"), fault=Fault(kill_after=10))
     assert codes == [-9], printed
     assert same_weights(best(stopped.parent / "branch"), best(stopped))
-    codes, printed = train(options(stopped.parent, "--resume", str(stopped), name="other"), deed=Deed(report=True))
+    codes, printed = train(options(stopped.parent, "--resume", str(stopped), name="other"), fault=Fault(report=True))
     assert codes == [0], printed
     assert (stopped.parent / "other" / "test.json").exists()
 
@@ -94,14 +94,14 @@ def test_a_run_goes_on_in_another_folder_with_the_best_weights_so_far(stopped: P
 @pytest.mark.parametrize("processes", [1, 2])
 def test_without_best_pth_the_best_is_looked_for_from_the_checkpoint_on(stopped: Path, processes: int) -> None:
     (stopped / "best.pth").unlink()
-    deed = Deed(report=True)
-    codes, printed = train(options(stopped.parent, "--resume", "auto"), processes, deed)
+    fault = Fault(report=True)
+    codes, printed = train(options(stopped.parent, "--resume", "auto"), processes, fault)
     assert codes == [0] * processes, printed
     assert "best.pth does not hold the best epoch so far" in printed
     assert best(stopped)["step"] == 12
     assert json.loads((stopped / "train.json").read_text())["best_epoch"] == 3
     (stopped / "best.pth").unlink()  # of a run that is done: the weights of the last step are tested
-    codes, printed = train(options(stopped.parent, "--resume", "auto"), processes, deed)
+    codes, printed = train(options(stopped.parent, "--resume", "auto"), processes, fault)
     assert codes == [0] * processes, printed
     assert best(stopped)["step"] == 12
 
@@ -123,7 +123,7 @@ def test_more_epochs_from_an_older_checkpoint_forget_what_came_after_it(tmp_path
     assert train(options(tmp_path, "--keep", "9"))[0] == [0]
     older = tmp_path / "run" / "checkpoints" / "step-6"
     again = options(tmp_path, "--keep", "9", "--resume", str(older), epochs=6)
-    assert train(again, deed=Deed(kill_after=10))[0] == [-9]
+    assert train(again, fault=Fault(kill_after=10))[0] == [-9]
     assert {place.name for place in older.parent.iterdir()} == {"step-3", "step-6", "step-9"}
     epochs = {
         name: json.loads((older.parent / name / "state.json").read_text())["options"]["epochs"]
@@ -135,7 +135,7 @@ def test_more_epochs_from_an_older_checkpoint_forget_what_came_after_it(tmp_path
 def test_a_run_whose_loss_was_no_number_goes_on_and_is_reported(tmp_path: Path) -> None:
     """The last step of an epoch may make the weights so large that validation has no loss."""
     wild = ["--optimizer", "sgd", "--lr", "1e25", "--batch-size", "128", "--warmup", "0"]
-    codes, printed = train(options(tmp_path, *wild, epochs=1), deed=Deed(report=True))
+    codes, printed = train(options(tmp_path, *wild, epochs=1), fault=Fault(report=True))
     assert codes == [0] and "loss not finite" in printed, printed
     assert json.loads((tmp_path / "run" / "test.json").read_text())["loss"] is None
     codes, printed = train(options(tmp_path, *wild, "--resume", "auto", epochs=2))

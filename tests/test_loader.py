@@ -6,7 +6,7 @@ import torch
 
 from data import cache
 from data.cache import Arrays
-from data.dataset import Part
+from data.dataset import Subset
 from data.loader import TrainSampler, epoch_order, eval_loader, train_loader
 
 
@@ -43,9 +43,9 @@ def test_an_epoch_is_a_permutation_of_seed_and_epoch():
     assert len(set(epoch)) == 96 and epoch == epoch_order(ids, 5, 0)[:96].tolist()
 
 
-def part(n: int) -> Part:
+def part(n: int) -> Subset:
     images = np.random.default_rng(n).integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)
-    return Part(Arrays(images, np.arange(n) % 7, *cache.describe(images)), np.arange(n))
+    return Subset(Arrays(images, np.arange(n) % 7, *cache.describe(images)), np.arange(n))
 
 
 @pytest.mark.parametrize("n", [82, 97, 101])

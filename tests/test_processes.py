@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from common.errors import UserError
 from engine.build import plan_steps
 from options.train import parse_train
-from tests.driver import HANGS, Deed, free_port, server, train
+from tests.driver import HANGS, Fault, free_port, server, train
 
 # A model without batch norm, whose statistics would be those of a process's own part of the batch; 20 steps.
 OPTIONS = (
@@ -20,9 +20,9 @@ OPTIONS = (
 ).split()
 
 
-def run(folder: Path, processes: int, *more: str, deed: Deed | None = None) -> None:
+def run(folder: Path, processes: int, *more: str, fault: Fault | None = None) -> None:
     folder.mkdir(exist_ok=True)
-    codes, printed = train([*OPTIONS, str(folder), *more], processes, deed or Deed(ledger=folder / "ledger"))
+    codes, printed = train([*OPTIONS, str(folder), *more], processes, fault or Fault(ledger=folder / "ledger"))
     assert codes == [0] * processes, printed
 
 
@@ -71,12 +71,12 @@ def test_the_comparison_would_notice_another_run(runs: dict, tmp_path: Path) -> 
 def test_resuming_on_another_number_of_processes_changes_nothing(
     runs: dict, tmp_path: Path, before: int, after: int
 ) -> None:
-    first = Deed(kill_after=13, ledger=tmp_path / "ledger")
+    first = Fault(kill_after=13, ledger=tmp_path / "ledger")
     train([*OPTIONS, str(tmp_path), "--checkpoint-every", "4"], before, first)
     second = tmp_path / "second"
     second.mkdir()
     more = ("--checkpoint-every", "4", "--resume", "auto")
-    run(tmp_path, after, *more, deed=Deed(ledger=second / "ledger"))
+    run(tmp_path, after, *more, fault=Fault(ledger=second / "ledger"))
     done = {step: ids for step, ids in samples(tmp_path, before).items() if step < 12}
     assert done | samples(second, after) == samples(runs[1], 1)
     assert min(samples(second, after)) == 12
@@ -99,14 +99,14 @@ def test_the_learning_rate_is_the_same_on_any_number_of_processes_fresh_and_resu
     for processes in (1, 2, 4):
         for rank in range(processes):
             assert rates(runs[processes], rank) == rates(runs[1])
-    train([*OPTIONS, str(tmp_path), "--checkpoint-every", "4"], 1, Deed(kill_after=13, ledger=tmp_path / "ledger"))
-    run(tmp_path, 2, "--checkpoint-every", "4", "--resume", "auto", deed=Deed(ledger=tmp_path / "ledger"))
+    train([*OPTIONS, str(tmp_path), "--checkpoint-every", "4"], 1, Fault(kill_after=13, ledger=tmp_path / "ledger"))
+    run(tmp_path, 2, "--checkpoint-every", "4", "--resume", "auto", fault=Fault(ledger=tmp_path / "ledger"))
     assert rates(tmp_path) == rates(runs[1])
 
 
 def test_processes_whose_weights_have_drifted_apart_save_nothing(tmp_path: Path) -> None:
     argv = [*OPTIONS, str(tmp_path), "--checkpoint-every", "4"]
-    codes, printed = train(argv, 2, Deed(drift_after=(6, 1)))
+    codes, printed = train(argv, 2, Fault(drift_after=(6, 1)))
     assert codes == [1, 1]
     assert "the processes' weights differ" in printed
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-4"]
@@ -120,7 +120,7 @@ def _evaluate(rank: int, processes: int, port: int, sizes: Sequence[int], answer
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     from accelerate import Accelerator
 
-    from data.dataset import Part, load_images
+    from data.dataset import Subset, load_images
     from models.factory import create_model
     from tasks.classification.task import Classification
     from tasks.evaluate import evaluate, predict
@@ -133,7 +133,7 @@ def _evaluate(rank: int, processes: int, port: int, sizes: Sequence[int], answer
     torch.manual_seed(0)
     model = create_model("mlp", input_shape=task.input_shape, num_classes=10)
     for size in sizes:
-        part = Part(data.test.arrays, data.test.ids[:size])
+        part = Subset(data.test.arrays, data.test.ids[:size])
         loss, accuracy = evaluate(model, task, part, accelerator, 16)
         logits, labels = predict(model, task, part, accelerator, 16)
         answers.put((rank, size, accuracy * size, loss, logits.numpy(), labels.numpy()))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.driver import Deed, train
+from tests.driver import Fault, train
 
 # 4 steps an epoch, 3 epochs; everything that could carry state is on: batch norm, dropout, moving average, mixing.
 OPTIONS = (
@@ -36,8 +36,8 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folders = {}
     for processes in (1, 2):
         folders[processes] = tmp_path_factory.mktemp(f"whole{processes}")
-        deed = Deed(ledger=folders[processes] / "ledger")
-        assert train(options(folders[processes]), processes, deed) == ([0] * processes, ANYTHING)
+        fault = Fault(ledger=folders[processes] / "ledger")
+        assert train(options(folders[processes]), processes, fault) == ([0] * processes, ANYTHING)
     return folders
 
 
@@ -67,10 +67,10 @@ def ledger(folder: Path, processes: int) -> dict[int, list[str]]:
 def test_killed_and_resumed_equals_uninterrupted(
     whole_run: dict[int, Path], tmp_path: Path, killed_after: int, processes: int
 ) -> None:
-    deed = Deed(kill_after=killed_after, ledger=tmp_path / "ledger")
-    codes, _ = train(options(tmp_path), processes, deed)
+    fault = Fault(kill_after=killed_after, ledger=tmp_path / "ledger")
+    codes, _ = train(options(tmp_path), processes, fault)
     assert codes == [-signal.SIGKILL] * processes
-    codes, printed = train(options(tmp_path, "--resume", "auto"), processes, Deed(ledger=tmp_path / "ledger"))
+    codes, printed = train(options(tmp_path, "--resume", "auto"), processes, Fault(ledger=tmp_path / "ledger"))
     assert codes == [0] * processes
     assert f"at step {killed_after - killed_after % 3} of 12" in printed
     assert ledger(tmp_path, processes) == ledger(whole_run[processes], processes)
@@ -98,7 +98,7 @@ def test_every_epoch_sees_each_sample_once(whole_run: dict[int, Path]) -> None:
 def test_a_signal_saves_and_the_rest_follows_as_if_nothing_had_been(
     whole_run: dict[int, Path], tmp_path: Path, number: int, code: int, processes: int
 ) -> None:
-    codes, printed = train(options(tmp_path), processes, Deed(signal_after=(5, number)))
+    codes, printed = train(options(tmp_path), processes, Fault(signal_after=(5, number)))
     assert codes == [code] * processes
     assert "stopped at step 5 of 12" in printed
     codes, _ = train(options(tmp_path, "--resume", "auto"), processes)
@@ -111,7 +111,7 @@ def test_a_signal_saves_and_the_rest_follows_as_if_nothing_had_been(
 def test_a_signal_in_evaluation_saves_at_once_and_the_evaluation_is_done_again(
     whole_run: dict[int, Path], tmp_path: Path, processes: int
 ) -> None:
-    codes, printed = train(options(tmp_path), processes, Deed(signal_in_evaluation=(8, signal.SIGTERM)))
+    codes, printed = train(options(tmp_path), processes, Fault(signal_in_evaluation=(8, signal.SIGTERM)))
     assert codes == [143] * processes
     assert "stopped at step 8 of 12, saved" in printed
     assert [epoch["epoch"] for epoch in figures(tmp_path)] == [1]  # it did not wait for the evaluation of epoch 2
@@ -121,7 +121,7 @@ def test_a_signal_in_evaluation_saves_at_once_and_the_evaluation_is_done_again(
 
 
 def test_a_signal_to_one_process_stops_all(tmp_path: Path) -> None:
-    codes, printed = train(options(tmp_path), 2, Deed(signal_after=(5, signal.SIGTERM), signal_ranks=(1,)))
+    codes, printed = train(options(tmp_path), 2, Fault(signal_after=(5, signal.SIGTERM), signal_ranks=(1,)))
     assert codes == [143, 143]
     assert "stopped at step 5 of 12, saved" in printed
 
@@ -138,8 +138,8 @@ def test_running_out_of_time_saves_and_is_no_failure(whole_run: dict[int, Path],
 def test_nan_on_one_process_stops_all_at_that_step_with_the_weights_untouched(tmp_path: Path, rank: int) -> None:
     clean, poisoned = tmp_path / "clean", tmp_path / "poisoned"
     every = ["--checkpoint-every", "1"]
-    codes, _ = train(options(clean, *every), 2, Deed(kill_after=5))
-    codes, printed = train(options(poisoned, *every), 2, Deed(nan_at=(5, rank), ledger=tmp_path / "ledger"))
+    codes, _ = train(options(clean, *every), 2, Fault(kill_after=5))
+    codes, printed = train(options(poisoned, *every), 2, Fault(nan_at=(5, rank), ledger=tmp_path / "ledger"))
     assert codes == [1, 1]
     updated = [line.split()[0] for line in (tmp_path / f"ledger.lr.{rank}").read_text().splitlines()]
     assert updated == ["0", "1", "2", "3", "4"]  # the update of step 5 never happened
@@ -163,7 +163,7 @@ def test_the_first_weights_depend_on_the_seed(tmp_path: Path) -> None:
     drawn = []
     for seed in ("0", "1"):
         one_step = options(tmp_path / seed, "--seed", seed, "--lr", "1e-30", "--checkpoint-every", "1")
-        train(one_step, 1, Deed(kill_after=1))
+        train(one_step, 1, Fault(kill_after=1))
         drawn.append(load_file(tmp_path / seed / "run/checkpoints/step-1/model.safetensors"))
     matrices = [name for name, value in drawn[0].items() if value.ndim > 1]
     assert matrices
@@ -171,7 +171,7 @@ def test_the_first_weights_depend_on_the_seed(tmp_path: Path) -> None:
 
 
 def test_changed_options_are_named_and_nothing_is_touched(whole_run: dict[int, Path], tmp_path: Path) -> None:
-    train(options(tmp_path), 1, Deed(kill_after=6))
+    train(options(tmp_path), 1, Fault(kill_after=6))
     before = sorted(path for path in tmp_path.rglob("*") if "log-" not in path.name)
     codes, printed = train(options(tmp_path, "--resume", "auto", "--lr", "0.5", "--ema", "0.5"))
     assert codes == [2]

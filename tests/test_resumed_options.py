@@ -12,7 +12,7 @@ import yaml
 from common.errors import UserError
 from options.train import parse_train
 from tests.conftest import REPOSITORY
-from tests.driver import Deed, train
+from tests.driver import Fault, train
 
 OPTIONS = (
     "--cpu --track none --model mlp --limit-train 128 --batch-size 32 --mixed-precision no --model-arg hidden=8 "
@@ -24,7 +24,7 @@ OPTIONS = (
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs in which "my run" was killed at step 5 of 8."""
     place = tmp_path_factory.mktemp("runs")
-    codes, printed = train([*OPTIONS, "--output-dir", str(place), "--run-name", "my run"], deed=Deed(kill_after=5))
+    codes, printed = train([*OPTIONS, "--output-dir", str(place), "--run-name", "my run"], fault=Fault(kill_after=5))
     assert codes == [-9], printed
     return place
 
@@ -88,7 +88,7 @@ def test_the_commands_that_a_run_prints_can_be_pasted(tmp_path: Path) -> None:
     codes, printed = train([*OPTIONS, *where, "--max-time", "0.01s"])
     assert codes == [0], printed
     command = printed.split("to go on: python train.py ")[1].splitlines()[0]
-    codes, printed = train([*shlex.split(command), *where], deed=Deed(report=True))
+    codes, printed = train([*shlex.split(command), *where], fault=Fault(report=True))
     assert codes == [0], printed
     predict = next(line for line in printed.splitlines() if line.startswith("predict")).split("infer.py ")[1]
     infer = f"{shlex.quote(sys.executable)} infer.py --cpu {predict.replace('IMAGE_OR_FOLDER ...', '--output ')}"

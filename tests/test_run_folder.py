@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train as script
 from models.factory import create_model
 from models.summary import summarize
-from tests.driver import Deed, train
+from tests.driver import Fault, train
 
 FILES = {"args.yaml", "environment.json", "train.json", "test.json", "best.pth", "checkpoints"}
 PICTURES = {"curves.png", "loss.png", "accuracy.png", "confusion_matrix.png", "examples.png"}
@@ -101,7 +101,7 @@ def test_tensorboard_has_the_same_curves_and_the_pictures(demo: Path) -> None:
 def test_tensorboard_goes_on_without_a_gap_or_a_double_after_a_crash(tmp_path: Path) -> None:
     argv = "--cpu --limit-train 128 --batch-size 32 --epochs 3 --model mlp --log-every 1 --run-name run".split()
     argv += ["--checkpoint-every", "4", "--output-dir", str(tmp_path)]
-    train(argv, 1, Deed(kill_after=11))
+    train(argv, 1, Fault(kill_after=11))
     assert train([*argv, "--resume", "auto"])[0] == [0]
     assert [step for step, _ in scalars(tmp_path / "run", "lr")] == list(range(1, 13))
     assert [step for step, _ in scalars(tmp_path / "run", "loss/val")] == [4, 8, 12]
@@ -128,7 +128,7 @@ def test_patience_ends_a_run_that_gets_no_better_keeps_its_best_and_a_resume_tra
 
     def check(patience: int, *more: str, steps_trained: int) -> None:
         ledger = tmp_path / f"ledger{patience}{''.join(more)}"
-        codes, printed = train([*argv, str(patience), *more], 1, Deed(ledger=ledger, report=True))
+        codes, printed = train([*argv, str(patience), *more], 1, Fault(ledger=ledger, report=True))
         assert codes == [0], printed
         rates = Path(f"{ledger}.lr.0")
         assert (len(rates.read_text().splitlines()) if rates.exists() else 0) == steps_trained

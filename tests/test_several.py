@@ -18,13 +18,13 @@ from data.dataset import load_images
 from engine.checkpoints import best_weights
 from options.multirun import members
 from options.train import parse_train
-from tests.driver import Deed, train
+from tests.driver import Fault, train
 
 OPTIONS = (
     "--cpu --track none --model mlp --limit-train 128 --batch-size 32 --epochs 2 --mixed-precision no "
     "--model-arg hidden=8 --checkpoint-every 3 --output-dir"
 ).split()
-REPORT = Deed(report=True)
+REPORT = Fault(report=True)
 
 
 def options(folder: Path, *more: str, name: str = "group") -> list[str]:
@@ -46,16 +46,16 @@ def read(path: Path) -> dict:
 @pytest.fixture(scope="module")
 def folds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("runs with spaces")
-    codes, printed = train(options(place, "--folds", "3", "--ensemble"), deed=REPORT)
+    codes, printed = train(options(place, "--folds", "3", "--ensemble"), fault=REPORT)
     assert codes == [0], printed
     return place / "group"
 
 
 def test_a_seed_of_several_is_bit_for_bit_the_run_of_that_seed_alone(tmp_path: Path) -> None:
-    codes, printed = train(options(tmp_path, "--seeds", "3,5"), deed=REPORT)
+    codes, printed = train(options(tmp_path, "--seeds", "3,5"), fault=REPORT)
     assert codes == [0], printed
     for seed in ("3", "5"):
-        assert train(options(tmp_path, "--seed", seed, name=seed), deed=REPORT)[0] == [0]
+        assert train(options(tmp_path, "--seed", seed, name=seed), fault=REPORT)[0] == [0]
         assert equal(best(tmp_path / "group" / f"seed-{seed}"), best(tmp_path / seed))
     found = read(tmp_path / "group" / "summary.json")["all"]
     accuracies = [read(tmp_path / seed / "test.json")["accuracy"] for seed in ("3", "5")]
@@ -107,7 +107,7 @@ def test_killed_in_one_run_a_sweep_goes_on_there_and_ends_with_the_same_bits(tmp
     codes, printed = train(options(tmp_path, *sweep, name="whole"), processes)
     assert codes == [0] * processes, printed
     second = "lr=0.01_hidden=8,8"
-    codes, _ = train(options(tmp_path, *sweep), processes, Deed(kill_after=5, kill_in=second))
+    codes, _ = train(options(tmp_path, *sweep), processes, Fault(kill_after=5, kill_in=second))
     assert codes == [-9] * processes
     group = tmp_path / "group"
     first = (group / "lr=0.01_hidden=8" / "best.pth").stat().st_mtime_ns
@@ -129,7 +129,7 @@ def test_a_group_is_not_overwritten_nor_mixed_with_other_options(folds: Path) ->
     codes, printed = train(options(folds.parent, "--folds", "3"))
     assert codes == [2]
     assert "exists: give another --run-name, or --resume auto" in printed
-    codes, printed = train(options(folds.parent, "--folds", "3", "--resume", "auto", "--lr", "0.5"), deed=REPORT)
+    codes, printed = train(options(folds.parent, "--folds", "3", "--resume", "auto", "--lr", "0.5"), fault=REPORT)
     assert codes == [2]
     assert "was done with other options (lr)" in printed
 
@@ -137,15 +137,15 @@ def test_a_group_is_not_overwritten_nor_mixed_with_other_options(folds: Path) ->
 def test_a_group_that_starts_from_weights_goes_on(tmp_path: Path) -> None:
     assert train(options(tmp_path, name="first"))[0] == [0]
     group = options(tmp_path, "--seeds", "0,1", "--pretrained", str(tmp_path / "first" / "best.pth"))
-    assert train(group, deed=Deed(kill_after=2, kill_in="seed-1"))[0] != [0]
-    assert train(group + ["--resume", "auto"], deed=REPORT)[0] == [0]
-    codes, printed = train([*group, "--resume", "auto"], deed=REPORT)
+    assert train(group, fault=Fault(kill_after=2, kill_in="seed-1"))[0] != [0]
+    assert train(group + ["--resume", "auto"], fault=REPORT)[0] == [0]
+    codes, printed = train([*group, "--resume", "auto"], fault=REPORT)
     assert codes == [0] and printed.count("is done") == 2, printed
 
 
 def test_a_run_that_diverges_does_not_end_the_others(tmp_path: Path) -> None:
     sweep = ("--optimizer", "sgd", "--sweep", "lr=1e30,0.01")
-    codes, printed = train(options(tmp_path, *sweep), deed=REPORT)
+    codes, printed = train(options(tmp_path, *sweep), fault=REPORT)
     assert codes == [1]
     assert "error: lr=1e30 has no result: the loss or gradient was not finite" in printed
     assert "| lr=0.01 " in (tmp_path / "group" / "comparison.md").read_text()
@@ -153,7 +153,7 @@ def test_a_run_that_diverges_does_not_end_the_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_impossible_combination_of_a_sweep_is_listed_and_the_rest_goes_on(tmp_path: Path, processes: int) -> None:
-    codes, printed = train(options(tmp_path, "--sweep", "batch_size=1000,32"), processes, deed=REPORT)
+    codes, printed = train(options(tmp_path, "--sweep", "batch_size=1000,32"), processes, fault=REPORT)
     assert codes == [1] * processes, printed
     reason = "batch_size=1000 has no result: --batch-size 1000 is more than the 128 training images"
     compared = (tmp_path / "group" / "comparison.md").read_text()
@@ -172,7 +172,7 @@ def test_values_that_do_not_go_together_make_no_run_but_stop_no_other() -> None:
 
 
 def test_a_run_that_is_asked_to_stop_says_how_all_go_on(tmp_path: Path) -> None:
-    codes, printed = train(options(tmp_path, "--seeds", "0,1"), deed=Deed(signal_after=(3, 15)))
+    codes, printed = train(options(tmp_path, "--seeds", "0,1"), fault=Fault(signal_after=(3, 15)))
     assert codes == [143]
     assert "--run-name group --resume auto" in printed
     assert not (tmp_path / "group" / "seed-1").exists()

@@ -18,7 +18,7 @@ from engine.checkpoints import best_weights
 from engine.runtime import sharding
 from infer import infer
 from options.infer import parse_infer
-from tests.driver import Deed, train
+from tests.driver import Fault, train
 
 # 20 steps without batch norm; 33 rows do not divide by 2; two micro-batches a step, as only the last one communicates.
 PLAIN = (
@@ -33,10 +33,10 @@ STATEFUL = (
 ).split()
 
 
-def run(folder: Path, options: list[str], processes: int = 2, **deed: object) -> tuple[list[int], str]:
+def run(folder: Path, options: list[str], processes: int = 2, **fault: object) -> tuple[list[int], str]:
     """A run on 2 sharded processes, or on 1 or more plain ones with `shard=False`."""
     folder.mkdir(exist_ok=True)
-    how = Deed(**{"shard": True, "ledger": folder / "ledger", **deed})
+    how = Fault(**{"shard": True, "ledger": folder / "ledger", **fault})
     return train([*options, "--output-dir", str(folder)], processes, how)
 
 

@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from common.errors import UserError
-from data.dataset import ImageData, load_images
+from data.dataset import DataSplits, load_images
 from data.sources import find_source
 from explain.explanations import class_numbers
 from tests.conftest import fresh_process, predict, write_images
@@ -13,7 +13,7 @@ from tests.conftest import fresh_process, predict, write_images
 CAFE = {form: unicodedata.normalize(form, "café") for form in ("NFC", "NFD")}
 
 
-def parts(data: ImageData) -> tuple[int, int, int]:
+def parts(data: DataSplits) -> tuple[int, int, int]:
     return len(data.train), len(data.val), len(data.test)
 
 

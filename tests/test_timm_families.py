@@ -10,7 +10,7 @@ import torch
 
 from engine.checkpoints import best_weights, store
 from tests.conftest import write_images
-from tests.driver import Deed, train
+from tests.driver import Fault, train
 
 OPTIONS = (
     "--cpu --track none --limit-train 8 --batch-size 4 --val-fraction 0.01 --epochs 1 --ema 0.5 "
@@ -48,7 +48,7 @@ def trains_and_resumes(name: str, size: int, folder: Path, dataset: str = "digit
         assert not (folder / "whole" / "run").exists()
         return printed
     assert codes == [0], printed
-    codes, printed = train([*options, str(folder / "killed")], deed=Deed(kill_after=1))
+    codes, printed = train([*options, str(folder / "killed")], fault=Fault(kill_after=1))
     assert codes == [-9], printed
     codes, printed = train([*options, str(folder / "killed"), "--resume", "auto"])
     assert codes == [0], printed

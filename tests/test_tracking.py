@@ -20,7 +20,7 @@ from torch import nn
 
 from engine.output import trackers
 from tests.conftest import REPOSITORY
-from tests.driver import HANGS, Deed, train
+from tests.driver import HANGS, Fault, train
 
 OPTIONS = (
     "--cpu --dataset digits --limit-train 128 --batch-size 32 --model mlp --model-arg hidden=[16,8] --lr 0.004 "
@@ -38,7 +38,7 @@ def options(folder: Path, *more: str, epochs: int = 2) -> list[str]:
 
 def whole(folder: Path, *more: str, epochs: int = 2) -> str:
     """Do a run to its test report; returns what it printed."""
-    codes, printed = train(options(folder, *more, epochs=epochs), deed=Deed(report=True))
+    codes, printed = train(options(folder, *more, epochs=epochs), fault=Fault(report=True))
     assert codes == [0], printed
     return printed
 
@@ -108,7 +108,7 @@ def test_the_model_is_drawn_with_its_layers_and_the_terminal_stays_clean(run: tu
 
 
 def test_a_run_that_was_stopped_and_resumed_has_one_set(tmp_path: Path) -> None:
-    codes, printed = train(options(tmp_path, "--checkpoint-every", "3"), deed=Deed(kill_after=5))
+    codes, printed = train(options(tmp_path, "--checkpoint-every", "3"), fault=Fault(kill_after=5))
     assert codes == [-9], printed
     whole(tmp_path, "--checkpoint-every", "3", "--resume", "auto")
     events = events_of(tmp_path / "run")

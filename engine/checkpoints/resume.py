@@ -19,7 +19,7 @@ from common.console import plain_number
 from common.errors import UserError
 from common.files import is_folder, write_atomically
 from data.class_folders import same_names
-from data.dataset import ImageData, changed_parts
+from data.dataset import DataSplits, changed_parts
 from engine.checkpoints import best_weights, store
 from engine.runtime import sharding
 from engine.runtime.sharing import from_one
@@ -159,7 +159,7 @@ def _newest_manifest(asked: Path) -> tuple[int, str] | None:
     return None
 
 
-def check_same_run(found: Found, args: argparse.Namespace, data: ImageData, fingerprints: dict[str, str]) -> None:
+def check_same_run(found: Found, args: argparse.Namespace, data: DataSplits, fingerprints: dict[str, str]) -> None:
     """Raise UserError unless a checkpoint is of a run of these options on these images."""
     place, state = found.folder, found.state
     before, dataset = state["options"], args.dataset

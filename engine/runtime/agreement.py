@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from common.errors import UserError
-from data.dataset import ImageData
+from data.dataset import DataSplits
 
 # Options that may differ from machine to machine: images are compared themselves, and the first process alone writes.
 OF_THE_MACHINE = frozenset({"dataset", "data_dir", "workers", "recipe", "output_dir"})
@@ -34,7 +34,7 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError(f"the processes were started with other options: {differing}; give all of them the same")
 
 
-def check_data(data: ImageData) -> None:
+def check_data(data: DataSplits) -> None:
     """To be called by all processes.
 
     Raises:

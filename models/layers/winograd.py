@@ -76,7 +76,7 @@ def _products(shape: Sequence[int], side: int, rows: int, columns: int) -> int:
 
 @functools.cache
 def _matrices(side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """What brings tiles and kernels to the space, and outputs back, after Cook and Toom.
+    """B_T, G and A_T of Lavin and Gray 2015 (arXiv:1509.09308), for both sides of a tile at once, after Cook and Toom.
 
     A side of a tile and a kernel's are polynomials, known by their values at the points and by their last coefficient.
     What is transposed of their product is a correlation.
@@ -84,16 +84,16 @@ def _matrices(side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     Returns: ((m + 2)², (m + 2)²), ((m + 2)², 9) and (m², (m + 2)²).
     """
     points = torch.tensor(POINTS[side], dtype=torch.float64)
-    of_tiles = torch.zeros(side + 2, side + 2, dtype=torch.float64)
+    B_T = torch.zeros(side + 2, side + 2, dtype=torch.float64)
     for place, point in enumerate(points):
         others = torch.cat([points[:place], points[place + 1 :]])
-        of_tiles[place, :-1] = _polynomial(others) / (point - others).prod()
-    of_tiles[-1] = _polynomial(points)
+        B_T[place, :-1] = _polynomial(others) / (point - others).prod()
+    B_T[-1] = _polynomial(points)
     last = torch.zeros(side, dtype=torch.float64)
     last[-1] = 1
-    back = torch.cat([points ** torch.arange(side)[:, None], last[:, None]], 1)
-    of_kernels = torch.cat([points[:, None] ** torch.arange(3), last[None, -3:]])
-    return tuple(torch.kron(one_side, one_side).to(dtype) for one_side in (of_tiles, of_kernels, back))
+    A_T = torch.cat([points ** torch.arange(side)[:, None], last[:, None]], 1)
+    G = torch.cat([points[:, None] ** torch.arange(3), last[None, -3:]])
+    return tuple(torch.kron(one_side, one_side).to(dtype) for one_side in (B_T, G, A_T))
 
 
 def _polynomial(roots: Tensor) -> Tensor:
@@ -114,11 +114,11 @@ class _Winograd(torch.autograd.Function):
         batch, height, width, channels = images.shape
         outputs = images.new_empty(batch, height + top + bottom - 2, width + left + right - 2, len(weight))
         ctx.tiling = side, *_ = _tiling(outputs.shape[:3])
-        of_tiles, of_kernels, back = _matrices(side, images.dtype)
-        kernels = (of_kernels @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(-1, channels, len(weight))
+        B_T, G, A_T = _matrices(side, images.dtype)
+        kernels = (G @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(-1, channels, len(weight))
         for some, made in _parts(ctx.tiling, images, outputs):
-            seen = (of_tiles @ _unfold(some, padding, ctx.tiling)).view(len(of_tiles), -1, channels)
-            _put(back @ torch.bmm(seen, kernels).flatten(1), ctx.tiling, made)
+            seen = (B_T @ _unfold(some, padding, ctx.tiling)).view(len(B_T), -1, channels)
+            _put(A_T @ torch.bmm(seen, kernels).flatten(1), ctx.tiling, made)
         return outputs
 
     @staticmethod
@@ -126,18 +126,18 @@ class _Winograd(torch.autograd.Function):
         images, weight = ctx.saved_tensors
         if torch.is_grad_enabled():
             return *_differentiable_backward(grad, images, weight, ctx.padding), None
-        of_tiles, of_kernels, back = _matrices(ctx.tiling[0], images.dtype)
-        kernels = (of_kernels @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(-1, *weight.shape[:2])
+        B_T, G, A_T = _matrices(ctx.tiling[0], images.dtype)
+        kernels = (G @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(-1, *weight.shape[:2])
         of_images, of_products = torch.empty_like(images), torch.zeros_like(kernels)
         for some, made, of_some in _parts(ctx.tiling, images, grad, of_images):
-            sums = (back.T @ _take(made, ctx.tiling)).view(len(kernels), -1, len(weight))
+            sums = (A_T.T @ _take(made, ctx.tiling)).view(len(kernels), -1, len(weight))
             if ctx.needs_input_grad[1]:
-                seen = (of_tiles @ _unfold(some, ctx.padding, ctx.tiling)).view(len(kernels), -1, weight.shape[1])
+                seen = (B_T @ _unfold(some, ctx.padding, ctx.tiling)).view(len(kernels), -1, weight.shape[1])
                 of_products.baddbmm_(sums.transpose(1, 2), seen)
             if ctx.needs_input_grad[0]:
-                of_seen = of_tiles.T @ torch.bmm(sums, kernels).flatten(1)
+                of_seen = B_T.T @ torch.bmm(sums, kernels).flatten(1)
                 of_some.copy_(_fold(of_seen, ctx.padding, ctx.tiling, some.shape))
-        of_weight = (of_kernels.T @ of_products.flatten(1)).view(3, 3, *weight.shape[:2]).permute(2, 3, 0, 1)
+        of_weight = (G.T @ of_products.flatten(1)).view(3, 3, *weight.shape[:2]).permute(2, 3, 0, 1)
         return of_images, of_weight, None
 
 

@@ -15,7 +15,7 @@ from common import console
 from common.console import percent, printable, say
 from common.errors import UserError
 from common.files import is_folder, write_atomically
-from data.dataset import ImageData
+from data.dataset import DataSplits
 from tasks import evaluate
 from tasks.base import Task
 from tasks.inference import infer_files, tell_unreadable
@@ -64,7 +64,7 @@ def predict_files(
 
 
 def predict_unlabelled(
-    task: Task, folder: Path, model: nn.Module, data: ImageData, accelerator: Accelerator, batch_size: int
+    task: Task, folder: Path, model: nn.Module, data: DataSplits, accelerator: Accelerator, batch_size: int
 ) -> str:
     """Write predictions.csv, as --output does, of the images of a test split whose labels are kept secret."""
     logits, _ = evaluate.predict(model, task, data.unlabelled, accelerator, batch_size)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from common import console, plot_style
 from common.files import write_json
-from data.dataset import ImageData
+from data.dataset import DataSplits
 from tasks import curves
 from tasks.base import Task
 from tasks.classification import confusion, plots
@@ -22,7 +22,7 @@ def test_report(
     task: Task,
     folder: Path,
     model: nn.Module,
-    data: ImageData,
+    data: DataSplits,
     accelerator: Accelerator,
     batch_size: int,
 ) -> tuple[dict, np.ndarray]:
@@ -56,7 +56,7 @@ def test_metrics(class_names: list[str], logits: Tensor, labels: Tensor) -> tupl
     return metrics.classification_metrics(labels.numpy(), probabilities, class_names), probabilities
 
 
-def _plot_examples(path: Path, data: ImageData, labels: np.ndarray, probabilities: np.ndarray) -> None:
+def _plot_examples(path: Path, data: DataSplits, labels: np.ndarray, probabilities: np.ndarray) -> None:
     """The mistakes made with the most confidence, and some right answers from all over the test set."""
     predictions = probabilities.argmax(1)
     confidences = probabilities.max(1)
@@ -104,7 +104,7 @@ def final_metrics(test: dict) -> dict[str, float | None]:
 
 
 def thumbnails(
-    task: Task, folder: Path, data: ImageData, test: dict, probabilities: np.ndarray
+    task: Task, folder: Path, data: DataSplits, test: dict, probabilities: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Small pictures, uint8 (H, W, 3), that can be read where trackers show them: with less in them.
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from common import console, plot_style
 from common.files import write_json
-from data.dataset import ImageData
+from data.dataset import DataSplits
 from data.loader import ArrayDataset
 from tasks import curves
 from tasks.base import Task
@@ -27,7 +27,7 @@ def test_report(
     task: Task,
     folder: Path,
     model: nn.Module,
-    data: ImageData,
+    data: DataSplits,
     accelerator: Accelerator,
     batch_size: int,
 ) -> tuple[dict, None]:
@@ -50,7 +50,7 @@ def test_report(
 
 
 def _plot_examples(
-    path: Path, model: nn.Module, task: Task, data: ImageData, accelerator: Accelerator, figures: dict
+    path: Path, model: nn.Module, task: Task, data: DataSplits, accelerator: Accelerator, figures: dict
 ) -> None:
     """Ten images from all over the test set, not chosen by how they turned out."""
     count = min(EXAMPLES, len(data.test))
@@ -77,7 +77,7 @@ def final_metrics(test: dict) -> dict[str, float | None]:
     return {name: test[name] for name in ("accuracy", "loss", "psnr", "ssim")}
 
 
-def thumbnails(task: Task, folder: Path, data: ImageData, test: dict, probabilities: None) -> dict[str, np.ndarray]:
+def thumbnails(task: Task, folder: Path, data: DataSplits, test: dict, probabilities: None) -> dict[str, np.ndarray]:
     """Small pictures, uint8 (H, W, 3), for trackers: those of the report in `folder`, made smaller."""
     return {"examples": plot_style.read_small(folder / "examples.png")}
 

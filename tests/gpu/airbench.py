@@ -18,7 +18,7 @@ from types import ModuleType
 import psutil
 import torch
 
-from data.dataset import Part, load_images
+from data.dataset import Subset, load_images
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def save_images(data_dir: str | None, device: str) -> None:
         torch.save(as_tensors(part, data.class_names), f"cifar10/{name}.pt")
 
 
-def as_tensors(part: Part, class_names: list[str]) -> dict:
+def as_tensors(part: Subset, class_names: list[str]) -> dict:
     """Images uint8 (N, 32, 32, C), labels int64 (N,) and class names, under the names that the script reads."""
     rows = part.ids
     images, labels = torch.from_numpy(part.arrays.images[rows]), torch.from_numpy(part.arrays.labels[rows])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.driver import Deed, train
+from tests.driver import Fault, train
 
 # No batch norm, whose statistics depend on how a batch is divided, and no convolution, which may compute in TF32.
 OPTIONS = (
@@ -35,7 +35,7 @@ def test_processes_that_share_a_gpu_by_gloo_reach_the_weights_of_one(
 ) -> None:
     one, several = tmp_path / "one", tmp_path / "several"
     for folder, count in ((one, 1), (several, processes)):
-        codes, printed = train([*there, *OPTIONS, str(folder)], count, Deed(gloo=count > 1), timeout=LIMIT)
+        codes, printed = train([*there, *OPTIONS, str(folder)], count, Fault(gloo=count > 1), timeout=LIMIT)
         assert codes == [0] * count, printed
     for name, expected in weights(one).items():
         torch.testing.assert_close(weights(several)[name], expected, rtol=0, atol=1e-6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.driver import Deed, train
+from tests.driver import Fault, train
 from tests.test_finite_guard import train_into_a_late_fault
 
 # 4 steps an epoch, 3 epochs; everything that could carry state is on: batch norm, dropout, moving average, mixing.
@@ -40,7 +40,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     codes, printed = train([*there, *precise, *OPTIONS, str(whole)], timeout=LIMIT)
     assert codes == [0], printed
     options = [*there, *precise, *OPTIONS, str(killed)]
-    assert train(options, deed=Deed(kill_after=7), timeout=LIMIT)[0] == [-signal.SIGKILL]
+    assert train(options, fault=Fault(kill_after=7), timeout=LIMIT)[0] == [-signal.SIGKILL]
     codes, printed = train([*options, "--resume", "auto"], timeout=LIMIT)
     assert codes == [0] and "at step 6 of 12" in printed, printed
     assert set(final_state(whole)) == {"model.safetensors", "ema.safetensors", "optimizer.safetensors"}
@@ -53,7 +53,7 @@ def test_a_gradient_that_overflows_in_fp16_skips_its_step_and_halves_the_scale(
     cuda: torch.device, tmp_path: Path
 ) -> None:
     options = ["--mixed-precision", "fp16", "--checkpoint-every", "1", *OPTIONS, str(tmp_path)]
-    codes, printed = train(options, deed=Deed(overflow_at=8), timeout=LIMIT)
+    codes, printed = train(options, fault=Fault(overflow_at=8), timeout=LIMIT)
     assert codes == [0], printed
     before, after = state_of(tmp_path, 8)["scaler"]["scale"], state_of(tmp_path, 9)["scaler"]["scale"]
     assert after == before / 2
@@ -73,7 +73,7 @@ def test_nan_ends_the_run_at_the_next_look_and_the_last_checkpoint_is_of_before(
     device: torch.device, there: list[str], tmp_path: Path
 ) -> None:
     options = [*there, "--checkpoint-every", "3", *OPTIONS, str(tmp_path)]
-    codes, printed = train(options, deed=Deed(nan_at=(7, 0)), timeout=LIMIT)
+    codes, printed = train(options, fault=Fault(nan_at=(7, 0)), timeout=LIMIT)
     assert codes == [1]
     assert "not finite at step 7 (process 0, samples [" in printed
     saved = sorted(folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir())

@@ -10,34 +10,34 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.safeguards import CONTROLS, Control
+from tests.mutations import MUTATIONS, Mutation
 
 
-@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.promise.replace(" ", "-"))
-def test_a_control_edits_code_that_is_there_and_names_a_claim_that_is_made(control: Control) -> None:
-    text = (REPOSITORY / control.file).read_text(encoding="utf-8")
-    assert text.count(control.old) == 1
-    compile(text.replace(control.old, control.new), control.file, "exec")
-    file, _, name = control.test.partition("::")
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.promise.replace(" ", "-"))
+def test_a_mutation_edits_code_that_is_there_and_names_a_claim_that_is_made(mutation: Mutation) -> None:
+    text = (REPOSITORY / mutation.file).read_text(encoding="utf-8")
+    assert text.count(mutation.old) == 1
+    compile(text.replace(mutation.old, mutation.new), mutation.file, "exec")
+    file, _, name = mutation.test.partition("::")
     claims = (REPOSITORY / file).read_text(encoding="utf-8")
     assert f"def {name.partition('[')[0]}(" in claims
-    assert re.search(rf"^ +{re.escape(control.claim)}", claims, re.MULTILINE)
+    assert re.search(rf"^ +{re.escape(mutation.claim)}", claims, re.MULTILINE)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.promise.replace(" ", "-"))
-def test_without_its_safeguard_a_promise_is_broken_and_its_test_fails(tmp_path: Path, control: Control) -> None:
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.promise.replace(" ", "-"))
+def test_without_its_safeguard_a_promise_is_broken_and_its_test_fails(tmp_path: Path, mutation: Mutation) -> None:
     project = copy_project(tmp_path / "project")
-    place = project / control.file
-    place.write_text(place.read_text(encoding="utf-8").replace(control.old, control.new), encoding="utf-8")
+    place = project / mutation.file
+    place.write_text(place.read_text(encoding="utf-8").replace(mutation.old, mutation.new), encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--basetemp", tmp_path / "inner"]
     # Some prove that a run would hang without the safeguard: they are not to wait for it as long as the others.
     environment = os.environ | {"SAMELOOP_TEST_HANGS": "90"}
-    done = subprocess.run([*command, control.test], cwd=project, env=environment, capture_output=True, text=True)
+    done = subprocess.run([*command, mutation.test], cwd=project, env=environment, capture_output=True, text=True)
     if done.returncode == 0 and "NOT TESTED" in done.stdout:
         pytest.skip(re.search("NOT TESTED.*", done.stdout)[0])
     assert done.returncode == 1, done.stdout + done.stderr
-    assert re.search(rf"^>\s+{re.escape(control.claim)}", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(rf"^>\s+{re.escape(mutation.claim)}", done.stdout, re.MULTILINE), done.stdout
 
 
 def copy_project(folder: Path) -> Path:

@@ -21,7 +21,7 @@ BAD_INPUT = "tests/test_bad_input.py::test_"
 
 
 @dataclass(frozen=True)
-class Control:
+class Mutation:
     """A safeguard switched off.
 
     Attributes:
@@ -39,8 +39,8 @@ class Control:
     claim: str
 
 
-CONTROLS = [
-    Control(
+MUTATIONS = [
+    Mutation(
         "1 optimizer not loaded",
         "engine/checkpoints/resume.py",
         'store.load_optimizer(optimizer, found.tensors["optimizer"])',
@@ -48,7 +48,7 @@ CONTROLS = [
         RESUMED,
         SAME_STATE,
     ),
-    Control(
+    Mutation(
         "1 moving average not loaded",
         "engine/checkpoints/resume.py",
         'store.load_weights(ema, found.tensors["ema"], str(found.folder))',
@@ -56,7 +56,7 @@ CONTROLS = [
         RESUMED,
         SAME_STATE,
     ),
-    Control(
+    Mutation(
         "1 randomness of a step not seeded",
         "train.py",
         "seed_step(args.seed, state.step, accelerator.process_index)",
@@ -64,7 +64,7 @@ CONTROLS = [
         RESUMED,
         SAME_STATE,
     ),
-    Control(
+    Mutation(
         "1 figures of the epoch under way not loaded",
         "engine/train_state.py",
         "self.metrics = {name: torch.full_like(zero, named.get(name, 0.0)) for name, zero in self.metrics.items()}",
@@ -72,7 +72,7 @@ CONTROLS = [
         RESUMED,
         "assert figures(tmp_path) == figures(whole_run[processes])",
     ),
-    Control(
+    Mutation(
         "2 first weights not seeded",
         "engine/build.py",
         "torch.manual_seed(args.seed)",
@@ -80,7 +80,7 @@ CONTROLS = [
         "tests/test_resume.py::test_the_first_weights_depend_on_the_seed",
         "assert all((drawn[0][name] != drawn[1][name])",
     ),
-    Control(
+    Mutation(
         "2 seed ignored by the order",
         "data/loader.py",
         "key=[seed, epoch]",
@@ -88,7 +88,7 @@ CONTROLS = [
         "tests/test_loader.py::test_an_epoch_is_a_permutation_of_seed_and_epoch",
         "assert len(set(map(tuple, orders))) == 5",
     ),
-    Control(
+    Mutation(
         "2 seed ignored by augmentation",
         "data/augment/batch.py",
         "for number in (seed, epoch, stream, indices):",
@@ -96,7 +96,7 @@ CONTROLS = [
         "tests/test_augment.py::test_another_epoch_seed_or_index_gives_another_draw[crop=5]",
         "assert (first != other).flatten(1).any(1).sum() > 16",
     ),
-    Control(
+    Mutation(
         "3 sampler begins anew at a resume",
         "engine/build.py",
         "start_step=step,",
@@ -104,7 +104,7 @@ CONTROLS = [
         RESUMED,
         "assert ledger(tmp_path, processes) == ledger(whole_run[processes], processes)",
     ),
-    Control(
+    Mutation(
         "3 samples drawn with replacement",
         "data/loader.py",
         ".permutation(ids)",
@@ -112,7 +112,7 @@ CONTROLS = [
         "tests/test_resume.py::test_every_epoch_sees_each_sample_once",
         "assert len(own) == len(set(own)) == 128",
     ),
-    Control(
+    Mutation(
         "4 workers read other samples",
         "data/loader.py",
         "rows = torch.from_numpy(np.ascontiguousarray(ids))",
@@ -120,7 +120,7 @@ CONTROLS = [
         "tests/test_loader.py::test_workers_do_not_change_a_bit",
         "assert all(torch.equal(a, b)",
     ),
-    Control(
+    Mutation(
         "4 augmentation drawn by the place in the batch",
         "data/augment/batch.py",
         "for number in (seed, epoch, stream, indices):",
@@ -128,7 +128,7 @@ CONTROLS = [
         "tests/test_augment.py::test_a_samples_augmentation_does_not_depend_on_its_batch[crop=5-1]",
         "assert torch.equal(whole, torch.cat(split))",
     ),
-    Control(
+    Mutation(
         "5 each process takes the same part",
         "data/loader.py",
         "place * self.global_batch_size + self.rank * share",
@@ -136,7 +136,7 @@ CONTROLS = [
         PROCESSES + "more_processes_see_the_same_samples_and_reach_the_same_weights[2]",
         "assert samples(runs[processes], processes) == samples(runs[1], 1)",
     ),
-    Control(
+    Mutation(
         "6 sampler begins anew at a resume",
         "engine/build.py",
         "start_step=step,",
@@ -144,7 +144,7 @@ CONTROLS = [
         PROCESSES + "resuming_on_another_number_of_processes_changes_nothing[2-1]",
         "assert done | samples(second, after) == samples(runs[1], 1)",
     ),
-    Control(
+    Mutation(
         "6 optimizer not loaded",
         "engine/checkpoints/resume.py",
         'store.load_optimizer(optimizer, found.tensors["optimizer"])',
@@ -152,7 +152,7 @@ CONTROLS = [
         PROCESSES + "resuming_on_another_number_of_processes_changes_nothing[1-2]",
         "assert difference(tmp_path, runs[1]) < 1e-6",
     ),
-    Control(
+    Mutation(
         "7 repeats counted",
         "tasks/evaluate.py",
         "rows = min(max(left, 0), len(batch.labels))",
@@ -160,7 +160,7 @@ CONTROLS = [
         PROCESSES + "evaluation_counts_every_sample_exactly_once_on_any_number_of_processes",
         "assert abs(correct - round(correct)) < 1e-9",
     ),
-    Control(
+    Mutation(
         "7 repeats predicted",
         "tasks/evaluate.py",
         "labels[: len(part)].cpu()",
@@ -168,7 +168,7 @@ CONTROLS = [
         PROCESSES + "evaluation_counts_every_sample_exactly_once_on_any_number_of_processes",
         "assert len(labels) == size",
     ),
-    Control(
+    Mutation(
         "8 drift not looked for",
         "engine/run.py",
         "agreement.check_equal_weights(self.unwrapped_model, self.accelerator)",
@@ -176,7 +176,7 @@ CONTROLS = [
         PROCESSES + "processes_whose_weights_have_drifted_apart_save_nothing",
         "assert codes == [1, 1]",
     ),
-    Control(
+    Mutation(
         "9 learning rate grows with the processes",
         "engine/run.py",
         "peak=args.lr,",
@@ -184,7 +184,7 @@ CONTROLS = [
         PROCESSES + "the_learning_rate_is_the_same_on_any_number_of_processes_fresh_and_resumed",
         "assert rates(runs[processes], rank) == rates(runs[1])",
     ),
-    Control(
+    Mutation(
         "10 loss not divided by the micro-batches",
         "train.py",
         "accelerator.backward(loss / args.accumulate)",
@@ -192,7 +192,7 @@ CONTROLS = [
         PROCESSES + "accumulation_changes_nothing_but_memory[2]",
         "assert difference(tmp_path, runs[1]) < 1e-6",
     ),
-    Control(
+    Mutation(
         "11 older checkpoints removed first",
         "engine/checkpoints/store.py",
         "    staging.mkdir(parents=True)\n",
@@ -200,7 +200,7 @@ CONTROLS = [
         SIGKILLED + "[one-kept-and-one-damaged]",
         "folder, loaded, state, _ = store.newest_intact(parent)",
     ),
-    Control(
+    Mutation(
         "11 litter left",
         "engine/checkpoints/store.py",
         'folder.parent.glob(".step-*.tmp")',
@@ -208,7 +208,7 @@ CONTROLS = [
         SIGKILLED + "[two-kept]",
         "assert {path.name for path in parent.iterdir()} <=",
     ),
-    Control(
+    Mutation(
         "11 a damaged checkpoint taken for a saved one",
         "engine/checkpoints/store.py",
         "    if is_intact(folder):\n        return\n",
@@ -216,7 +216,7 @@ CONTROLS = [
         SIGKILLED + "[one-kept-and-one-damaged]",
         "assert moment > 15",
     ),
-    Control(
+    Mutation(
         "12 error of a save swallowed",
         "engine/checkpoints/resume.py",
         'raise UserError(f"cannot save {folder}: {error}; make room, then go on with --resume auto") from error',
@@ -225,7 +225,7 @@ CONTROLS = [
         "[checkpoint]",
         "assert str(small_disk / unwritten) in printed.splitlines()[-1]",
     ),
-    Control(
+    Mutation(
         "13 sums not compared",
         "engine/checkpoints/store.py",
         "if _sha256(folder / name) != digest:",
@@ -233,7 +233,7 @@ CONTROLS = [
         "tests/test_checkpoint.py::test_damage_is_named_and_auto_falls_back[bit-flipped]",
         "with pytest.raises(store.Damaged",
     ),
-    Control(
+    Mutation(
         "14 weights may hold anything",
         "engine/checkpoints/best_weights.py",
         "weights_only=True",
@@ -241,7 +241,7 @@ CONTROLS = [
         "tests/test_weights.py::test_weights_that_would_run_code_do_not",
         'assert f"refused, as it holds more than weights',
     ),
-    Control(
+    Mutation(
         "14 cached arrays may hold anything",
         "data/cache.py",
         'np.load(folder / f"{name}-{array}.npy")',
@@ -249,7 +249,7 @@ CONTROLS = [
         NO_PICKLE,
         "assert cache.read(decoded) is None",
     ),
-    Control(
+    Mutation(
         "14 recipes may hold anything",
         "options/parser.py",
         "yaml.safe_load(",
@@ -257,7 +257,7 @@ CONTROLS = [
         NO_PICKLE,
         'with pytest.raises(UserError, match=r"could not determine a constructor"',
     ),
-    Control(
+    Mutation(
         "14 unsafe loading written into the code",
         "engine/checkpoints/best_weights.py",
         "weights_only=True",
@@ -265,7 +265,7 @@ CONTROLS = [
         "tests/test_checkpoint.py::test_nothing_is_loaded_with_weights_only_false",
         "assert not any(call in path.read_text",
     ),
-    Control(
+    Mutation(
         "15 signals not caught",
         "engine/runtime/signals.py",
         "self._before[number] = signal.signal(number, self._note)",
@@ -273,7 +273,7 @@ CONTROLS = [
         "tests/test_resume.py::test_a_signal_saves_and_the_rest_follows_as_if_nothing_had_been[1-15-143]",
         "assert codes == [code] * processes",
     ),
-    Control(
+    Mutation(
         "15 signals not agreed on",
         "engine/runtime/signals.py",
         "torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)",
@@ -281,7 +281,7 @@ CONTROLS = [
         "tests/test_resume.py::test_a_signal_to_one_process_stops_all",
         "assert codes == [143, 143]",
     ),
-    Control(
+    Mutation(
         "17 NaN not looked for",
         "train.py",
         "run.finite_guard.check(model, state.step)",
@@ -289,7 +289,7 @@ CONTROLS = [
         "tests/test_resume.py::test_nan_on_one_process_stops_all_at_that_step_with_the_weights_untouched[1]",
         "assert codes == [1, 1]",
     ),
-    Control(
+    Mutation(
         "18 bad images not refused",
         "data/cache.py",
         "    if not skip_bad_images:\n        refuse_bad(",
@@ -297,7 +297,7 @@ CONTROLS = [
         "tests/test_images.py::test_ten_bad_images_are_all_named_before_anything_is_cached",
         "with pytest.raises(UserError) as caught",
     ),
-    Control(
+    Mutation(
         "18 size of an image not looked at",
         "data/decode.py",
         "if image.width * image.height > MAX_PIXELS:",
@@ -305,7 +305,7 @@ CONTROLS = [
         "tests/test_images.py::test_ten_bad_images_are_all_named_before_anything_is_cached",
         "assert message.startswith(",
     ),
-    Control(
+    Mutation(
         "19 classes of the splits not compared",
         "data/readers.py",
         '_check_classes(source, name, split, splits["train"].class_names)',
@@ -313,7 +313,7 @@ CONTROLS = [
         BAD_INPUT + "what_cannot_be_trained_is_refused[--dataset /renamed]",
         "with pytest.raises(SystemExit) as stopped",
     ),
-    Control(
+    Mutation(
         "19 classes of parquet files not compared",
         "data/tables.py",
         "_check_files(source, column, list(feature.names))",
@@ -321,7 +321,7 @@ CONTROLS = [
         "tests/test_classes.py::test_classes_in_another_order_or_of_other_names_are_refused[names0]",
         "with pytest.raises(UserError",
     ),
-    Control(
+    Mutation(
         "20 numbers may be of any size",
         "options/parser.py",
         "if not (math.isfinite(value) and low <= value <= high) or (open_low and value == low):",
@@ -329,7 +329,7 @@ CONTROLS = [
         BAD_INPUT + "a_mistyped_option_is_answered_at_once[--lr -0.1]",
         'assert (done.returncode, done.stdout) == (2, "")',
     ),
-    Control(
+    Mutation(
         "20 a batch larger than the data",
         "engine/build.py",
         "if args.batch_size > num_samples:",

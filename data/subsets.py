@@ -15,7 +15,7 @@ LIMITS = {"--limit-train": "training", "--limit-val": "validation", "--limit-tes
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Some samples of a split: `ids` (int64, sorted) number the rows of `arrays`."""
 
     arrays: Arrays
@@ -30,10 +30,10 @@ class Part:
         return [known[number] if known else f"image {number}" for number in self.ids]
 
 
-Parts = tuple[Part, Part, Part]  # train, validation, test
+Subsets = tuple[Subset, Subset, Subset]  # train, validation, test
 
 
-def limited(parts: Parts, limits: tuple[int | None, ...], seed: int, *, smoke: bool) -> Parts:
+def subsample(parts: Subsets, limits: tuple[int | None, ...], seed: int, *, smoke: bool) -> Subsets:
     """So many images of each part, classes in proportion; None: all of them; `smoke`: as many as there are, at most.
 
     Raises:
@@ -47,7 +47,7 @@ def limited(parts: Parts, limits: tuple[int | None, ...], seed: int, *, smoke: b
             raise UserError(f"{option} {count}: only {len(part)} {noun} images are there")
         part_seed = TEST_SEED if noun == "test" else seed
         ids = part.ids if count is None else stratified_subset(part.arrays.labels, part.ids, count, part_seed)
-        kept.append(Part(part.arrays, ids))
+        kept.append(Subset(part.arrays, ids))
     return tuple(kept)
 
 
@@ -70,16 +70,16 @@ def few_ids(labels: np.ndarray, rows: int) -> np.ndarray:
     return stratified_subset(labels, np.arange(len(labels)), min(rows, len(labels)), TEST_SEED)
 
 
-def split_parts(
+def cut_subsets(
     dataset: str, splits: dict[str, Arrays], val_fraction: float | None, fold: tuple[int, int] | None, seed: int
-) -> Parts:
+) -> Subsets:
     """(train, validation, test) of the splits that there are; `fold` is (of how many, number) or None.
 
     Raises:
         UserError: every image of the validation split is in train too.
     """
-    train = Part(splits["train"], np.arange(len(splits["train"].labels)))
-    own = {name: Part(splits[name], np.arange(len(splits[name].labels))) for name in splits}
+    train = Subset(splits["train"], np.arange(len(splits["train"].labels)))
+    own = {name: Subset(splits[name], np.arange(len(splits[name].labels))) for name in splits}
     if "test" not in own and "validation" not in own:
         train, test = _carve(train, TEST_FRACTION, TEST_SEED, one_of_each=True)
     else:
@@ -87,7 +87,7 @@ def split_parts(
     if fold is not None:
         labels, hashes = train.arrays.labels[train.ids], train.arrays.hashes[train.ids]
         chosen = stratified_folds(labels, hashes, fold[0], seed) == fold[1]
-        return Part(train.arrays, train.ids[~chosen]), Part(train.arrays, train.ids[chosen]), test
+        return Subset(train.arrays, train.ids[~chosen]), Subset(train.arrays, train.ids[chosen]), test
     if "test" in own and "validation" in own and val_fraction is None:
         val = own["validation"]
         new = ~np.isin(val.arrays.hashes, train.arrays.hashes)  # an image that is trained on validates nothing
@@ -96,18 +96,18 @@ def split_parts(
                 f"{dataset}: all {len(val):,} images of the validation split are also in train, pixel for pixel: put "
                 "others there, or give --val-fraction 0.1 to validate on a part of train"
             )
-        return train, Part(val.arrays, val.ids[new]), test
+        return train, Subset(val.arrays, val.ids[new]), test
     train, val = _carve(train, 0.1 if val_fraction is None else val_fraction, seed)
     return train, val, test
 
 
-def _carve(part: Part, fraction: float, seed: int, *, one_of_each: bool = False) -> tuple[Part, Part]:
+def _carve(part: Subset, fraction: float, seed: int, *, one_of_each: bool = False) -> tuple[Subset, Subset]:
     labels, hashes = part.arrays.labels[part.ids], part.arrays.hashes[part.ids]
     rest, carved = stratified_split(labels, hashes, fraction, seed, one_of_each=one_of_each)
-    return Part(part.arrays, part.ids[rest]), Part(part.arrays, part.ids[carved])
+    return Subset(part.arrays, part.ids[rest]), Subset(part.arrays, part.ids[carved])
 
 
-def check_counts(dataset: str, parts: Parts, val_fraction: float | None, folds: int | None) -> None:
+def check_counts(dataset: str, parts: Subsets, val_fraction: float | None, folds: int | None) -> None:
     """Refuse an empty part, but for a validation part where none was asked for.
 
     Raises:
@@ -122,7 +122,7 @@ def check_counts(dataset: str, parts: Parts, val_fraction: float | None, folds: 
         raise UserError(f"{dataset} is too small for a validation part: give --val-fraction 0, or a larger one")
 
 
-def check_classes(dataset: str, parts: Parts, class_names: list[str]) -> None:
+def check_classes(dataset: str, parts: Subsets, class_names: list[str]) -> None:
     """Refuse classes that have images, but none to train on, and data sets of fewer than two classes.
 
     Raises:
