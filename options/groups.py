@@ -9,6 +9,11 @@ from data.transforms.spec import parse as parse_transform
 from options.parser import FLAG, POSITIVE, axis, duration, epoch_or_steps, in_words, key_value, number, path, seed_list
 from options.training import add_augmentation, add_fine_tuning, add_training
 
+# name -> its class, below tasks/; see tasks/__init__.py
+TASKS = {
+    "classify": "classification.task:Classification",
+    "transform": "image_to_image.task:Transformation",
+}
 TRACKERS = ("tensorboard", "wandb", "none")
 
 
@@ -21,7 +26,7 @@ def _check_trackers(text: str) -> None:
 def _add_task(add: Callable) -> None:
     add(
         "--task",
-        choices=("classify", "transform"),
+        choices=tuple(TASKS),
         default="classify",
         help="name an image's class, or learn to make one image from another (default: %(default)s)",
     )

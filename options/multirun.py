@@ -10,7 +10,7 @@ from options.parser import setting_argv
 from options.train import parse_train, train_parser
 
 NOT_SWEPT = ("recipe", "list_models", "list_datasets", "output_dir", "run_name", "resume", "max_time")
-NOT_SWEPT += ("seeds", "folds", "fold", "sweep", "ensemble", "help", "model_arg")
+NOT_SWEPT += ("seeds", "folds", "fold", "sweep", "ensemble", "help", "version", "model_arg")
 
 # Options that say what is tested on.
 OF_THE_TEST = {"dataset", "data_dir", "coarse", "image_column", "label_column", "image_size", "skip_bad_images"}

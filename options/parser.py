@@ -15,6 +15,7 @@ import yaml
 from common.console import ignore_closed_stdout, say
 from common.errors import UserError
 from common.files import exists, is_folder
+from common.version import VERSION
 from data.augment.spec import make_a_whole
 
 # option -> what the same is called in other programs, as far as the names are unlike
@@ -49,6 +50,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs) -> None:
         kwargs.setdefault("formatter_class", lambda prog: argparse.HelpFormatter(prog, max_help_position=32))
         super().__init__(allow_abbrev=False, **kwargs)
+        self.add_argument("--version", action="version", version=f"Sameloop {VERSION}")
 
     def error(self, message: str) -> None:
         unknown = message.removeprefix("unrecognized arguments: ")
@@ -224,7 +226,7 @@ def recipe_argv(parser: Parser, recipe: str) -> list[str]:
     argv = []
     for key, value in content.items():
         action = actions.get(str(key).replace("-", "_"))
-        if action is None or action.dest in ("help", "recipe", "list_models", "list_datasets"):
+        if action is None or action.dest in ("help", "version", "recipe", "list_models", "list_datasets"):
             near = "".join(f"did you mean {name.removeprefix('--')}? " for name in parser.nearest(str(key))[:1])
             raise UserError(f"--recipe {recipe}: unknown option '{key}': {near}the names are those of train.py --help")
         argv += _as_argv(action, value, recipe)

@@ -112,9 +112,9 @@ def _check_folds(args: argparse.Namespace) -> None:
 
 def _check_task(args: argparse.Namespace) -> None:
     """Refuse options that mean nothing for the task."""
-    if args.task == "classify" and args.transform:
-        raise UserError("--transform needs --task transform")
-    if args.task == "classify":
+    if args.task != "transform":
+        if args.transform:
+            raise UserError("--transform needs --task transform")
         return
     if args.transform is None and (args.folds or args.skip_bad_images or args.image_column or args.label_column):
         raise UserError(

@@ -6,7 +6,15 @@ from data.augment.spec import parse as parse_augment
 from data.augment.spec import parse_sizes
 from options.parser import FLAG, POSITIVE, in_words, number, number_list, parse_freeze, path
 
-OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop", "muon")
+OPTIMIZERS = (
+    "sgd",
+    "adamw",
+    "adam",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "muon",
+)
 SCHEDULES = ("cosine", "linear", "onecycle", "constant")
 SYNC_BN_BELOW = 16  # images of a process at a time: fewer are too few for statistics of their own
 HUB = "hub"  # the value of --pretrained without a file

@@ -1,24 +1,23 @@
 """What is learned: how a batch becomes inputs and targets, the loss, what counts as right, and the report of a test.
 
-A task is a folder here, with a class of `tasks/base.py`'s kind, and a line in TASKS.
+A task is a folder here with a class of `tasks/base.py`'s kind, and a line in TASKS (`options/groups.py`).
 """
 
+import importlib
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from data.pixel_range import Ranges
+from options.groups import TASKS
 from tasks.base import Task
-from tasks.classification.task import Classification
-from tasks.image_to_image.task import Transformation
-
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, Transformation)}
 
 
 def task_class(options: Mapping) -> type[Task]:
     """The task that options, or those kept in weights, name by their `task`; of the first versions there was one."""
-    return TASKS[options.get("task", Classification.name)]
+    module, _, name = TASKS[options.get("task", "classify")].partition(":")
+    return getattr(importlib.import_module(f"tasks.{module}"), name)
 
 
 def build_task(

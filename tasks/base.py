@@ -44,8 +44,7 @@ class Task(ABC):
         ValueError: an augmentation does not fit the images.
     """
 
-    name: ClassVar[str]  # the value of --task
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")  # of each epoch, on train and validation
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")  # of each epoch; these two every task has
     report_files: ClassVar[tuple[str, ...]]  # pictures of a whole report, as they are drawn
     train_sizes: list[int] | None = None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common.version import VERSION
 from tests.conftest import REPOSITORY, write_images
 
 # What is refused before torch is imported: (arguments, what the line says).
@@ -140,6 +141,7 @@ def test_a_mistyped_option_is_answered_at_once(arguments, says, tmp_path):
         ("--help", "--mixed-precision"),
         ("--list-models", "timm/resnet18\n"),
         ("--list-datasets", "cifar100"),
+        ("--version", f"Sameloop {VERSION}\n"),
         ("--list-recipes", "mnist_quick          The default network on MNIST for three epochs\n"),
     ],
 )

@@ -10,6 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train as script
+from common.version import VERSION
 from models.factory import create_model
 from models.summary import summarize
 from tests.driver import Fault, train
@@ -62,6 +63,7 @@ def test_the_figures_of_an_epoch_are_complete(demo: Path) -> None:
     wanted = {"epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"}
     assert all(set(epoch) == wanted | {"images_per_second"} for epoch in epochs)
     environment = strict(demo / "environment.json")
+    assert environment["sameloop"] == VERSION
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
     assert environment["parameters"] == sum(
         value.numel()

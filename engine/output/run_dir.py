@@ -20,6 +20,7 @@ from accelerate import Accelerator
 
 from common.errors import UserError
 from common.files import write_atomically, write_json
+from common.version import VERSION
 from engine.runtime.hardware import cpu_name
 
 try:
@@ -165,6 +166,7 @@ def options_of_a_run(args: argparse.Namespace) -> dict:
 def environment(accelerator: Accelerator) -> dict:
     """Versions, hardware and the code's commit, for people who compare figures."""
     return {
+        "sameloop": VERSION,
         "command": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": _git_commit(),

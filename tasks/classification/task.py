@@ -25,7 +25,7 @@ class Classification(Task):
         of_every_task: see `Task`.
     """
 
-    name = "classify"
+    metrics = ("loss", "accuracy")
     report_files = ("confusion_matrix.png", "examples.png", "curves.png", "loss.png", "accuracy.png")
 
     def __init__(
@@ -104,7 +104,11 @@ class Classification(Task):
         labels = targets if targets.ndim == 1 else targets.argmax(1)
         count = torch.full_like(self.zero_metrics()[SAMPLES], len(labels))
         correct = (outputs.argmax(1) == labels).sum()
-        return {"loss": loss.detach().to(count) * count, "accuracy": correct.to(count), SAMPLES: count}
+        return {
+            "loss": loss.detach().to(count) * count,
+            "accuracy": correct.to(count),
+            SAMPLES: count,
+        }
 
     def eval_metrics(self, outputs: Tensor, targets: Tensor) -> MetricSums:
         """The same sums for evaluation: plain cross-entropy, whatever the training loss is smoothed by."""

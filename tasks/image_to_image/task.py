@@ -29,7 +29,6 @@ class Transformation(Task):
         ValueError: a transform or an augmentation does not fit the images.
     """
 
-    name = "transform"
     report_files = ("examples.png", "curves.png", "loss.png", "accuracy.png")
 
     def __init__(

@@ -1,0 +1,3 @@
+"""The version: printed by --version, kept in environment.json, told of in CHANGELOG.md."""
+
+VERSION = "0.7.0"
