@@ -14,47 +14,63 @@ BENCHES = ("forward", "train", "loop", "data", "conv", "transform")
 
 def bench_parser() -> Parser:
     """The options of bench.py."""
-    parser = Parser(prog="bench.py", description="Measure models, the loop (with --compile, compiled) and data.")
+    parser = Parser(
+        prog="bench.py",
+        usage="%(prog)s [options]",
+        description="Measure models, the loop (with --compile, compiled) and data.",
+    )
     add = parser.add_argument
-    add("--what", nargs="+", choices=BENCHES, metavar="BENCH", help=f"some of {', '.join(BENCHES)} (default: all)")
-    add("--check", action="store_true", help="run loop alone; exit code 1 under 0.9 of the bare model's speed")
-    add("--rounds", type=POSITIVE, default=5, metavar="N", help="times that each is measured (default: %(default)s)")
+    add(
+        "--what",
+        nargs="+",
+        choices=BENCHES,
+        metavar="BENCH",
+        help=f"benchmarks to run: {', '.join(BENCHES)} (default: all)",
+    )
+    add("--check", action="store_true", help="run loop alone; exit with 1 below 0.9 of the bare model's speed")
+    add("--rounds", type=POSITIVE, default=5, metavar="N", help="measurements of each variant (default: %(default)s)")
     add(
         "--budget",
         type=POSITIVE,
         default=120,
         metavar="SECONDS",
-        help="for all benches together: what does not fit is measured in fewer rounds or left out, and a line says so "
+        help="time for all benchmarks together; what does not fit gets fewer rounds or is left out, with a line "
         "(default: %(default)s)",
     )
     add(
         "--recipe",
         type=path,
         metavar="NAME|FILE",
-        help="model, batch size, optimizer and the rest from a recipe of train.py",
+        help="recipe of train.py for model, batch size, optimizer and the rest",
     )
     add(
         "--weights",
         type=weights_file,
         nargs="+",
         metavar="FILE|RUN",
-        help="run transform alone, on the test images of the run that these best.pth are from; several are compared "
-        "(default: models that learn for seconds, on made-up images)",
+        help="run transform alone with these best.pth, on their run's test images; several are compared (default: "
+        "models trained for seconds on made-up images)",
     )
-    add("--data-dir", metavar="DIR", help="where the data set of --weights is now (default: as in training)")
+    add("--data-dir", metavar="DIR", help="folder of the data set of --weights (default: as in training)")
     add_model(add)
-    add("--batch-sizes", type=POSITIVE, nargs="+", default=[128], metavar="N", help="(default: 128)")
-    add("--image-size", type=number(int, 4, 2048), default=32, metavar="PIXELS", help="(default: %(default)s)")
-    add("--channels", type=int, choices=(1, 3), default=3, help="of the images, 1 or 3 (default: %(default)s)")
+    add("--batch-sizes", type=POSITIVE, nargs="+", default=[128], metavar="N", help="images per step (default: 128)")
+    add(
+        "--image-size",
+        type=number(int, 4, 2048),
+        default=32,
+        metavar="PIXELS",
+        help="side of the images (default: %(default)s)",
+    )
+    add("--channels", type=int, choices=(1, 3), default=3, help="channels of the images, 1 or 3 (default: %(default)s)")
     add(
         "--augment",
         type=in_words(parse_augment),
         default="flip,crop",
         metavar="LIST",
-        help="in loop, as train.py has it (default: %(default)s)",
+        help="augmentations of loop, as in train.py (default: %(default)s)",
     )
     add_speed(add)
-    add("--output-dir", type=path, metavar="DIR", help="for bench.json and bench.png (default: runs/bench-TIME)")
+    add("--output-dir", type=path, metavar="DIR", help="folder for bench.json and bench.png (default: runs/bench-TIME)")
     return parser
 
 

@@ -14,11 +14,11 @@ def parse_compare(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = Parser(prog="compare.py", description="Compare runs: options that differ, results, curves.")
     add = parser.add_argument
-    add("runs", type=path, nargs="+", metavar="RUN|FOLDER", help="folders of runs, or folders that hold some")
+    add("runs", type=path, nargs="+", metavar="RUN|FOLDER", help="runs, or folders of runs")
     add(
         "--output-dir",
         type=path,
         metavar="DIR",
-        help="where the comparison goes (default: the folder that holds them all)",
+        help="folder for the comparison (default: the folder of the runs)",
     )
     return parser.parse_args(argv)

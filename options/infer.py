@@ -18,6 +18,7 @@ def infer_parser() -> Parser:
     """The options of infer.py."""
     parser = Parser(
         prog="infer.py",
+        usage="%(prog)s --weights FILE|RUN [options] [IMAGE|FOLDER ...]",
         description="Predict or explain images, or a whole test split, with trained weights.",
     )
     add = parser.add_argument
@@ -26,26 +27,30 @@ def infer_parser() -> Parser:
         type=path,
         nargs="*",
         metavar="IMAGE|FOLDER",
-        help="nothing: the test split that the weights were tested on",
+        help="images and folders to predict (default: the test split that the weights were tested on)",
     )
-    add("--weights", type=weights_file, required=True, metavar="FILE|RUN", help="best.pth of a run, or its folder")
-    add("--topk", type=POSITIVE, default=5, metavar="K", help="classes named for an image (default: %(default)s)")
+    add("--weights", type=weights_file, required=True, metavar="FILE|RUN", help="a run's best.pth, or its folder")
+    add("--topk", type=POSITIVE, default=5, metavar="K", help="number of classes per image (default: %(default)s)")
     add(
         "--output",
         type=path,
         metavar="FILE|FOLDER",
-        help="a .csv or .json to write the predictions to (default: print them); of a model that makes images a folder "
+        help=".csv or .json file for the predictions (default: print them); for a model that makes images, the folder "
         "for them (default: beside the weights)",
     )
-    add("--batch-size", type=POSITIVE, metavar="N", help="(default: as in training)")
-    add("--tta", choices=TTA, help="views averaged: the image, mirrored too, shifted too (default: as in training)")
-    add("--cpu", action="store_true", help="use the CPU even where there is an accelerator (default: no)")
-    add("--mixed-precision", choices=("auto", "no", "fp16", "bf16"), help="(default: as in training)")
+    add("--batch-size", type=POSITIVE, metavar="N", help="images per batch (default: as in training)")
+    add(
+        "--tta",
+        choices=TTA,
+        help="test-time augmentation: average over flipped, or also shifted views (default: as in training)",
+    )
+    add("--cpu", action="store_true", help="use the CPU even if there is an accelerator (default: no)")
+    add("--mixed-precision", choices=("auto", "no", "fp16", "bf16"), help="precision (default: as in training)")
     add(
         "--data-dir",
         metavar="DIR",
-        help="where the test split's data set is now: the folder that holds it, or of your own images that folder "
-        "itself (default: as in training, else $SAMELOOP_DATA)",
+        help="where the run's data set is now: the folder that holds it, or, for your own images, that folder itself "
+        "(default: as in training, else $SAMELOOP_DATA)",
     )
     _add_explain(parser.add_argument_group("explanations").add_argument)
     return parser
@@ -56,25 +61,26 @@ def _add_explain(add: Callable) -> None:
         "--explain",
         type=in_words(parse_methods),
         metavar="LIST",
-        help="show what speaks for a class, by some of " + ", ".join(METHODS) + ", separated by commas; the "
-        "pictures go into the folder --output (default: beside the weights)",
+        help="explain predictions by these methods, separated by commas: "
+        + ", ".join(METHODS)
+        + "; pictures go into the "
+        "folder --output (default: beside the weights)",
     )
     add(
         "--explain-class",
         metavar="LIST",
-        help="classes to explain beside the predicted one; of the test split, to look at alone (default: none; all)",
+        help="classes to explain beside the predicted one; for the test split, the only ones (default: none; all)",
     )
     add(
         "--explain-layer",
         metavar="NAME",
-        help=f"module whose maps {', '.join(CAMS)} use (default: the last that suits the model's family)",
+        help=f"module whose feature maps {', '.join(CAMS)} use (default: the last one suitable)",
     )
     add(
         "--explain-count",
         type=POSITIVE,
         metavar="N",
-        help="images that the faithfulness, and of the test split the mean maps, are taken from; of the test split of "
-        f"each class (default: {COUNT})",
+        help=f"number of images for faithfulness and mean maps; for the test split, per class (default: {COUNT})",
     )
 
 

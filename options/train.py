@@ -21,17 +21,19 @@ SMOKE_IMAGES = 16  # of each part
 
 def train_parser() -> Parser:
     """The options of train.py."""
-    parser = Parser(prog="train.py", description="Train an image classifier and report on its test set.")
+    parser = Parser(
+        prog="train.py", usage="%(prog)s [options]", description="Train an image classifier and report on its test set."
+    )
     add = parser.add_argument
     add(
         "--recipe",
         type=path,
         metavar="NAME|FILE",
-        help="a YAML file of these options (recipes/NAME.yaml); what is typed wins",
+        help="YAML file of options (recipes/NAME.yaml); options given here override it",
     )
-    add("--list-recipes", action=Answer, answer=_recipes_listed, help="print the recipes and stop")
-    add("--list-models", action="store_true", help="print the models and stop")
-    add("--list-datasets", action="store_true", help="print the data sets that have a name and stop")
+    add("--list-recipes", action=Answer, answer=_recipes_listed, help="print the recipes and exit")
+    add("--list-models", action="store_true", help="print the models and exit")
+    add("--list-datasets", action="store_true", help="print the named data sets and exit")
     for title, add_options in GROUPS.items():
         add_options(parser.add_argument_group(title).add_argument)
     return parser

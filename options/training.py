@@ -30,13 +30,13 @@ DEFAULTS_OF = {
 
 
 def add_training(add: Callable) -> None:
-    add("--epochs", type=POSITIVE, default=20, metavar="N", help="(default: %(default)s)")
+    add("--epochs", type=POSITIVE, default=20, metavar="N", help="passes over the training set (default: %(default)s)")
     add(
         "--batch-size",
         type=POSITIVE,
         metavar="N",
-        help="images of one optimizer step, over all processes (default: 128, less for under 2,560 images "
-        "or where the processes do not divide it)",
+        help="images per optimizer step, over all processes (default: 128; less for fewer than 2,560 images, or where "
+        "the processes do not divide it)",
     )
     add(
         "--lr",
@@ -47,73 +47,88 @@ def add_training(add: Callable) -> None:
         "--head-lr",
         type=number(float, 0),
         metavar="FACTOR",
-        help="what --lr is multiplied by for the last layer (default: 1; muon 0.005)",
+        help="multiplier of --lr for the last layer (default: 1; muon 0.005)",
     )
     add(
         "--bias-lr",
         type=number(float, 0),
         metavar="FACTOR",
-        help="what --lr is multiplied by for biases and norms (default: 1; muon 0.2)",
+        help="multiplier of --lr for biases and norms (default: 1; muon 0.2)",
     )
-    add("--optimizer", choices=OPTIMIZERS, default="adamw", help=f"{', '.join(OPTIMIZERS)} (default: %(default)s)")
+    add(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default="adamw",
+        help=f"optimizer: {', '.join(OPTIMIZERS)} (default: %(default)s)",
+    )
     add(
         "--momentum",
         type=number(float, 0, 0.9999),
-        help="of sgd and muon (Nesterov), and rmsprop (default: 0.9; muon 0.6)",
+        help="momentum of sgd and muon (Nesterov) and rmsprop (default: 0.9; muon 0.6)",
     )
     add(
         "--weight-decay",
         type=number(float, 0),
         metavar="DECAY",
-        help="not applied to biases and norms (default: sgd 0.0005, adam, rmsprop and muon 0, else 0.05)",
+        help="weight decay of all but biases and norms (default: sgd 0.0005; adam, rmsprop and muon 0; else 0.05)",
     )
-    add("--schedule", choices=SCHEDULES, default="cosine", help=f"{', '.join(SCHEDULES)} (default: %(default)s)")
+    add(
+        "--schedule",
+        choices=SCHEDULES,
+        default="cosine",
+        help=f"learning rate schedule: {', '.join(SCHEDULES)} (default: %(default)s)",
+    )
     add(
         "--warmup",
         type=number(float, 0, 1),
         metavar="SHARE",
-        help="part of the run in which lr rises from 0 (default: 0.05; onecycle 0.3)",
+        help="share of the run over which the learning rate warms up (default: 0.05; onecycle 0.3)",
     )
-    add("--label-smoothing", type=number(float, 0, 0.99), default=0.0, metavar="SHARE", help="(default: %(default)s)")
+    add(
+        "--label-smoothing",
+        type=number(float, 0, 0.99),
+        default=0.0,
+        metavar="SHARE",
+        help="label smoothing (default: %(default)s)",
+    )
     add(
         "--clip-grad",
         type=number(float, 0),
         default=0.0,
         metavar="NORM",
-        help="longest gradient; 0: as it comes (default: %(default)s)",
+        help="maximum gradient norm; 0 disables clipping (default: %(default)s)",
     )
     add(
         "--accumulate",
         type=POSITIVE,
         default=1,
         metavar="N",
-        help="cut each process's part of a batch into N to save memory (default: %(default)s)",
+        help="gradient accumulation: micro-batches per optimizer step, which save memory (default: %(default)s)",
     )
     add(
         "--sync-bn",
         action=FLAG,
-        help="batch norm's statistics in training from the images of all processes, not from each process's own "
-        f"(default: where a process has fewer than {SYNC_BN_BELOW} images at a time)",
+        help="synchronize batch norm: statistics over all processes' images (default: where a process has fewer than "
+        f"{SYNC_BN_BELOW} images per micro-batch)",
     )
     add(
         "--ema",
         type=number(float, 0, 0.999999),
         default=0.0,
         metavar="DECAY",
-        help="evaluate a moving average of the weights, e.g. 0.999; 0: off (default: %(default)s)",
+        help="decay of an exponential moving average of the weights, which is evaluated and kept, e.g. 0.999; 0 "
+        "disables it (default: %(default)s)",
     )
     add(
         "--patience",
         type=number(int, 0),
         default=0,
         metavar="N",
-        help="stop after N evaluations that were no better on validation, by what best.pth is chosen by; 0: never "
+        help="early stopping: stop after N evaluations without improvement on validation; 0 disables it "
         "(default: %(default)s)",
     )
-    add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of everything random (default: %(default)s)")
-    add(
-        "--deterministic", action=FLAG, default=False, help="the same bits each time on a GPU too, slower (default: no)"
-    )
+    add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="random seed (default: %(default)s)")
+    add("--deterministic", action=FLAG, default=False, help="bitwise reproducible on GPUs too; slower (default: no)")
 
 
 def add_fine_tuning(add: Callable) -> None:
@@ -123,48 +138,49 @@ def add_fine_tuning(add: Callable) -> None:
         nargs="?",
         const=HUB,
         metavar="FILE",
-        help="start from weights: a .safetensors or .pth file, a run's best.pth, or without FILE the Hub's of a timm "
-        "model; a head of other classes stays new (default: start from random weights)",
+        help="initial weights: a .safetensors or .pth file, a run's best.pth, or without FILE the Hub's for a timm "
+        "model; a head for other classes stays new (default: random weights)",
     )
     add(
         "--match-classes",
         action=FLAG,
         default=False,
-        help="begin the head with what --pretrained knows of classes of the same name, ImageNet's if it does not name "
-        "its own (default: no)",
+        help="initialize the head from the rows of --pretrained for classes of the same name, ImageNet's if the file "
+        "names none (default: no)",
     )
     add(
         "--input-size",
         type=number(int, 4, 2048),
         metavar="PIXELS",
-        help="side that images are brought to for the model (default: that of --pretrained, else as they are)",
+        help="side to which images are resized for the model (default: that of --pretrained, else no resizing)",
     )
     add(
         "--interpolation",
         choices=("bilinear", "bicubic"),
-        help="of --input-size and --train-sizes (default: that of --pretrained, else bilinear)",
+        help="interpolation for --input-size and --train-sizes (default: that of --pretrained, else bilinear)",
     )
     for name in ("--mean", "--std"):
         add(
             name,
             type=number_list(float, 0, 1, open_low=name == "--std"),
             metavar="LIST",
-            help="of pixels in 0..1, for all channels or each (default: that of --pretrained, else of train)",
+            help=f"{name.strip('-')} of pixels in 0..1 for normalization, one value or one per channel (default: that "
+            "of --pretrained, else of the training set)",
         )
     add(
         "--freeze",
         type=in_words(parse_freeze),
         default="none",
         metavar="none|head|N",
-        help="head: train the head alone; N: leave the first N groups of layers as they are; with shares of the epochs "
-        "one after another, as in head=0.2,none=0.8 (default: %(default)s)",
+        help="head: train the head alone; N: freeze the first N groups of layers; a schedule gives shares of the "
+        "epochs, as in head=0.2,none=0.8 (default: %(default)s)",
     )
     add(
         "--layer-decay",
         type=number(float, 0, 1, open_low=True),
         default=1.0,
         metavar="FACTOR",
-        help="what --lr is multiplied by for each group of layers further from the head (default: 1)",
+        help="layer-wise decay: multiplier of --lr per group of layers, counted from the head (default: 1)",
     )
 
 
@@ -173,21 +189,20 @@ def add_augmentation(add: Callable) -> None:
         "--train-sizes",
         type=in_words(parse_sizes),
         metavar="LIST",
-        help="train on smaller images first: PIXELS=SHARE of the epochs, separated by commas, as in 20=0.5,32=0.5 "
-        "(default: as they are)",
+        help="progressive resizing: PIXELS=SHARE of the epochs, separated by commas, as in 20=0.5,32=0.5 (default: "
+        "full size)",
     )
     add(
         "--tta",
         choices=TTA,
         default="none",
-        help="views averaged in the test: the image, mirrored too, shifted too (default: %(default)s)",
+        help="test-time augmentation: average over flipped, or also shifted views (default: %(default)s)",
     )
     add(
         "--augment",
         type=in_words(parse_augment),
         default="none",
         metavar="LIST",
-        help="none, or some of flip[=P] altflip crop[=PIXELS] jitter[=SHARE] cutout[=PIXELS] "
-        "randaugment[=OPS:MAGNITUDE] trivialaugment mixup[=ALPHA] cutmix[=ALPHA], separated by commas "
-        "(default: %(default)s)",
+        help="augmentations, separated by commas: flip[=P] altflip crop[=PIXELS] jitter[=SHARE] cutout[=PIXELS] "
+        "randaugment[=OPS:MAGNITUDE] trivialaugment mixup[=ALPHA] cutmix[=ALPHA]; or none (default: %(default)s)",
     )
