@@ -159,7 +159,7 @@ def refuse_bad(bad_images: list[str]) -> None:
     """Raise UserError, which names them all, if there are any."""
     if bad_images:
         raise UserError(
-            f"{len(bad_images)} of the images cannot be read or have no label; mend or remove them, or give "
+            f"{len(bad_images)} of the images cannot be read or have no label; fix or remove them, or give "
             f"--skip-bad-images: {'; '.join(bad_images[:NAMED_AT_ONCE])}" + "; ..." * (len(bad_images) > NAMED_AT_ONCE)
         )
 

@@ -119,7 +119,7 @@ def _entries(folder: Path) -> list[tuple[Path, str]]:
             entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
         return [(Path(e.path), "folder" if e.is_dir() else "file" if e.is_file() else "broken") for e in entries]
     except OSError as error:
-        raise UserError(f"cannot look into {folder}: {error.strerror}; mend its rights, or move it away") from error
+        raise UserError(f"cannot look into {folder}: {error.strerror}; make it readable, or move it away") from error
 
 
 def find_images(paths: Sequence[str]) -> tuple[list[Path], Counter[str]]:

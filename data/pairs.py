@@ -198,4 +198,4 @@ def _decode(half: _Half, side: int | None) -> tuple[np.ndarray, np.ndarray]:
 
 def _refuse_bad(bad_images: list[str]) -> None:
     if bad_images:
-        raise UserError(f"{len(bad_images)} images cannot be read; mend or remove their pairs: {'; '.join(bad_images)}")
+        raise UserError(f"{len(bad_images)} images cannot be read; fix or remove their pairs: {'; '.join(bad_images)}")

@@ -161,7 +161,7 @@ def _holds_images(path: Path) -> bool:
     try:
         types = parquet.read_schema(path).types
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be opened: {error}; mend it, or move it away from the images") from error
+        raise UserError(f"{path} cannot be opened: {error}; fix it, or move it away from the images") from error
     structs = [kind for kind in types if pyarrow.types.is_struct(kind)]
     types += [inner.type for kind in structs for inner in kind if inner.name == "bytes"]
     return any(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind) for kind in types)

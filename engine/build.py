@@ -3,6 +3,7 @@
 import argparse
 import copy
 import math
+import re
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from data.loader import TrainSampler
 from data.pairs import load_pairs
 from engine.checkpoints import pretrained
 from models import param_groups
-from models.factory import create_model, image_size
+from models.factory import argument_names, create_model, image_size
 from models.layers.sync_batch_norm import synchronize_batch_norm
 from options.parser import parse_freeze
 from options.training import SYNC_BN_BELOW
@@ -185,41 +186,56 @@ def build_model(args: argparse.Namespace, task: Task, data: DataSplits, sharded:
         ImpossibleOptions: the constructor refuses --model-arg or the images' size, or --pretrained is of another model.
     """
     console.status(f"building {args.model}")
+    num_processes = PartialState().num_processes
+    synchronized = synchronizes_batch_norm(args, num_processes, sharded)
     torch.manual_seed(args.seed)
     try:
         model = create_model(
-            args.model,
-            input_shape=task.input_shape,
-            **task.model_kwargs,
-            conv=args.conv,
-            **args.model_arg,
+            args.model, input_shape=task.input_shape, **task.model_kwargs, conv=args.conv, **args.model_arg
         )
-        with torch.no_grad():
-            for side in {task.input_shape[1], *(task.train_sizes or [])}:
-                shape = task.input_shape if side == task.input_shape[1] else (task.input_shape[0], side, side)
-                _check_output(args.model, model.eval()(torch.zeros(2, *shape)), task)
-            with torch.random.fork_rng([]):
-                _check_output(args.model, copy.deepcopy(model).train()(torch.zeros(2, *task.input_shape)), task)
-            alone = args.batch_size == args.accumulate * PartialState().num_processes
-            if alone and not synchronizes_batch_norm(args, PartialState().num_processes, sharded):
-                # One image a process, which batch norm may refuse.
-                copy.deepcopy(model).train()(torch.zeros(1, *task.input_shape))
+        one_at_a_time = args.batch_size == args.accumulate * num_processes and not synchronized
+        _try_out(model, args.model, task, one_at_a_time)
         if hasattr(model, "init_from") and args.pretrained is None:
             model.init_from(_some_inputs(task, data))
     except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError, LookupError) as error:
-        _, height, width = task.input_shape
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise ImpossibleOptions(f"--model {args.model} does not work on {height}x{width} images: {reason}") from error
+        raise _refusal(args.model, task, error) from error
     if args.pretrained is not None:
         pretrained.load(model, args, data.class_names)
     if args.freeze != "none":
         if sharded:
             raise ImpossibleOptions("--freeze needs whole weights: leave it out, or train without FSDP")
         param_groups.check_frozen(model, [part for part, _ in parse_freeze(args.freeze)])
-    if synchronizes_batch_norm(args, PartialState().num_processes, sharded):
+    if synchronized:
         model = synchronize_batch_norm(model, task.device)
     model.train()
     return model.to(memory_format=torch.channels_last) if args.channels_last and not sharded else model
+
+
+@torch.no_grad()
+def _try_out(model: nn.Module, name: str, task: Task, one_at_a_time: bool) -> None:
+    """Run two images of every size through the model, which may refuse them in any way; no random state is used up.
+
+    Where it is to be trained on `one_at_a_time`, it is tried on one too, which batch norm may refuse.
+    """
+    channels, *size = task.input_shape
+    for height, width in {tuple(size), *((side, side) for side in task.train_sizes or [])}:
+        _check_output(name, model.eval()(torch.zeros(2, channels, height, width)), task)
+    with torch.random.fork_rng([]):
+        _check_output(name, copy.deepcopy(model).train()(torch.zeros(2, *task.input_shape)), task)
+        if one_at_a_time:
+            copy.deepcopy(model).train()(torch.zeros(1, *task.input_shape))
+
+
+def _refusal(name: str, task: Task, error: Exception) -> ImpossibleOptions:
+    """In one line why a model could not be made, or not run."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if unknown:
+        known = ", ".join(argument_names(name))
+        hint = f"; it takes {known}" if known else ""
+        return ImpossibleOptions(f"--model-arg {unknown[1]}: {name} has no such argument{hint}")
+    _, height, width = task.input_shape
+    reason = str(error).split("\n")[0] or type(error).__name__
+    return ImpossibleOptions(f"--model {name} does not work on {height}x{width} images: {reason}")
 
 
 def _check_output(model_name: str, output: object, task: Task) -> None:

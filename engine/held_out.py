@@ -80,7 +80,7 @@ def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelera
 
 
 def check_same_test_images(path: str, content: dict, data: DataSplits, accelerator: Accelerator) -> None:
-    """See to it that the test part of `data` is that of the run which the weights in the file `path` are from.
+    """Check that the test part of `data` is that of the run which the weights in the file `path` are from.
 
     Where the other parts alone have changed, or weights of an earlier version do not say, the main process warns.
 

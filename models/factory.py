@@ -1,12 +1,15 @@
 """Models made from their names: ours, timm's, with the layers that train faster on CPUs."""
 
 import importlib
+import inspect
 
 from torch import nn
 
 from models import DEFAULT_SIZE, FROM_TIMM, IMAGE_MODELS, MODELS, TIMM, check_name
 from models.conv2d import convolve_by_hand
 from models.layers.winograd_conv import save_products
+
+GIVEN = ("input_shape", "num_classes", "output_shape")  # by create_model, which derives them from the data
 
 
 def create_model(
@@ -50,6 +53,15 @@ def create_model(
     if from_timm is not None:
         from_timm.mend_depthwise(model)
     return model
+
+
+def argument_names(name: str) -> list[str]:
+    """What --model-arg may set of one of our models; of timm's, which hand theirs on, nobody knows all."""
+    if name.startswith(TIMM):
+        return []
+    module, class_name, _ = (MODELS | IMAGE_MODELS)[name]
+    parameters = inspect.signature(getattr(importlib.import_module(module), class_name)).parameters
+    return [parameter for parameter in parameters if parameter not in GIVEN]
 
 
 def image_size(name: str, model_args: dict) -> int:

@@ -225,7 +225,7 @@ def test_pairs_that_do_not_match_are_refused_by_name(tmp_path: Path, capsys) -> 
     (folder / "target" / "77.bmp").unlink()
     (folder / "input" / "3.png").write_bytes(b"no image")
     shutil.copy(folder / "target" / "4.bmp", folder / "target" / "3.bmp")
-    assert "1 images cannot be read; mend or remove their pairs" in refused(capsys, tmp_path, "--dataset", folder)
+    assert "1 images cannot be read; fix or remove their pairs" in refused(capsys, tmp_path, "--dataset", folder)
     Image.new("RGB", (9, 8)).save(folder / "input" / "3.png")
     assert "2 sizes" in refused(capsys, tmp_path, "--dataset", folder)
 

@@ -94,7 +94,6 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         ranges = " : ".join(f"{low} to {high}" for low, high in limits)
         kind = "whole " if whole else ""
         raise ValueError(
-            f"--augment: {name}={text} is no strength of {name} ({meaning}; {kind}{ranges}); "
-            f"write for example {_written(name, default)}"
+            f"{name}={text} is out of range: give {meaning}, {kind}{ranges}, for example {_written(name, default)}"
         )
     return numbers

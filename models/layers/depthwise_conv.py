@@ -24,7 +24,7 @@ class _Strided(torch.autograd.Function):
         of_images = of_weight = None
         if ctx.needs_input_grad[0]:
             wide = torch.promote_types(images.dtype, torch.float32)
-            like_images = torch.empty_like(images, dtype=wide)  # of which but the shape is looked at
+            like_images = torch.empty_like(images, dtype=wide)  # only its shape is used
             of_images = backward(grad.to(wide), like_images, weight.to(wide), *geometry, (True, False, False))[0]
             of_images = of_images.to(images.dtype)
         if ctx.needs_input_grad[1]:

@@ -1,4 +1,4 @@
-"""Max-pooling that keeps little for the backward pass: not its input, of which but the shape is looked at there."""
+"""Max-pooling that keeps little for the backward pass: not its input, of which only the shape is used there."""
 
 from collections.abc import Iterator
 
