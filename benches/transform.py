@@ -120,7 +120,7 @@ def _from_weights(args: argparse.Namespace, accelerator: Accelerator) -> Subject
     first = argparse.Namespace(weights=args.weights[0], data_dir=args.data_dir)
     data = held_out_data(first, contents[0], accelerator)
     for path, content in zip(args.weights[1:], contents[1:], strict=True):
-        check_same_test_images(path, content, data, accelerator)
+        check_same_test_images(path, content, data)
     images = torch.from_numpy(data.test.arrays.images[data.test.ids])
     spec = contents[0]["options"]["transform"]
     title = f"{spec}, {len(images)} test images of {data.name}; weights: {', '.join(args.weights)}"

@@ -75,34 +75,38 @@ def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelera
         ) from error
     if not same_names(data.class_names, content["class_names"]) or list(data.shape) != content["shape"]:
         raise UserError(f"the data set {options.dataset} has other classes or sizes than {args.weights} was trained on")
-    check_same_test_images(args.weights, content, data, accelerator)
+    check_same_test_images(args.weights, content, data)
+    if accelerator.is_main_process:
+        _warn_of_changes(args.weights, content, data)
     return data
 
 
-def check_same_test_images(path: str, content: dict, data: DataSplits, accelerator: Accelerator) -> None:
+def check_same_test_images(path: str, content: dict, data: DataSplits) -> None:
     """Check that the test part of `data` is that of the run which the weights in the file `path` are from.
-
-    Where the other parts alone have changed, or weights of an earlier version do not say, the main process warns.
 
     Args:
         path, content: the file, and what `engine/checkpoints/best_weights.py` loads from it.
         data: split as the run's options say.
-        accelerator: of this process.
 
     Raises:
         UserError: the test images are others, some of which the model may have been trained on.
     """
-    before, dataset = content.get("fingerprints"), content["options"]["dataset"]
-    changed = changed_parts(before or {}, data.fingerprints())
+    changed = changed_parts(content.get("fingerprints") or {}, data.fingerprints())
     if "test" in changed:
         raise UserError(
-            f"the {changed} images of {dataset} have changed since {path} was trained: bring them back, say with "
-            "--data-dir where they are now, or name images"
+            f"the {changed} images of {content['options']['dataset']} have changed since {path} was trained: bring "
+            "them back, say with --data-dir where they are now, or name images"
         )
+
+
+def _warn_of_changes(path: str, content: dict, data: DataSplits) -> None:
+    """Say where images beside the test's have changed, or weights of an earlier version do not say."""
+    before, dataset = content.get("fingerprints"), content["options"]["dataset"]
+    changed = changed_parts(before or {}, data.fingerprints())
     warning = ""
     if before is None:
         warning = f"{path} is of an earlier version: it does not say which images its run was tested on"
     elif changed:
         warning = f"the {changed} images of {dataset} have changed since {path} was trained; its test images have not"
-    if warning and accelerator.is_main_process:
+    if warning:
         print(f"warning: {warning}", file=sys.stderr, flush=True)

@@ -31,7 +31,7 @@ def report(args: argparse.Namespace, accelerator: Accelerator, group: Path, fold
     labels = torch.from_numpy(data.test.arrays.labels[data.test.ids])
     for folder in folders:
         content = from_one(lambda path=folder / "best.pth": best_weights.load(path))
-        check_same_test_images(str(folder / "best.pth"), content, data, accelerator)
+        check_same_test_images(str(folder / "best.pth"), content, data)
         model, task = best_weights.restore(content, str(folder / "best.pth"), accelerator.device)
         logits, _ = predict(model, task, data.test, accelerator, args.batch_size or 256)
         total += logits.double().softmax(1).numpy()

@@ -134,9 +134,9 @@ def _evaluate(rank: int, processes: int, port: int, sizes: Sequence[int], answer
     model = create_model("mlp", input_shape=task.input_shape, num_classes=10)
     for size in sizes:
         part = Subset(data.test.arrays, data.test.ids[:size])
-        loss, accuracy = evaluate(model, task, part, accelerator, 16)
+        metrics = evaluate(model, task, part, accelerator, 16)
         logits, labels = predict(model, task, part, accelerator, 16)
-        answers.put((rank, size, accuracy * size, loss, logits.numpy(), labels.numpy()))
+        answers.put((rank, size, metrics["accuracy"] * size, metrics["loss"], logits.numpy(), labels.numpy()))
     answers.close()
     answers.join_thread()
 

@@ -115,12 +115,12 @@ def test_where_there_is_no_terminal_a_line_comes_when_it_was_quiet_for_long(
 ) -> None:
     shown = Progress(True, 2, 4, 32)
     shown.begin(0)
-    shown.step(1, lambda: (2.0, 0.25))
+    shown.step(1, lambda: {"loss": 2.0, "accuracy": 0.25})
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(progress, "QUIET", 0.0)
     shown.begin(0)
-    shown.step(1, lambda: (2.0, 0.25))
-    shown.step(2, lambda: (1.5, 0.5))
+    shown.step(1, lambda: {"loss": 2.0, "accuracy": 0.25})
+    shown.step(2, lambda: {"loss": 1.5, "accuracy": 0.5})
     line = capsys.readouterr().err.splitlines()[-1]
     times = r"\S+ s left, run \S+ s"
     assert re.fullmatch(rf"epoch 1/2  50 %  loss 1\.5000  {times}  accuracy 50\.0 %  [\d,]+ images/s", line)
