@@ -13,13 +13,10 @@ from data.class_folders import same_names
 from data.dataset import DataSplits, changed_parts
 from data.sources import found_again
 from engine.build import load_data
+from options.groups import OPTIONS
 from tasks.base import Task
 from tasks.classification.predictions import put_out, rows
 from tasks.inference import folder_beside
-
-# Options that weights of earlier versions lack, as they then did their work.
-YOUNGER_OPTIONS = {"task": "classify", "image_column": None, "label_column": None}
-YOUNGER_OPTIONS |= {"limit_val": None, "limit_test": None, "smoke_test": False}
 
 
 def report_on_test_split(
@@ -64,7 +61,7 @@ def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelera
     Raises:
         UserError: it is not on this machine, or its test images are no longer the same.
     """
-    options = argparse.Namespace(**(YOUNGER_OPTIONS | content["options"]))
+    options = argparse.Namespace(**({name: found.default for name, found in OPTIONS.items()} | content["options"]))
     options.dataset, options.data_dir = found_again(options.dataset, options.data_dir, args.data_dir)
     options.pretrained = None  # the file that training began with may be gone, and nothing is to be had from it now
     try:

@@ -16,12 +16,11 @@ from common import tables as tables_of_text
 from common.console import percent, plain_number, say, width
 from common.errors import UserError
 from common.files import is_folder, write_atomically, write_json
-from engine.output.run_dir import NOT_COMPARED
 from experiments import plots
+from options.groups import OPTIONS
 
-REPEATS = ("seed", "fold")  # runs that differ in these alone are repetitions of one another
-# Options that change no figure, or none that is compared.
-UNTOLD = NOT_COMPARED | {"skip_bad_images", "eval_every", "folds"}
+REPEATS = tuple(name for name, option in OPTIONS.items() if option.repeat)
+UNTOLD = {name for name, option in OPTIONS.items() if not option.is_compared}
 # result -> its column's title, and how it is written
 RESULTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "accuracy": ("test accuracy", percent),

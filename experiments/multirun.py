@@ -19,12 +19,13 @@ from common.files import exists
 from data.dataset import changed_parts
 from data.sources import find_source
 from engine import build, final_test
-from engine.checkpoints import best_weights, pretrained, resume
+from engine.checkpoints import best_weights
 from engine.output import run_dir
 from engine.runtime import agreement, signals
 from engine.runtime.accelerator import start_accelerator
 from engine.runtime.sharing import from_one
 from experiments import comparison, ensemble
+from options.groups import OPTIONS
 from tasks import task_class
 
 
@@ -110,11 +111,12 @@ def _is_done(place: Path, member: argparse.Namespace, accelerator: Accelerator) 
         return False
     before = yaml.safe_load(from_one(lambda: (place / "args.yaml").read_text(encoding="utf-8")))
     now = run_dir.options_of_a_run(member)
-    for key in ("batch_size", "image_size", *(pretrained.FILLED_IN if member.pretrained else ())):
-        now[key] = before.get(key) if now[key] is None else now[key]  # the run had filled it in
+    for name, found in OPTIONS.items():
+        if found.filled_in and now[name] is None:
+            now[name] = before.get(name)
     if now["mixed_precision"] == "auto":
         now["mixed_precision"] = before.get("mixed_precision", "auto")
-    differing = [key for key in now if key not in resume.FREE_OPTIONS and before.get(key, now[key]) != now[key]]
+    differing = [key for key in now if OPTIONS[key].must_match and before.get(key, now[key]) != now[key]]
     if differing:
         raise UserError(f"{place} was done with other options ({', '.join(differing)}): give another --run-name")
     known = best_weights.load(place / "best.pth").get("fingerprints", {})  # younger than some runs

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from common.errors import UserError
 from data.augment.spec import parse as parse_augment
-from options.groups import add_model, add_speed
+from options.groups import ModelOptions, SpeedOptions
 from options.parser import POSITIVE, Parser, in_words, number, path, weights_file
+from options.schema import add_arguments
 from options.train import parse_train
 
 BENCHES = ("forward", "train", "loop", "data", "conv", "transform")
@@ -52,7 +53,7 @@ def bench_parser() -> Parser:
         "models trained for seconds on made-up images)",
     )
     add("--data-dir", metavar="DIR", help="folder of the data set of --weights (default: as in training)")
-    add_model(add)
+    add_arguments(add, ModelOptions)
     add("--batch-sizes", type=POSITIVE, nargs="+", default=[128], metavar="N", help="images per step (default: 128)")
     add(
         "--image-size",
@@ -69,7 +70,7 @@ def bench_parser() -> Parser:
         metavar="LIST",
         help="augmentations of loop, as in train.py (default: %(default)s)",
     )
-    add_speed(add)
+    add_arguments(add, SpeedOptions)
     add("--output-dir", type=path, metavar="DIR", help="folder for bench.json and bench.png (default: runs/bench-TIME)")
     return parser
 

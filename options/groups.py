@@ -1,13 +1,14 @@
 """Every option of train.py in groups, how it learns apart: name, default and meaning. Nothing heavy is imported."""
 
 import os
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import models
 from data.transforms.spec import known as known_transforms
 from data.transforms.spec import parse as parse_transform
-from options.parser import FLAG, POSITIVE, axis, duration, epoch_or_steps, in_words, key_value, number, path, seed_list
-from options.training import add_augmentation, add_fine_tuning, add_training
+from options.parser import POSITIVE, axis, duration, epoch_or_steps, in_words, key_value, number, path, seed_list
+from options.schema import Role, declared, option
+from options.training import AugmentationOptions, FineTuningOptions, TrainingOptions
 
 # name -> its class, below tasks/; see tasks/__init__.py
 TASKS = {
@@ -23,169 +24,218 @@ def _check_trackers(text: str) -> None:
             raise ValueError(f"unknown tracker '{name}': give some of {', '.join(TRACKERS)}, separated by commas")
 
 
-def _add_task(add: Callable) -> None:
-    add(
-        "--task",
-        choices=tuple(TASKS),
-        default="classify",
-        help="what to learn: classes, or images from images (default: %(default)s)",
+@dataclass
+class CommandOptions:
+    """This command."""
+
+    recipe: str | None = option(
+        None,
+        "YAML file of options (recipes/NAME.yaml); options given here override it",
+        type=path,
+        metavar="NAME|FILE",
+        role=Role.COMMAND,
+        in_recipes=False,
+        per_machine=True,
     )
-    add(
-        "--transform",
-        type=in_words(parse_transform),
-        metavar="LIST",
-        help="for --task transform: transforms that make the targets, in order, separated by commas: "
+    member_of: str | None = option(
+        None, None, role=Role.COMMAND, in_recipes=False
+    )  # the folder of the runs that it is one of
+
+
+@dataclass
+class TaskOptions:
+    """What is learned."""
+
+    task: str = option("classify", "what to learn: classes, or images from images", choices=tuple(TASKS))
+    transform: str | None = option(
+        None,
+        "for --task transform: transforms that make the targets, in order, separated by commas: "
         + known_transforms()
         + " (default: --dataset is a folder of pairs, input/ and target/ with equal names)",
+        type=in_words(parse_transform),
+        metavar="LIST",
     )
 
 
-def _add_data(add: Callable) -> None:
-    add("--dataset", default="digits", help="name, Hub id (owner/name) or folder (default: %(default)s)")
-    add(
-        "--data-dir",
-        default=os.environ.get("SAMELOOP_DATA"),
+@dataclass
+class DataOptions:
+    """What is trained, validated and tested on."""
+
+    dataset: str = option(
+        "digits", "name, Hub id (owner/name) or folder", may_change=True, of_test=True, per_machine=True
+    )
+    data_dir: str = option(
+        os.environ.get("SAMELOOP_DATA"),
+        "folder searched for the data set by name before the Hub (default: $SAMELOOP_DATA)",
         metavar="DIR",
-        help="folder searched for the data set by name before the Hub (default: $SAMELOOP_DATA)",
+        role=Role.OUTPUT,
+        of_test=True,
+        per_machine=True,
     )
-    add("--image-column", metavar="NAME", help="image column of a table (default: image, or the only one)")
-    add("--label-column", metavar="NAME", help="label column of a table (default: label, or the only ClassLabel)")
-    add("--coarse", action=FLAG, default=False, help="use the coarse set of classes, where there are two (default: no)")
-    add(
-        "--val-fraction",
+    image_column: str | None = option(
+        None, "image column of a table (default: image, or the only one)", metavar="NAME", of_test=True
+    )
+    label_column: str | None = option(
+        None, "label column of a table (default: label, or the only ClassLabel)", metavar="NAME", of_test=True
+    )
+    coarse: bool = option(False, "use the coarse set of classes, where there are two", of_test=True, classes_only=True)
+    val_fraction: float | None = option(
+        None,
+        "share of train held out for validation, stratified; 0 for none (default: the data set's own split if it "
+        "has a test split too, else 0.1)",
         type=number(float, 0, 0.9),
         metavar="SHARE",
-        help="share of train held out for validation, stratified; 0 for none (default: the data set's own split if it "
-        "has a test split too, else 0.1)",
     )
-    add("--limit-train", type=POSITIVE, metavar="N", help="number of training images (default: all)")
-    add("--limit-val", type=POSITIVE, metavar="N", help="number of validation images (default: all)")
-    add("--limit-test", type=POSITIVE, metavar="N", help="number of test images (default: all)")
-    add(
-        "--smoke-test",
-        action=FLAG,
-        default=False,
-        help="try a whole run, report and pictures in seconds, on 16 images of each part (default: no)",
+    limit_train: int | None = option(None, "number of training images (default: all)", type=POSITIVE, metavar="N")
+    limit_val: int | None = option(None, "number of validation images (default: all)", type=POSITIVE, metavar="N")
+    limit_test: int | None = option(
+        None, "number of test images (default: all)", type=POSITIVE, metavar="N", of_test=True
     )
-    add(
-        "--image-size",
+    smoke_test: bool = option(
+        False, "try a whole run, report and pictures in seconds, on 16 images of each part", of_test=True
+    )
+    image_size: int | None = option(
+        None,
+        "side of the square to which every image is resized and cropped (default: as they are; photos of many "
+        "sizes to the model's own, 64 for ours)",
         type=number(int, 4, 2048),
         metavar="PIXELS",
-        help="side of the square to which every image is resized and cropped (default: as they are; photos of many "
-        "sizes to the model's own, 64 for ours)",
+        of_test=True,
+        filled_in=True,
     )
-    add(
-        "--skip-bad-images",
-        action=FLAG,
-        default=False,
-        help="skip and count images that cannot be decoded or have no label (default: refuse them)",
+    skip_bad_images: bool = option(
+        False,
+        "skip and count images that cannot be decoded or have no label (default: refuse them)",
+        compared=False,
+        of_test=True,
     )
-    add(
-        "--workers",
+    workers: int = option(
+        0,
+        "data loading processes; 0 loads in the training process",
         type=number(int, 0, 64),
-        default=0,
         metavar="N",
-        help="data loading processes; 0 loads in the training process (default: %(default)s)",
+        role=Role.OUTPUT,
+        per_machine=True,
     )
 
 
-def add_model(add: Callable) -> None:
-    add(
-        "--model",
-        type=in_words(models.check_name),
-        default="cnn",
-        help="a name from --list-models, or timm/NAME (default: %(default)s)",
-    )
-    add(
-        "--model-arg",
+@dataclass
+class ModelOptions:
+    """The network."""
+
+    model: str = option("cnn", "a name from --list-models, or timm/NAME", type=in_words(models.check_name))
+    model_arg: list = option(
+        [],
+        "arguments of the model's constructor, e.g. width=64",
         type=key_value,
         nargs="+",
         action="extend",
-        default=[],
         metavar="KEY=VALUE",
-        help="arguments of the model's constructor, e.g. width=64 (default: none)",
+        swept=False,
     )
-    add(
-        "--conv",
-        choices=models.CONVOLUTIONS,
-        default="native",
-        help="convolution: PyTorch's, or models/conv2d.py (default: %(default)s)",
-    )
+    conv: str = option("native", "convolution: PyTorch's, or models/conv2d.py", choices=models.CONVOLUTIONS)
 
 
-def add_speed(add: Callable) -> None:
-    add(
-        "--mixed-precision",
+@dataclass
+class SpeedOptions:
+    """How fast, on what."""
+
+    mixed_precision: str = option(
+        "auto",
+        "precision; auto: as accelerate launch says, else what is fastest on this hardware",
         choices=("auto", "no", "fp16", "bf16"),
-        default="auto",
-        help="precision; auto: as accelerate launch says, else what is fastest on this hardware (default: %(default)s)",
     )
-    add("--compile", action=FLAG, help="torch.compile the model (default: as accelerate launch says, else no)")
-    add("--channels-last", action=FLAG, default=True, help="channels-last memory format (default: yes)")
-    add("--cpu", action=FLAG, default=False, help="use the CPU even if there is an accelerator (default: no)")
+    compile: bool | None = option(
+        None, "torch.compile the model (default: as accelerate launch says, else no)", may_change=True
+    )
+    channels_last: bool = option(True, "channels-last memory format")
+    cpu: bool = option(False, "use the CPU even if there is an accelerator", may_change=True)
 
 
-def _add_output(add: Callable) -> None:
-    add("--output-dir", type=path, default="runs", metavar="DIR", help="folder of runs (default: %(default)s)")
-    add("--run-name", metavar="NAME", help="name of the run's folder in --output-dir (default: DATASET-MODEL-TIME)")
-    add(
-        "--track",
+@dataclass
+class OutputOptions:
+    """Where the run goes, and how often."""
+
+    output_dir: str = option(
+        "runs", "folder of runs", type=path, metavar="DIR", role=Role.OUTPUT, swept=False, per_machine=True
+    )
+    run_name: str | None = option(
+        None,
+        "name of the run's folder in --output-dir (default: DATASET-MODEL-TIME)",
+        metavar="NAME",
+        role=Role.COMMAND,
+    )
+    track: str = option(
+        "tensorboard",
+        f"trackers, separated by commas: {', '.join(TRACKERS)}",
         type=in_words(_check_trackers),
-        default="tensorboard",
         metavar="LIST",
-        help=f"trackers, separated by commas: {', '.join(TRACKERS)} (default: %(default)s)",
+        role=Role.OUTPUT,
     )
-    add(
-        "--resume",
+    resume: str | None = option(
+        None,
+        "resume the run in folder PATH, or from the checkpoint PATH, with the run's own options unless given "
+        "(more --epochs, say); auto: resume --run-name, or start it",
         type=path,
         metavar="auto|PATH",
-        help="resume the run in folder PATH, or from the checkpoint PATH, with the run's own options unless given "
-        "(more --epochs, say); auto: resume --run-name, or start it",
+        role=Role.COMMAND,
     )
-    add(
-        "--checkpoint-every",
-        type=epoch_or_steps,
-        default="epoch",
-        metavar="epoch|STEPS",
-        help="checkpoint interval (default: %(default)s)",
+    checkpoint_every: str = option(
+        "epoch", "checkpoint interval", type=epoch_or_steps, metavar="epoch|STEPS", role=Role.OUTPUT
     )
-    add("--keep", type=POSITIVE, default=2, metavar="N", help="number of checkpoints to keep (default: %(default)s)")
-    add("--max-time", type=duration, metavar="TIME", help="time limit: save and stop after it, e.g. 90m or 11.5h")
-    add("--log-every", type=POSITIVE, default=50, metavar="STEPS", help="logging interval (default: %(default)s)")
-    add("--eval-every", type=POSITIVE, default=1, metavar="EPOCHS", help="evaluation interval (default: %(default)s)")
-    add("--verbose", action=FLAG, default=False, help="print a table of the model's layers (default: no)")
+    keep: int = option(2, "number of checkpoints to keep", type=POSITIVE, metavar="N", role=Role.OUTPUT)
+    max_time: float | None = option(
+        None, "time limit: save and stop after it, e.g. 90m or 11.5h", type=duration, metavar="TIME", role=Role.COMMAND
+    )
+    log_every: int = option(50, "logging interval", type=POSITIVE, metavar="STEPS", role=Role.OUTPUT)
+    eval_every: int = option(1, "evaluation interval", type=POSITIVE, metavar="EPOCHS", compared=False)
+    verbose: bool = option(False, "print a table of the model's layers", role=Role.OUTPUT)
 
 
-def _add_several(add: Callable) -> None:
-    add("--seeds", type=seed_list, metavar="LIST", help="one run per seed, as in 0,1,2; reports mean and spread")
-    add(
-        "--folds",
+@dataclass
+class MultirunOptions:
+    """Several runs from one command."""
+
+    seeds: list[int] | None = option(
+        None,
+        "one run per seed, as in 0,1,2; reports mean and spread",
+        type=seed_list,
+        metavar="LIST",
+        role=Role.COMMAND,
+    )
+    folds: int | None = option(
+        None,
+        "cross-validation: K runs, each validated on one of K stratified parts of train",
         type=number(int, 2),
         metavar="K",
-        help="cross-validation: K runs, each validated on one of K stratified parts of train",
+        compared=False,
+        swept=False,
     )
-    add("--fold", type=number(int, 0), metavar="I", help="run this fold of --folds alone (from 0)")
-    add(
-        "--sweep",
+    fold: int | None = option(
+        None, "run this fold of --folds alone (from 0)", type=number(int, 0), metavar="I", swept=False, repeat=True
+    )
+    sweep: list = option(
+        [],
+        "grid: one run per combination of values of options or model arguments, as in lr=0.1,0.2 width=32,64; "
+        "brackets around a value with commas: augment=none,[flip,crop]",
         type=axis,
         nargs="+",
         action="extend",
-        default=[],
         metavar="OPTION=LIST",
-        help="grid: one run per combination of values of options or model arguments, as in lr=0.1,0.2 width=32,64; "
-        "brackets around a value with commas: augment=none,[flip,crop]",
+        role=Role.COMMAND,
     )
-    add("--ensemble", action=FLAG, default=False, help="also test the mean of all runs' predictions (default: no)")
+    ensemble: bool = option(False, "also test the mean of all runs' predictions", role=Role.COMMAND, classes_only=True)
 
 
 GROUPS = {
-    "task": _add_task,
-    "data": _add_data,
-    "model": add_model,
-    "training": add_training,
-    "fine-tuning": add_fine_tuning,
-    "augmentation": add_augmentation,
-    "speed": add_speed,
-    "output": _add_output,
-    "several runs": _add_several,
+    "task": TaskOptions,
+    "data": DataOptions,
+    "model": ModelOptions,
+    "training": TrainingOptions,
+    "fine-tuning": FineTuningOptions,
+    "augmentation": AugmentationOptions,
+    "speed": SpeedOptions,
+    "output": OutputOptions,
+    "several runs": MultirunOptions,
 }
+OPTIONS = declared(CommandOptions, *GROUPS.values())  # of train.py, by name

@@ -1,17 +1,40 @@
 """The command line of infer.py, and the names of the methods that explain a class."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from common.errors import UserError
 from options.parser import POSITIVE, Parser, in_words, path, weights_file
+from options.schema import add_arguments, declared, given, option
 from options.training import TTA
 
-EXPLAINS = ("explain_class", "explain_layer", "explain_count")
 CAMS = ("gradcam", "gradcam++", "scorecam", "eigencam")  # of a layer's feature maps
 OF_PIXELS = ("integrated-gradients", "occlusion")  # of the pixels themselves, for any model
 COUNT = 10  # images that a figure is taken from, of each class where they have one
 METHODS = (*CAMS, *OF_PIXELS)
+
+
+@dataclass
+class ExplainOptions:
+    """What --explain goes by."""
+
+    explain_class: str | None = option(
+        None,
+        "classes to explain beside the predicted one; for the test split, the only ones (default: none; all)",
+        metavar="LIST",
+    )
+    explain_layer: str | None = option(
+        None,
+        f"module whose feature maps {', '.join(CAMS)} use (default: the last one suitable)",
+        metavar="NAME",
+    )
+    explain_count: int | None = option(
+        None,
+        f"number of images for faithfulness and mean maps; for the test split, per class (default: {COUNT})",
+        type=POSITIVE,
+        metavar="N",
+    )
 
 
 def infer_parser() -> Parser:
@@ -52,11 +75,7 @@ def infer_parser() -> Parser:
         help="where the run's data set is now: the folder that holds it, or, for your own images, that folder itself "
         "(default: as in training, else $SAMELOOP_DATA)",
     )
-    _add_explain(parser.add_argument_group("explanations").add_argument)
-    return parser
-
-
-def _add_explain(add: Callable) -> None:
+    add = parser.add_argument_group("explanations").add_argument
     add(
         "--explain",
         type=in_words(parse_methods),
@@ -66,22 +85,8 @@ def _add_explain(add: Callable) -> None:
         + "; pictures go into the "
         "folder --output (default: beside the weights)",
     )
-    add(
-        "--explain-class",
-        metavar="LIST",
-        help="classes to explain beside the predicted one; for the test split, the only ones (default: none; all)",
-    )
-    add(
-        "--explain-layer",
-        metavar="NAME",
-        help=f"module whose feature maps {', '.join(CAMS)} use (default: the last one suitable)",
-    )
-    add(
-        "--explain-count",
-        type=POSITIVE,
-        metavar="N",
-        help=f"number of images for faithfulness and mean maps; for the test split, per class (default: {COUNT})",
-    )
+    add_arguments(add, ExplainOptions)
+    return parser
 
 
 def parse_infer(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -91,7 +96,7 @@ def parse_infer(argv: Sequence[str] | None = None) -> argparse.Namespace:
         UserError: an unknown option, a value out of range, or an option of --explain without it.
     """
     args = infer_parser().parse_args(argv)
-    odd = [f"--{name.replace('_', '-')}" for name in EXPLAINS if getattr(args, name) is not None]
+    odd = given(declared(ExplainOptions), args)
     if odd and args.explain is None:
         raise UserError(f"{', '.join(odd)}: of use with --explain alone; name its methods, or leave it out")
     args.explain = parse_methods(args.explain) if args.explain is not None else []

@@ -6,15 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from common.errors import UserError
+from options.groups import OPTIONS
 from options.parser import setting_argv
 from options.train import parse_train, train_parser
-
-NOT_SWEPT = ("recipe", "list_models", "list_datasets", "output_dir", "run_name", "resume", "max_time")
-NOT_SWEPT += ("seeds", "folds", "fold", "sweep", "ensemble", "help", "version", "model_arg")
-
-# Options that say what is tested on.
-OF_THE_TEST = {"dataset", "data_dir", "coarse", "image_column", "label_column", "image_size", "skip_bad_images"}
-OF_THE_TEST |= {"limit_test", "smoke_test"}
 
 
 def asked_for(args: argparse.Namespace) -> bool:
@@ -72,10 +66,11 @@ def _axes(args: argparse.Namespace) -> dict[str, list]:
     """What the runs differ in: the values of each option, or argument of the model, of --sweep, --seeds and --folds."""
     axes: dict[str, list] = {}
     for key, values in args.sweep:
-        if key in NOT_SWEPT or key in axes:
+        known = OPTIONS.get(key)
+        if key in axes or key in ("help", "version") or (known is not None and not known.can_be_swept):
             raise UserError(f"--sweep {key}: cannot be swept, or is named twice")
         axes[key] = values
-    other_test = sorted(OF_THE_TEST & axes.keys())
+    other_test = sorted(key for key in axes if key in OPTIONS and OPTIONS[key].of_test)
     if args.ensemble and other_test:
         raise UserError(f"--ensemble needs the same test images, which --sweep {other_test[0]} changes: leave one out")
     if args.seeds and "seed" in axes:

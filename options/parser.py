@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -46,6 +46,8 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line, and whose help shows every default."""
+
+    in_recipes: Collection[str] = ()  # names of the options that a recipe may hold
 
     def __init__(self, **kwargs) -> None:
         kwargs.setdefault("formatter_class", lambda prog: argparse.HelpFormatter(prog, max_help_position=32))
@@ -226,7 +228,7 @@ def recipe_argv(parser: Parser, recipe: str) -> list[str]:
     argv = []
     for key, value in content.items():
         action = actions.get(str(key).replace("-", "_"))
-        if action is None or action.dest in ("help", "version", "recipe", "list_models", "list_datasets"):
+        if action is None or action.dest not in parser.in_recipes:
             near = "".join(f"did you mean {name.removeprefix('--')}? " for name in parser.nearest(str(key))[:1])
             raise UserError(f"--recipe {recipe}: unknown option '{key}': {near}the names are those of train.py --help")
         argv += _as_argv(action, value, recipe)

@@ -9,12 +9,12 @@ from shlex import quote
 from common.errors import UserError
 from common.files import exists
 from data.sources import found_again
+from options.groups import OPTIONS
 from options.parser import Parser, recipe_argv
+from options.schema import Role
 
 OPTIONS_FILE = "args.yaml"
 NAMED_AT_ONCE = 5  # runs in a message
-# Options that do not say what to train: with these alone --resume auto can only mean a run that is there.
-ABOUT_THE_START = {"resume", "run_name", "output_dir", "data_dir", "max_time", "cpu", "workers", "track"}
 
 
 def typed_options(parser: Parser, argv: Sequence[str]) -> dict:
@@ -56,9 +56,13 @@ def argv_of_the_run(parser: Parser, asked: argparse.Namespace, typed: dict) -> l
     if asked.resume != "auto":
         if not exists(Path(asked.resume)):
             raise UserError(f"--resume {asked.resume} does not exist{_hint(folder)}")
-    elif not typed.keys() - ABOUT_THE_START and runs_in(folder.parent):
+    elif not any(_says_what_to_train(name) for name in typed) and runs_in(folder.parent):
         raise UserError(f"--run-name {folder.name}: no such run{_hint(folder)}; to start it, give its options")
     return []
+
+
+def _says_what_to_train(name: str) -> bool:
+    return name == "recipe" or (OPTIONS[name].role is Role.RESULT and name != "cpu")
 
 
 def _folder_of(asked: argparse.Namespace) -> Path:

@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 
 import models
-from common.console import say
 from common.errors import UserError
 from data.sources import NAMED, from_anywhere
 from options import resumed
-from options.groups import GROUPS
-from options.parser import RECIPES, Answer, Parser, path, recipe_argv, weights_file
-from options.training import DEFAULTS, DEFAULTS_OF, HUB
+from options.groups import GROUPS, OPTIONS, CommandOptions
+from options.parser import RECIPES, Answer, Parser, recipe_argv, weights_file
+from options.schema import add_arguments, fill_in_defaults, given
+from options.training import HUB
 
 SMOKE_IMAGES = 16  # of each part
 
@@ -24,18 +24,14 @@ def train_parser() -> Parser:
     parser = Parser(
         prog="train.py", usage="%(prog)s [options]", description="Train an image classifier and report on its test set."
     )
+    parser.in_recipes = {name for name, found in OPTIONS.items() if found.in_recipes}
     add = parser.add_argument
-    add(
-        "--recipe",
-        type=path,
-        metavar="NAME|FILE",
-        help="YAML file of options (recipes/NAME.yaml); options given here override it",
-    )
+    add_arguments(add, CommandOptions)
     add("--list-recipes", action=Answer, answer=_recipes_listed, help="print the recipes and exit")
-    add("--list-models", action="store_true", help="print the models and exit")
-    add("--list-datasets", action="store_true", help="print the named data sets and exit")
-    for title, add_options in GROUPS.items():
-        add_options(parser.add_argument_group(title).add_argument)
+    add("--list-models", action=Answer, answer=_models_listed, help="print the models and exit")
+    add("--list-datasets", action=Answer, answer=_datasets_listed, help="print the named data sets and exit")
+    for title, group in GROUPS.items():
+        add_arguments(parser.add_argument_group(title).add_argument, group)
     return parser
 
 
@@ -50,17 +46,10 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = train_parser()
     typed = parser.parse_args(argv)
-    if typed.list_models or typed.list_datasets:
-        say(_models_listed() if typed.list_models else _datasets_listed())
-        parser.exit()
     args = _with_recipe_and_run(parser, argv, typed)
     args.model_arg = dict(args.model_arg)
-    args.member_of = None  # set by experiments/multirun.py: the folder that holds this run among others
-    for name, value in (DEFAULTS | DEFAULTS_OF.get(args.optimizer, {})).items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    if args.warmup is None:
-        args.warmup = 0.3 if args.schedule == "onecycle" else 0.05
+    args.member_of = None  # set by experiments/multirun.py
+    fill_in_defaults(OPTIONS, args)
     args.dataset, args.data_dir = from_anywhere(args.dataset, args.data_dir)
     if args.pretrained not in (None, HUB):
         args.pretrained = str(Path(weights_file(args.pretrained)).expanduser().absolute())
@@ -123,9 +112,7 @@ def _check_task(args: argparse.Namespace) -> None:
             "--folds, --skip-bad-images, --image-column and --label-column do nothing for pairs: leave them out, or "
             "give --transform"
         )
-    for_classes = {"label_smoothing": 0.0, "train_sizes": None, "tta": "none", "coarse": False, "ensemble": False}
-    for_classes |= {"pretrained": None, "input_size": None, "freeze": "none"}
-    odd = [f"--{name.replace('_', '-')}" for name, default in for_classes.items() if getattr(args, name) != default]
+    odd = given({name: found for name, found in OPTIONS.items() if found.classes_only}, args)
     if odd:
         raise UserError(f"{', '.join(odd)}: of no use for --task transform; leave it out")
 

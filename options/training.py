@@ -1,10 +1,11 @@
 """The options of train.py that say how a model learns: name, default and meaning. Nothing heavy is imported."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from data.augment.spec import parse as parse_augment
 from data.augment.spec import parse_sizes
-from options.parser import FLAG, POSITIVE, in_words, number, number_list, parse_freeze, path
+from options.parser import POSITIVE, in_words, number, number_list, parse_freeze, path
+from options.schema import option
 
 OPTIMIZERS = (
     "sgd",
@@ -19,190 +20,181 @@ SCHEDULES = ("cosine", "linear", "onecycle", "constant")
 SYNC_BN_BELOW = 16  # images of a process at a time: fewer are too few for statistics of their own
 HUB = "hub"  # the value of --pretrained without a file
 TTA = ("none", "flip", "shift")
-# Where nothing is given; found on validation parts of digits and CIFAR.
-DEFAULTS = {"lr": 2e-3, "weight_decay": 0.05, "momentum": 0.9, "head_lr": 1.0, "bias_lr": 1.0}
-DEFAULTS_OF = {
-    "sgd": {"lr": 0.1, "weight_decay": 5e-4},
-    "adam": {"weight_decay": 0.0},  # which is not decoupled here, but a part of the gradient
-    "rmsprop": {"lr": 1e-3, "weight_decay": 0.0},
-    "muon": {"lr": 0.24, "weight_decay": 0.0, "momentum": 0.6, "head_lr": 0.005, "bias_lr": 0.2},
-}
+# Defaults by optimizer and schedule; found on validation parts of digits and CIFAR.
+LR = {"sgd": 0.1, "rmsprop": 1e-3, "muon": 0.24}
+HEAD_LR = {"muon": 0.005}
+BIAS_LR = {"muon": 0.2}
+MOMENTUM = {"muon": 0.6}
+WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0, "rmsprop": 0.0, "muon": 0.0}  # adam's is no decoupled one
+WARMUP = {"onecycle": 0.3}
 
 
-def add_training(add: Callable) -> None:
-    add("--epochs", type=POSITIVE, default=20, metavar="N", help="passes over the training set (default: %(default)s)")
-    add(
-        "--batch-size",
+@dataclass
+class TrainingOptions:
+    """How it learns."""
+
+    epochs: int = option(20, "passes over the training set", type=POSITIVE, metavar="N", may_change=True)
+    batch_size: int | None = option(
+        None,
+        "images per optimizer step, over all processes (default: 128; less for fewer than 2,560 images, or where "
+        "the processes do not divide it)",
         type=POSITIVE,
         metavar="N",
-        help="images per optimizer step, over all processes (default: 128; less for fewer than 2,560 images, or where "
-        "the processes do not divide it)",
+        filled_in=True,
     )
-    add(
-        "--lr",
-        type=number(float, 0, open_low=True),
-        help="peak learning rate (default: sgd 0.1, rmsprop 0.001, muon 0.24, else 0.002)",
+    lr: float | None = option(
+        None, "peak learning rate", type=number(float, 0, open_low=True), default_by=("optimizer", LR, 2e-3)
     )
-    add(
-        "--head-lr",
+    head_lr: float | None = option(
+        None,
+        "multiplier of --lr for the last layer",
         type=number(float, 0),
         metavar="FACTOR",
-        help="multiplier of --lr for the last layer (default: 1; muon 0.005)",
+        default_by=("optimizer", HEAD_LR, 1.0),
     )
-    add(
-        "--bias-lr",
+    bias_lr: float | None = option(
+        None,
+        "multiplier of --lr for biases and norms",
         type=number(float, 0),
         metavar="FACTOR",
-        help="multiplier of --lr for biases and norms (default: 1; muon 0.2)",
+        default_by=("optimizer", BIAS_LR, 1.0),
     )
-    add(
-        "--optimizer",
-        choices=OPTIMIZERS,
-        default="adamw",
-        help=f"optimizer: {', '.join(OPTIMIZERS)} (default: %(default)s)",
-    )
-    add(
-        "--momentum",
+    optimizer: str = option("adamw", f"optimizer: {', '.join(OPTIMIZERS)}", choices=OPTIMIZERS)
+    momentum: float | None = option(
+        None,
+        "momentum of sgd and muon (Nesterov) and rmsprop",
         type=number(float, 0, 0.9999),
-        help="momentum of sgd and muon (Nesterov) and rmsprop (default: 0.9; muon 0.6)",
+        default_by=("optimizer", MOMENTUM, 0.9),
     )
-    add(
-        "--weight-decay",
+    weight_decay: float | None = option(
+        None,
+        "weight decay of all but biases and norms",
         type=number(float, 0),
         metavar="DECAY",
-        help="weight decay of all but biases and norms (default: sgd 0.0005; adam, rmsprop and muon 0; else 0.05)",
+        default_by=("optimizer", WEIGHT_DECAY, 0.05),
     )
-    add(
-        "--schedule",
-        choices=SCHEDULES,
-        default="cosine",
-        help=f"learning rate schedule: {', '.join(SCHEDULES)} (default: %(default)s)",
-    )
-    add(
-        "--warmup",
+    schedule: str = option("cosine", f"learning rate schedule: {', '.join(SCHEDULES)}", choices=SCHEDULES)
+    warmup: float | None = option(
+        None,
+        "share of the run over which the learning rate warms up",
         type=number(float, 0, 1),
         metavar="SHARE",
-        help="share of the run over which the learning rate warms up (default: 0.05; onecycle 0.3)",
+        default_by=("schedule", WARMUP, 0.05),
     )
-    add(
-        "--label-smoothing",
-        type=number(float, 0, 0.99),
-        default=0.0,
-        metavar="SHARE",
-        help="label smoothing (default: %(default)s)",
+    label_smoothing: float = option(
+        0.0, "label smoothing", type=number(float, 0, 0.99), metavar="SHARE", classes_only=True
     )
-    add(
-        "--clip-grad",
-        type=number(float, 0),
-        default=0.0,
-        metavar="NORM",
-        help="maximum gradient norm; 0 disables clipping (default: %(default)s)",
+    clip_grad: float = option(0.0, "maximum gradient norm; 0 disables clipping", type=number(float, 0), metavar="NORM")
+    accumulate: int = option(
+        1, "gradient accumulation: micro-batches per optimizer step, which save memory", type=POSITIVE, metavar="N"
     )
-    add(
-        "--accumulate",
-        type=POSITIVE,
-        default=1,
-        metavar="N",
-        help="gradient accumulation: micro-batches per optimizer step, which save memory (default: %(default)s)",
-    )
-    add(
-        "--sync-bn",
-        action=FLAG,
-        help="synchronize batch norm: statistics over all processes' images (default: where a process has fewer than "
+    sync_bn: bool | None = option(
+        None,
+        "synchronize batch norm: statistics over all processes' images (default: where a process has fewer than "
         f"{SYNC_BN_BELOW} images per micro-batch)",
     )
-    add(
-        "--ema",
+    ema: float = option(
+        0.0,
+        "decay of an exponential moving average of the weights, which is evaluated and kept, e.g. 0.999; 0 disables it",
         type=number(float, 0, 0.999999),
-        default=0.0,
         metavar="DECAY",
-        help="decay of an exponential moving average of the weights, which is evaluated and kept, e.g. 0.999; 0 "
-        "disables it (default: %(default)s)",
     )
-    add(
-        "--patience",
+    patience: int = option(
+        0,
+        "early stopping: stop after N evaluations without improvement on validation; 0 disables it ",
         type=number(int, 0),
-        default=0,
         metavar="N",
-        help="early stopping: stop after N evaluations without improvement on validation; 0 disables it "
-        "(default: %(default)s)",
+        may_change=True,
     )
-    add("--seed", type=number(int, 0, 2**31 - 1), default=0, help="random seed (default: %(default)s)")
-    add("--deterministic", action=FLAG, default=False, help="bitwise reproducible on GPUs too; slower (default: no)")
+    seed: int = option(0, "random seed", type=number(int, 0, 2**31 - 1), repeat=True)
+    deterministic: bool = option(False, "bitwise reproducible on GPUs too; slower")
 
 
-def add_fine_tuning(add: Callable) -> None:
-    add(
-        "--pretrained",
+@dataclass
+class FineTuningOptions:
+    """Where it starts from."""
+
+    pretrained: str | None = option(
+        None,
+        "initial weights: a .safetensors or .pth file, a run's best.pth, or without FILE the Hub's for a timm "
+        "model; a head for other classes stays new (default: random weights)",
         type=path,
         nargs="?",
         const=HUB,
         metavar="FILE",
-        help="initial weights: a .safetensors or .pth file, a run's best.pth, or without FILE the Hub's for a timm "
-        "model; a head for other classes stays new (default: random weights)",
+        may_change=True,
+        classes_only=True,
     )
-    add(
-        "--match-classes",
-        action=FLAG,
-        default=False,
-        help="initialize the head from the rows of --pretrained for classes of the same name, ImageNet's if the file "
-        "names none (default: no)",
+    match_classes: bool = option(
+        False,
+        "initialize the head from the rows of --pretrained for classes of the same name, ImageNet's if the file "
+        "names none",
     )
-    add(
-        "--input-size",
+    input_size: int | None = option(
+        None,
+        "side to which images are resized for the model (default: that of --pretrained, else no resizing)",
         type=number(int, 4, 2048),
         metavar="PIXELS",
-        help="side to which images are resized for the model (default: that of --pretrained, else no resizing)",
+        filled_in=True,
+        classes_only=True,
     )
-    add(
-        "--interpolation",
+    interpolation: str | None = option(
+        None,
+        "interpolation for --input-size and --train-sizes (default: that of --pretrained, else bilinear)",
         choices=("bilinear", "bicubic"),
-        help="interpolation for --input-size and --train-sizes (default: that of --pretrained, else bilinear)",
+        filled_in=True,
     )
-    for name in ("--mean", "--std"):
-        add(
-            name,
-            type=number_list(float, 0, 1, open_low=name == "--std"),
-            metavar="LIST",
-            help=f"{name.strip('-')} of pixels in 0..1 for normalization, one value or one per channel (default: that "
-            "of --pretrained, else of the training set)",
-        )
-    add(
-        "--freeze",
+    mean: list[float] | None = option(
+        None,
+        "mean of pixels in 0..1 for normalization, one value or one per channel (default: that of --pretrained, else "
+        "of the training set)",
+        type=number_list(float, 0, 1),
+        metavar="LIST",
+        filled_in=True,
+    )
+    std: list[float] | None = option(
+        None,
+        "standard deviation of pixels in 0..1 for normalization, one value or one per channel (default: that of "
+        "--pretrained, else of the training set)",
+        type=number_list(float, 0, 1, open_low=True),
+        metavar="LIST",
+        filled_in=True,
+    )
+    freeze: str = option(
+        "none",
+        "head: train the head alone; N: freeze the first N groups of layers; a schedule gives shares of the "
+        "epochs, as in head=0.2,none=0.8",
         type=in_words(parse_freeze),
-        default="none",
         metavar="none|head|N",
-        help="head: train the head alone; N: freeze the first N groups of layers; a schedule gives shares of the "
-        "epochs, as in head=0.2,none=0.8 (default: %(default)s)",
+        classes_only=True,
     )
-    add(
-        "--layer-decay",
+    layer_decay: float = option(
+        1.0,
+        "layer-wise decay: multiplier of --lr per group of layers, counted from the head (default: 1)",
         type=number(float, 0, 1, open_low=True),
-        default=1.0,
         metavar="FACTOR",
-        help="layer-wise decay: multiplier of --lr per group of layers, counted from the head (default: 1)",
     )
 
 
-def add_augmentation(add: Callable) -> None:
-    add(
-        "--train-sizes",
+@dataclass
+class AugmentationOptions:
+    """What training images are made of."""
+
+    train_sizes: str | None = option(
+        None,
+        "progressive resizing: PIXELS=SHARE of the epochs, separated by commas, as in 20=0.5,32=0.5 (default: "
+        "full size)",
         type=in_words(parse_sizes),
         metavar="LIST",
-        help="progressive resizing: PIXELS=SHARE of the epochs, separated by commas, as in 20=0.5,32=0.5 (default: "
-        "full size)",
+        classes_only=True,
     )
-    add(
-        "--tta",
-        choices=TTA,
-        default="none",
-        help="test-time augmentation: average over flipped, or also shifted views (default: %(default)s)",
+    tta: str = option(
+        "none", "test-time augmentation: average over flipped, or also shifted views", choices=TTA, classes_only=True
     )
-    add(
-        "--augment",
+    augment: str = option(
+        "none",
+        "augmentations, separated by commas: flip[=P] altflip crop[=PIXELS] jitter[=SHARE] cutout[=PIXELS] "
+        "randaugment[=OPS:MAGNITUDE] trivialaugment mixup[=ALPHA] cutmix[=ALPHA]; or none",
         type=in_words(parse_augment),
-        default="none",
         metavar="LIST",
-        help="augmentations, separated by commas: flip[=P] altflip crop[=PIXELS] jitter[=SHARE] cutout[=PIXELS] "
-        "randaugment[=OPS:MAGNITUDE] trivialaugment mixup[=ALPHA] cutmix[=ALPHA]; or none (default: %(default)s)",
     )

@@ -11,7 +11,8 @@ from torch.optim import lr_scheduler
 from engine.optim.ema import EMA
 from engine.optim.factory import build_optimizer
 from engine.optim.schedule import lr_at, set_lr
-from options.training import DEFAULTS, DEFAULTS_OF, OPTIMIZERS, SCHEDULES
+from options.train import parse_train
+from options.training import OPTIMIZERS, SCHEDULES
 
 TOTAL, PEAK = 40, 0.3
 
@@ -96,7 +97,9 @@ def small_batch(size=16):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_lowers_a_loss_at_its_default_rate(name):
     model, (images, labels) = small_net(), small_batch()
-    optimizer = build_optimizer(model, name, **DEFAULTS | DEFAULTS_OF.get(name, {}))
+    args = parse_train(["--optimizer", name])
+    names = ("lr", "weight_decay", "momentum", "head_lr", "bias_lr")
+    optimizer = build_optimizer(model, name, **{key: getattr(args, key) for key in names})
     losses = []
     for _ in range(30):  # radam holds back in its first ones
         loss = nn.functional.cross_entropy(model(images), labels)

@@ -20,7 +20,6 @@ from options.training import HUB
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "weights")  # under which files keep their weights
 PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataParallel put before names
 INTERPOLATIONS = ("bilinear", "bicubic")
-FILLED_IN = ("mean", "std", "input_size", "interpolation")  # options that the weights know
 
 
 def complete(args: argparse.Namespace) -> None:
@@ -35,7 +34,7 @@ def complete(args: argparse.Namespace) -> None:
 
 
 def preparation(args: argparse.Namespace) -> dict:
-    """What the weights of --pretrained know of how images are prepared for them, of FILLED_IN; nothing without them.
+    """Mean, std, input size and interpolation, as far as the weights of --pretrained know them; nothing without them.
 
     Raises:
         UserError: as `complete`.

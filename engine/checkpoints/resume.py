@@ -23,25 +23,7 @@ from data.dataset import DataSplits, changed_parts
 from engine.checkpoints import best_weights, store
 from engine.runtime import sharding
 from engine.runtime.sharing import from_one
-
-# Options that may differ between a run and its resumption, as they do not change what is computed.
-FREE_OPTIONS = frozenset(
-    {
-        "dataset",  # its images are compared, wherever they lie
-        "data_dir",
-        "epochs",
-        "patience",
-        "workers",
-        "cpu",
-        "compile",
-        "recipe",
-        "list_models",
-        "list_datasets",
-        "pretrained",
-    }
-    | {"output_dir", "run_name", "track", "log_every", "resume", "checkpoint_every", "keep", "max_time", "verbose"}
-    | {"seeds", "sweep", "ensemble", "member_of"}
-)
+from options.groups import OPTIONS
 
 
 class Found(NamedTuple):
@@ -172,9 +154,9 @@ def check_same_run(found: Found, args: argparse.Namespace, data: DataSplits, fin
     if before.get("mixed_precision") == "auto":  # as earlier versions recorded it, whatever it came to
         before = before | {"mixed_precision": args.mixed_precision}
     differing = [
-        f"--{name.replace('_', '-')} was {plain_number(before.get(name))} and is {plain_number(value)}"
+        f"{OPTIONS[name].flag} was {plain_number(before.get(name))} and is {plain_number(value)}"
         for name, value in vars(args).items()
-        if name not in FREE_OPTIONS and before.get(name, value) != value  # an option may be younger than the run
+        if OPTIONS[name].must_match and before.get(name, value) != value  # an option may be younger than the run
     ]
     if differing:
         raise UserError(f"{place} cannot go on with other options: {'; '.join(differing)}; give them as they were")

@@ -22,6 +22,7 @@ from common.errors import UserError
 from common.files import write_atomically, write_json
 from common.version import VERSION
 from engine.runtime.hardware import cpu_name
+from options.groups import OPTIONS
 
 try:
     import fcntl
@@ -29,16 +30,6 @@ except ImportError:  # Windows
     fcntl = None
 
 PACKAGES = ("torch", "torchvision", "accelerate", "datasets", "timm", "evaluate", "scikit-learn", "numpy", "pillow")
-NOT_OF_A_RUN = (
-    *("recipe", "resume", "list_models", "list_datasets", "run_name", "max_time"),
-    *("seeds", "sweep", "ensemble", "member_of"),
-)
-# Options that say where a run is written and how often, beside those that are no part of a run: nothing to compare.
-NOT_COMPARED = {
-    *NOT_OF_A_RUN,
-    *("data_dir", "output_dir", "track", "log_every", "checkpoint_every", "keep", "workers", "verbose"),
-}
-
 LONGEST_NAME = 200  # of a run, in bytes; file systems take 255, and files are written under longer names at first
 
 
@@ -160,7 +151,7 @@ def describe_run(folder: Path, args: argparse.Namespace, accelerator: Accelerato
 
 def options_of_a_run(args: argparse.Namespace) -> dict:
     """The options but for those that ask for something else than a run."""
-    return {name: value for name, value in vars(args).items() if name not in NOT_OF_A_RUN}
+    return {name: value for name, value in vars(args).items() if name in OPTIONS and OPTIONS[name].is_kept}
 
 
 def environment(accelerator: Accelerator) -> dict:

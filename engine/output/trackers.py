@@ -16,7 +16,8 @@ from torch import nn
 
 from common.errors import UserError
 from common.files import write_atomically
-from engine.output.run_dir import NOT_COMPARED
+from options.groups import OPTIONS
+from options.schema import Role
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
@@ -95,7 +96,7 @@ def log_end(trackers: list[GeneralTracker], options: dict, figures: dict[str, fl
 
 def hyper_parameters(options: dict) -> dict[str, str | bool | int | float]:
     """The options that say what a run does and that were given or have a default; --model-arg by its keys."""
-    flat = {name: value for name, value in options.items() if name not in NOT_COMPARED | {"model_arg"}}
+    flat = {name: value for name, value in options.items() if OPTIONS[name].role is Role.RESULT and name != "model_arg"}
     flat |= {f"model_arg.{key}": value for key, value in options["model_arg"].items()}
     plain = (str, bool, int, float)
     return {

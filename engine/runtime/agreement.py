@@ -11,9 +11,7 @@ from torch import nn
 
 from common.errors import UserError
 from data.dataset import DataSplits
-
-# Options that may differ from machine to machine: images are compared themselves, and the first process alone writes.
-OF_THE_MACHINE = frozenset({"dataset", "data_dir", "workers", "recipe", "output_dir"})
+from options.groups import OPTIONS
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -22,9 +20,7 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
         UserError: their options differ, on every process; names the first few.
     """
-    options = {
-        f"--{name.replace('_', '-')}": str(value) for name, value in vars(args).items() if name not in OF_THE_MACHINE
-    }
+    options = {OPTIONS[name].flag: str(value) for name, value in vars(args).items() if not OPTIONS[name].per_machine}
     pretrained = Path(getattr(args, "pretrained", None) or "hub")
     if pretrained.is_file():
         with pretrained.open("rb") as file:
