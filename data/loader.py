@@ -142,10 +142,16 @@ def eval_loader(part: Subset, batch_size: int, rank: int, num_processes: int, pi
     Shares are filled up by repeating the last sample. Repeats are at the end of the last processes' shares:
     the first `len(part)` rows of all shares, one after another, are the part itself.
     """
-    share = -(-len(part) // num_processes)
-    places = np.minimum(np.arange(rank * share, (rank + 1) * share), len(part) - 1)
-    ids = part.ids[places]
-    return _loader(part, [ids[i : i + batch_size] for i in range(0, share, batch_size)], 0, pin_memory)
+    rows, _ = eval_rows(len(part), rank, num_processes)
+    ids = part.ids[rows]
+    return _loader(part, [ids[i : i + batch_size] for i in range(0, len(ids), batch_size)], 0, pin_memory)
+
+
+def eval_rows(length: int, rank: int, num_processes: int) -> tuple[np.ndarray, int]:
+    """Which rows of a part of `length` a process evaluates, and how many of them, the first, are no repeats."""
+    share = -(-length // num_processes)
+    rows = np.arange(rank * share, (rank + 1) * share)
+    return np.minimum(rows, length - 1), min(max(length - rank * share, 0), share)
 
 
 def _loader(part: Subset, batches: object, workers: int, pin_memory: bool) -> DataLoader:

@@ -1,6 +1,5 @@
 """Where data comes from: a name, a Hub id or a folder. Nothing is opened and nothing heavy imported yet."""
 
-import difflib
 import hashlib
 import os
 import re
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import is_folder
+from common.suggest import did_you_mean, near
 from data.folders import Folder, in_brackets, walk
 
 BUILT_IN = "digits"
@@ -72,8 +72,7 @@ def find_source(dataset: str, data_dir: str | None) -> Source:
         return Source(dataset.split("/")[-1], "hub", hub_id, None)
     if "/" in dataset or only_a_path:
         raise UserError(f"--dataset {dataset}: there is no such folder")
-    near = difflib.get_close_matches(dataset, NAMED, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(near(dataset, NAMED, 1), after=" ")
     raise UserError(
         f"unknown data set '{dataset}': {hint}give one of {', '.join(NAMED)}, a folder, or a Hub id (owner/name)"
     )

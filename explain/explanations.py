@@ -1,7 +1,6 @@
 """What infer.py --explain does: maps of images or of the test split, in pictures, figures and TensorBoard."""
 
 import argparse
-import difflib
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.files import exists, is_folder
+from common.suggest import did_you_mean, near
 from data.class_folders import same_form
 from engine.held_out import held_out_data
 from explain.explained import Explained
@@ -88,7 +88,6 @@ def class_numbers(names: str | None, class_names: list[str]) -> list[int]:
     wanted = [names] if same_form(names) in number else [name.strip() for name in names.split(",")]
     for name in wanted:
         if same_form(name) not in number:
-            near = difflib.get_close_matches(name, class_names, n=3)
-            words = f"did you mean {' or '.join(near)}?" if near else f"they are {', '.join(class_names[:20])}"
+            words = did_you_mean(near(name, class_names)) or f"they are {', '.join(class_names[:20])}"
             raise UserError(f"--explain-class {name}: these weights know no such class; {words}")
     return list(dict.fromkeys(number[same_form(name)] for name in wanted))

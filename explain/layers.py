@@ -1,6 +1,5 @@
 """The layer whose feature maps are explained: the last that still knows where in the image things are."""
 
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.suggest import did_you_mean, near
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,8 @@ def find_layer(model: nn.Module, inputs: Tensor, wanted: str | None) -> Layer:
         return _layer(model, found)
     known = dict(model.named_modules())
     if wanted not in known:
-        near = difflib.get_close_matches(wanted, known, n=3)
         default = _default(model, calls)
-        others = near or ([default.name] if default else [])
-        hint = f"did you mean {' or '.join(others)}? " if others else ""
+        hint = did_you_mean(near(wanted, known) or ([default.name] if default else []), after=" ")
         raise UserError(f"--explain-layer {wanted}: the model has no layer of this name; {hint}see the modules' names")
     call = next((call for call in calls if call.name == wanted), None)
     if call is None or as_maps(model, call.module, call.output) is None:

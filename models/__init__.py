@@ -6,10 +6,11 @@ that of a model which makes images with `output_shape=(channels, height, width)`
 starts from the data has a method `init_from(images)`, called once before training with some normalised training images.
 """
 
-import difflib
 import importlib.util
 import re
 from pathlib import Path
+
+from common.suggest import did_you_mean, near
 
 # name -> (module, class, what it is)
 MODELS = {
@@ -65,7 +66,7 @@ def check_name(name: str) -> None:
         return
     if not name.startswith(TIMM):
         known += [TIMM + timm_name for timm_name in timm_names()]
-    near = [TIMM + name] if TIMM + name in known else difflib.get_close_matches(wanted, known, n=3)
     prefix = TIMM if name.startswith(TIMM) else ""
-    hint = f"did you mean {' or '.join(prefix + match for match in near)}? " if near else ""
+    meant = [TIMM + name] if TIMM + name in known else [prefix + match for match in near(wanted, known)]
+    hint = did_you_mean(meant, after=" ")
     raise ValueError(f"unknown model '{name}': {hint}see --list-models")

@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import difflib
 import math
 import re
 import sys
@@ -15,6 +14,7 @@ import yaml
 from common.console import ignore_closed_stdout, say
 from common.errors import UserError
 from common.files import exists, is_folder
+from common.suggest import did_you_mean, near
 from common.version import VERSION
 from data.augment.spec import make_a_whole
 
@@ -56,8 +56,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         unknown = message.removeprefix("unrecognized arguments: ")
-        near = self.nearest(unknown.split()[0]) if unknown != message else []
-        hint = f": did you mean {' or '.join(near)}?" if near else ""
+        hint = did_you_mean(self.nearest(unknown.split()[0]), before=": ") if unknown != message else ""
         raise UserError(f"{message}{hint} (see {self.prog} --help)")
 
     def nearest(self, name: str) -> list[str]:
@@ -65,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         wanted = name.split("=")[0].strip("-").replace("_", "-").lower()
         own = [text.removeprefix("--") for action in self._actions for text in action.option_strings]
         meant = [option for option in own if wanted == option or wanted in ELSEWHERE.get(option, ())]
-        return [f"--{option}" for option in meant or difflib.get_close_matches(wanted, own, n=2)]
+        return [f"--{option}" for option in meant or near(wanted, own, 2)]
 
     def print_help(self, file: TextIO | None = None) -> None:
         with ignore_closed_stdout():
@@ -229,8 +228,8 @@ def recipe_argv(parser: Parser, recipe: str) -> list[str]:
     for key, value in content.items():
         action = actions.get(str(key).replace("-", "_"))
         if action is None or action.dest not in parser.in_recipes:
-            near = "".join(f"did you mean {name.removeprefix('--')}? " for name in parser.nearest(str(key))[:1])
-            raise UserError(f"--recipe {recipe}: unknown option '{key}': {near}the names are those of train.py --help")
+            hint = did_you_mean([name.removeprefix("--") for name in parser.nearest(str(key))[:1]], after=" ")
+            raise UserError(f"--recipe {recipe}: unknown option '{key}': {hint}the names are those of train.py --help")
         argv += _as_argv(action, value, recipe)
     return argv
 

@@ -1,13 +1,13 @@
 """What --resume means on the command line: the run's own options, below what is typed. Nothing heavy is imported."""
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
 from common.errors import UserError
 from common.files import exists
+from common.suggest import did_you_mean, near
 from data.sources import found_again
 from options.groups import OPTIONS
 from options.parser import Parser, recipe_argv
@@ -84,13 +84,13 @@ def find_moved_data(args: argparse.Namespace, typed: dict) -> None:
 def near_runs(folder: Path) -> list[str]:
     """The runs beside `folder` whose names are most like its own."""
     others = [name for name in runs_in(folder.parent) if name != folder.name]
-    return [quote(str(folder.parent / name)) for name in difflib.get_close_matches(folder.name, others, n=3)]
+    return [quote(str(folder.parent / name)) for name in near(folder.name, others)]
 
 
 def _hint(folder: Path) -> str:
-    near, names = near_runs(folder), runs_in(folder.parent)
-    if near:
-        return f": did you mean {' or '.join(near)}?"
+    hint, names = did_you_mean(near_runs(folder), before=": "), runs_in(folder.parent)
+    if hint:
+        return hint
     return f": the runs in {folder.parent} are {_listed(names)}" if names else ""
 
 

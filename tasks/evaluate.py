@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from common.progress import track
 from data.dataset import Subset
-from data.loader import Batch, eval_loader
+from data.loader import Batch, eval_loader, eval_rows
 from tasks.base import Task
 from tasks.metric_sums import MetricSums, add, means, over_processes
 
@@ -83,10 +83,9 @@ def sum_over(
         between_batches: called after each batch, on all processes equally often; it may end the run.
         title: what is under way, for the screen.
     """
-    share = -(-len(part) // accelerator.num_processes)
-    left = len(part) - accelerator.process_index * share  # what follows this process's own samples are repeats
+    _, left = eval_rows(len(part), accelerator.process_index, accelerator.num_processes)
     for batch, outputs in outputs_of(model, predict, part, accelerator, batch_size, title):
-        rows = min(max(left, 0), len(batch.labels))
+        rows = min(left, len(batch.labels))
         left -= rows
         if rows:
             sums = add(sums, score(outputs[:rows], task.targets(batch)[:rows]))

@@ -155,7 +155,7 @@ MUTATIONS = [
     Mutation(
         "7 repeats counted",
         "tasks/evaluate.py",
-        "rows = min(max(left, 0), len(batch.labels))",
+        "rows = min(left, len(batch.labels))",
         "rows = len(batch.labels)",
         PROCESSES + "evaluation_counts_every_sample_exactly_once_on_any_number_of_processes",
         "assert abs(correct - round(correct)) < 1e-9",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import tasks
 from common.errors import UserError
 from common.files import write_atomically
+from common.suggest import did_you_mean
 from engine.checkpoints.store import load_weights
 from models.factory import create_model
 from options.resumed import near_runs
@@ -43,8 +44,8 @@ def load(path: Path) -> dict:
         with path.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        near = f"; did you mean {' or '.join(near_runs(path.parent))}?" if near_runs(path.parent) else ""
-        raise UserError(f"--weights {path}: {error.strerror or error}; give a run's best.pth{near}") from error
+        hint = did_you_mean(near_runs(path.parent), before="; ")
+        raise UserError(f"--weights {path}: {error.strerror or error}; give a run's best.pth{hint}") from error
     except Exception as error:  # a damaged pickle can fail in any way
         raise UserError(f"--weights {path}: {why_refused(error)}") from error
     missing = [name for name in NEEDED if not isinstance(content, dict) or name not in content]
