@@ -19,9 +19,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_user_error():
         args = parse_compare(argv)
         console.status("reading runs")
-        from experiments import comparison  # imported only now, as it takes a while: --help is answered at once
+        from experiments import (  # imported only now, as it takes a while: --help is answered at once
+            comparison,
+            results,
+        )
 
-        folders = comparison.find_runs([Path(run) for run in args.runs])
+        folders = results.find_runs([Path(run) for run in args.runs])
         root = Path(os.path.commonpath(folders))
         root = root.parent if root in folders else root
         output = Path(args.output_dir or root)

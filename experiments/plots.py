@@ -30,7 +30,7 @@ from common.plot_style import (
 )
 
 if TYPE_CHECKING:
-    from experiments.comparison import Finished
+    from experiments.results import Finished
 
 ROW, DOTS = 0.26, 4.4  # inches: a run's row, and how wide the dots lie
 MOST_RUNS = 40

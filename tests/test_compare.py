@@ -9,8 +9,9 @@ import yaml
 
 import compare
 from common.tables import as_markdown, fitted
-from experiments.comparison import read_all, summarize, table
+from experiments.comparison import table
 from experiments.plots import comparison_figure
+from experiments.results import read_all, summarize
 
 
 def make_run(folder: Path, accuracy: float, loss: float = 0.5, **options: object) -> Path:

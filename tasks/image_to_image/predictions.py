@@ -3,7 +3,6 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -13,10 +12,8 @@ from torch import nn
 from common.console import say
 from common.errors import UserError
 from common.files import exists, is_folder, write_atomically
+from tasks.base import Task
 from tasks.inference import folder_beside, infer_files, tell_unreadable
-
-if TYPE_CHECKING:
-    from tasks.image_to_image.task import Transformation
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -30,14 +27,14 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def predict_files(
-    task: "Transformation",
+    maker: nn.Module,
+    task: Task,
     args: argparse.Namespace,
-    model: nn.Module,
     paths: list[Path],
     accelerator: Accelerator,
     batch_size: int,
 ) -> int:
-    """Write a PNG for each image into --output (default: a folder beside the weights).
+    """Write a PNG of what `maker` makes of each image into --output (default: a folder beside the weights).
 
     Each is named by its path below the folder that holds all of them. Returns the exit code: 1 when some could not be
     read.
@@ -49,7 +46,7 @@ def predict_files(
     places = _places(paths, folder)
     unreadable: list[str] = []
     written, main = 0, accelerator.is_main_process
-    for readable, made in infer_files(task.maker(model.eval()), task, paths, accelerator, batch_size, unreadable):
+    for readable, made in infer_files(maker, task, paths, accelerator, batch_size, unreadable):
         if main:
             for path, pixels in zip(readable, made, strict=True):
                 _write(places[path], pixels)

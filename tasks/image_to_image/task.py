@@ -1,9 +1,12 @@
 """What is learned: an image from an image, where pairs alone say how one becomes the other."""
 
+import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -99,6 +102,12 @@ class Transformation(Task):
         """Predicted pixels in 0..1, (B, C', H', W'), of uint8 (B, H, W, C)."""
         return model(self.inputs(images)).clamp(0, 1)
 
+    def predict_files(
+        self, args: argparse.Namespace, model: nn.Module, paths: list[Path], accelerator: Accelerator, batch_size: int
+    ) -> int:
+        """Write an image for each; see `predictions.predict_files`."""
+        return predictions.predict_files(self.maker(model.eval()), self, args, paths, accelerator, batch_size)
+
     def maker(self, model: nn.Module) -> nn.Module:
         """What makes images with a trained model fastest: uint8 (B, H, W, C) -> uint8 (B, H', W', C')."""
         return model.for_pixels(self._scale, self._shift) if hasattr(model, "for_pixels") else Maker(self, model)
@@ -124,7 +133,6 @@ class Transformation(Task):
     check_infer_options = staticmethod(predictions.check_options)
     test_report = report.test_report
     thumbnails = report.thumbnails
-    predict_files = predictions.predict_files
 
 
 class Maker(nn.Module):
