@@ -35,13 +35,15 @@ def bench(args: argparse.Namespace) -> int:
     from benches import chart, report, timing
     from benches.budget import Budget
     from common.files import write_json
+    from engine.checkpoints.pretrained import completed
     from engine.output.run_dir import check_folder, environment, make_new
     from engine.runtime.accelerator import describe, start_accelerator
 
     budget = Budget(args.budget)
     folder = Path(args.output_dir or f"runs/bench-{datetime.now().strftime('%Y%m%d-%H%M%S')}")
     check_folder(folder, parameters=0, may_exist=True, keep=0)
-    accelerator = start_accelerator(args)
+    accelerator, args = start_accelerator(args)
+    args = completed(args)
     if accelerator.num_processes > 1:
         raise UserError("bench.py measures one process: start it with 'python bench.py'")
     _refuse_early(args, accelerator)

@@ -18,6 +18,7 @@ from common import console
 from common.errors import exit_on_user_error
 from engine.runtime.peers import failing_together
 from options.infer import parse_infer
+from options.schema import replaced
 
 
 def infer(args: argparse.Namespace) -> int:
@@ -37,7 +38,8 @@ def infer(args: argparse.Namespace) -> int:
     if args.explain:
         return explained(args, content, paths)
     task_class(content["options"]).check_infer_options(args)
-    args.mixed_precision = args.mixed_precision or hardware.usable_precision(content["mixed_precision"], args.cpu)
+    precision = args.mixed_precision or hardware.usable_precision(content["mixed_precision"], args.cpu)
+    args = replaced(args, mixed_precision=precision)
     model, task, *how = prepare(args, content, args.tta)
     if not paths:
         return held_out.report_on_test_split(args, content, model, task, *how)
@@ -49,8 +51,7 @@ def explained(args: argparse.Namespace, content: dict, paths: list[Path]) -> int
     from explain import explanations
 
     explanations.check_options(args, content)
-    args.mixed_precision = "no"
-    model, task, *how = prepare(args, content, "none")
+    model, task, *how = prepare(replaced(args, mixed_precision="no"), content, "none")
     return explanations.explain(args, content, model, task, paths, *how)
 
 
@@ -59,7 +60,7 @@ def prepare(args: argparse.Namespace, content: dict, tta: str | None) -> tuple:
     from engine.checkpoints import best_weights
     from engine.runtime.accelerator import start_accelerator
 
-    accelerator = start_accelerator(args)
+    accelerator, _ = start_accelerator(args)
     model, task = best_weights.restore(content, args.weights, accelerator.device, tta)
     return model, task, accelerator, args.batch_size or content["options"]["batch_size"]
 

@@ -31,7 +31,7 @@ def train(args: argparse.Namespace, began: float) -> dict:
     from engine.runtime.accelerator import start_accelerator
 
     with signals.StopRequest(args.max_time, began) as stop:
-        accelerator = start_accelerator(args)
+        accelerator, args = start_accelerator(args)
         agreement.check_options(args)
         data = build.load_data(args, accelerator)
         agreement.check_data(data)
@@ -46,8 +46,10 @@ def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "DataSplit
     from engine import build, start
     from engine.optim.ema import EMA
     from engine.optim.factory import build_optimizer
+    from engine.run import Parts
     from models import summary
 
+    args = build.resolve(args, data, accelerator.num_processes)
     task = build.build_task(args, data, accelerator.device)
     plan = build.plan_steps(args, len(data.train), accelerator.num_processes)
     sharded = accelerator.is_fsdp2
@@ -67,7 +69,7 @@ def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "DataSplit
     )
     ema = EMA(model, args.ema) if args.ema else None
     model, optimizer = accelerator.prepare(model, optimizer)
-    return start.start_run(args, accelerator, data, task, plan, model, ema, optimizer, facts, stop)
+    return start.start_run(Parts(args, accelerator, data, task, plan, model, ema, optimizer), facts, stop)
 
 
 def steps(run: "Run") -> Iterator[int]:
@@ -106,7 +108,7 @@ def steps(run: "Run") -> Iterator[int]:
         run.progress.step(state.step, state.mean_metrics)
 
         # Once in a while.
-        if state.step % args.log_every == 0:
+        if state.step % run.log_every == 0:
             run.log_train_metrics()
         if run.end_of_epoch:
             run.validate()  # logs, keeps best.pth, unfreezes

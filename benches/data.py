@@ -15,6 +15,7 @@ from benches.timing import calls_for, interleave, warm_up
 from data.dataset import DataSplits
 from data.loader import ArrayDataset
 from engine.build import build_task
+from options.schema import replaced
 
 STEPS = ("normalise", "crop, flip, normalise")
 
@@ -51,7 +52,7 @@ def _whole_batch(
 ) -> Callable[[], Tensor]:
     """Inputs float32 (B, C, H, W) as train.py makes them."""
     augment = f"flip,crop={padding}" if padding else "none"
-    options = argparse.Namespace(**(vars(args) | {"augment": augment}))
+    options = replaced(args, **{"augment": augment})
     task, dataset = build_task(options, data, device), ArrayDataset(data.train.arrays)
     return lambda: task.training_batch(dataset.__getitems__(ids).to(device), 0)[0]
 

@@ -15,6 +15,7 @@ from benches.timing import calls_for, interleave, warm_up
 from benches.variants import EAGER, MODES, OWN_LAYERS, check_pays, check_time, why_not
 from data.loader import ArrayDataset
 from engine.build import build_model, build_task
+from options.schema import replaced
 from tasks.base import Task
 
 WORDS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
@@ -85,7 +86,7 @@ def _prepare(
     what: str, variant: Variant, args: argparse.Namespace, device: torch.device, batch_size: int
 ) -> tuple[Callable[[], object], Tensor]:
     """(what is to be timed, the logits or gradients that it gives), on a model of its own with the same weights."""
-    options = argparse.Namespace(**(vars(args) | {"channels_last": variant.channels_last}))
+    options = replaced(args, **{"channels_last": variant.channels_last})
     data = make_images(args.image_size, args.channels, batch_size)
     task = build_task(options, data, device)
     batch = ArrayDataset(data.train.arrays).__getitems__(data.train.ids).to(device)

@@ -14,6 +14,7 @@ from data.loader import ArrayDataset
 from engine.build import build_model, build_task
 from engine.optim.factory import build_optimizer
 from engine.optim.schedule import set_lr
+from options.schema import replaced
 from tasks.image_to_image.task import Transformation
 
 # (model, its arguments, peak learning rate, steps: so many as two cores take in seconds); the first has all variants
@@ -56,7 +57,7 @@ def learn(
         if learnt and budget.left() < least_left:
             break
         own = {"task": "transform", "transform": transform, "model": name, "model_arg": model_args, "augment": "none"}
-        options = argparse.Namespace(**(vars(args) | own | {"conv": "native"}))
+        options = replaced(args, **own, conv="native")
         task = build_task(options, data, device)
         model = build_model(options, task, data, sharded=False).to(device)
         _train(model, task, data, lr, steps)

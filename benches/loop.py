@@ -23,6 +23,7 @@ from engine.output import trackers
 from engine.run import Run
 from engine.runtime.accelerator import seed_step
 from engine.runtime.signals import StopRequest
+from options.schema import replaced
 from tasks.metric_sums import add
 
 CHUNK_SECONDS = 1.0
@@ -70,7 +71,7 @@ def _begin_run(
 ) -> Run:
     most_steps = 3 * MOST_CALLS * (args.rounds + 1)  # more than all that is timed here
     data = make_images(args.image_size, args.channels, max(ROWS, batch_size * most_steps))
-    options = argparse.Namespace(**(vars(args) | {"batch_size": batch_size, "output_dir": place, "epochs": 1}))
+    options = replaced(args, **{"batch_size": batch_size, "output_dir": place, "epochs": 1})
     with contextlib.redirect_stdout(io.StringIO()):  # a run introduces itself; the table says what was measured
         return begin(options, accelerator, data, StopRequest())
 
@@ -79,7 +80,7 @@ def _take_turns(run: Run, variants: dict[str, Callable[[], object]], budget: Bud
     """Time loop and bare model in chunks of equally many steps, of which the loop logs at the last one."""
     device = run.accelerator.device
     calls = calls_for(max(warm_up(call, device, budget) for call in variants.values()), CHUNK_SECONDS)
-    run.args.log_every = min(run.args.log_every, calls)
+    run.log_every = min(run.log_every, calls)
     return interleave({name: (call, calls) for name, call in variants.items()}, run.args.rounds, device, budget)
 
 
@@ -105,7 +106,7 @@ def _time_parts(run: Run, model: torch.nn.Module, batch: tuple[Tensor, Tensor], 
     def once_in_a_while() -> None:
         run.state.step += 1
         run.progress.step(run.state.step, run.state.mean_metrics)
-        if run.state.step % run.args.log_every == 0:
+        if run.state.step % run.log_every == 0:
             run.log_train_metrics()
         run.stop_requested()
 
@@ -119,7 +120,7 @@ def _time_parts(run: Run, model: torch.nn.Module, batch: tuple[Tensor, Tensor], 
     }
     timed = {name: (call, calls_for(warm_up(call, device, budget))) for name, call in parts.items()}
     # The run's log falls on every so many steps; fewer calls than that would miss it.
-    timed["progress, log, stop"] = once_in_a_while, run.args.log_every
+    timed["progress, log, stop"] = once_in_a_while, run.log_every
     return interleave(timed, run.args.rounds, device, budget)
 
 

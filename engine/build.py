@@ -21,6 +21,7 @@ from models import param_groups
 from models.factory import argument_names, create_model, image_size
 from models.layers.sync_batch_norm import synchronize_batch_norm
 from options.parser import parse_freeze
+from options.schema import Options, replaced
 from options.training import SYNC_BN_BELOW
 from tasks.base import Task
 
@@ -39,8 +40,33 @@ class Plan:
     total_steps: int
 
 
+def resolve(args: argparse.Namespace, data: DataSplits, num_processes: int) -> Options:
+    """The options with what follows from images, pretrained weights and processes where nothing was given.
+
+    Raises:
+        ImpossibleOptions: --pretrained names no weights, or weights that cannot be had.
+    """
+    args = pretrained.completed(args)
+    return replaced(
+        args,
+        image_size=args.image_size or data.image_size,
+        batch_size=args.batch_size or default_batch_size(len(data.train), num_processes * args.accumulate),
+    )
+
+
+def default_batch_size(num_samples: int, parts: int) -> int:
+    """The global batch size where none is given, divisible by `parts`: processes times micro-batches.
+
+    A power of two that leaves at least 20 steps an epoch, so that small data sets are not done in a few steps; but from
+    8 on, as batch norm needs several images, and up to 128. Of 3, 5, ... processes each gets as many.
+    """
+    power = 2 ** int(math.log2(max(1, num_samples / 20)))
+    wish = min(max(power, 8), 128)
+    return max(min(max(wish // parts * parts, parts), num_samples // parts * parts), parts)
+
+
 def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -> Plan:
-    """Derive the steps from the global batch size, which is filled in where none was given.
+    """Derive the steps from the global batch size.
 
     Raises:
         ImpossibleOptions: the batch is larger than the data, or does not divide among processes and micro-batches.
@@ -52,12 +78,6 @@ def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -
             f"{num_samples} training images are too few for {num_processes} processes times --accumulate "
             f"{args.accumulate}: start fewer processes"
         )
-    if args.batch_size is None:
-        # A power of two that leaves at least 20 steps an epoch, so that small data sets are not done in a few steps;
-        # but from 8 on, as batch norm needs several images. Of 3, 5, ... processes each gets as many.
-        power = 2 ** int(math.log2(max(1, num_samples / 20)))
-        wish = min(max(power, 8), 128)
-        args.batch_size = min(max(wish // parts * parts, parts), largest)
     if args.batch_size > num_samples:
         raise ImpossibleOptions(
             f"--batch-size {args.batch_size} is more than the {num_samples} training images: give {largest} or less"
@@ -74,8 +94,6 @@ def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -
 def load_data(args: argparse.Namespace, accelerator: Accelerator) -> DataSplits:
     """The data set of --dataset; one process of each machine decodes it where it is not cached yet.
 
-    Where its images are of many sizes, --image-size is filled in if it was not given.
-
     Raises:
         ImpossibleOptions: it cannot be had, or the options leave too little of it.
     """
@@ -88,8 +106,6 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> DataSplits:
             refusal = error
     if data is None:
         raise ImpossibleOptions(str(refusal)) from refusal
-    if args.image_size is None:
-        args.image_size = data.image_size
     return data
 
 
@@ -129,9 +145,8 @@ def build_task(args: argparse.Namespace, data: DataSplits, device: torch.device)
     """The task of a run.
 
     Raises:
-        ImpossibleOptions: an augmentation or a transform does not fit the images, or --pretrained names no weights.
+        ImpossibleOptions: an augmentation or a transform does not fit the images.
     """
-    pretrained.complete(args)
     channels = data.shape[2]
     try:
         return tasks.build_task(

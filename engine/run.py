@@ -1,6 +1,5 @@
 """A run under way: its parts, and what is done with them once in a while. The loop itself is in train.py."""
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,24 +25,22 @@ from engine.runtime.signals import StopRequest
 from engine.train_state import TrainState
 from models import param_groups
 from options.parser import by_epoch, parse_freeze
+from options.schema import Options
 from tasks.base import Task
 from tasks.evaluate import evaluate
 from tasks.metric_sums import SAMPLES, means, over_processes
 
 
 @dataclass
-class Run:
-    """A run at some step of it; built by `engine/start.py`.
+class Parts:
+    """What a run is made of, as `train.py` builds it from options.
 
     Attributes:
+        args: the options, resolved.
         model, ema, optimizer: prepared by Accelerate; `ema` is None where none was asked for.
-        state: what changes from step to step beside them.
-        folder: where everything is written.
-        fingerprints: of the images, to know them again; see `DataSplits`.
-        reported: whether the run was resumed after its end and its report, so that nothing is left to do.
     """
 
-    args: argparse.Namespace
+    args: Options
     accelerator: Accelerator
     data: DataSplits
     task: Task
@@ -51,6 +48,30 @@ class Run:
     model: nn.Module
     ema: EMA | None
     optimizer: torch.optim.Optimizer
+
+    @property
+    def unwrapped_model(self) -> nn.Module:
+        """The model without what Accelerate and torch.compile wrapped around it."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    @property
+    def ema_model(self) -> nn.Module | None:
+        """The moving average, where there is one."""
+        return None if self.ema is None else self.ema.model
+
+
+@dataclass
+class Run(Parts):
+    """A run at some step of it; made by `engine/start.py`.
+
+    Attributes:
+        state: what changes from step to step beside model, average and optimizer.
+        folder: where everything is written.
+        fingerprints: of the images, to know them again; see `DataSplits`.
+        log_every: steps between two entries in the trackers.
+        reported: whether the run was resumed after its end and its report, so that nothing is left to do.
+    """
+
     state: TrainState
     folder: Path
     fingerprints: dict[str, str]
@@ -59,12 +80,8 @@ class Run:
     progress: Progress
     stop: StopRequest
     trackers: list
+    log_every: int
     reported: bool = False
-
-    @property
-    def unwrapped_model(self) -> nn.Module:
-        """The model without what Accelerate and torch.compile wrapped around it."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     @property
     def eval_model(self) -> nn.Module:
@@ -79,7 +96,7 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether the last step is done, or validation has not got better for --patience evaluations."""
-        return is_done(self.args, self.plan, self.task, self.state)
+        return is_done(self, self.state)
 
     @property
     def epoch(self) -> int:
@@ -163,7 +180,7 @@ class Run:
         self.progress.epoch(record, best and record["val_accuracy"] is not None)
         shown = {f"{key}/{part}": record[f"{part}_{key}"] for key in self.task.metrics for part in ("train", "val")}
         shown |= {"speed/images_per_second": record["images_per_second"], "speed/epoch": record["epoch"]}
-        if self.state.step % self.args.log_every:  # else it is there already
+        if self.state.step % self.log_every:  # else it is there already
             shown["lr"] = record["lr"]
         trackers.log(self.trackers, shown, self.state.step)
 
@@ -191,8 +208,8 @@ class Run:
             "options": vars(self.args),
         }
         folder = self.folder / "checkpoints" / f"step-{self.state.step}"
-        ema = None if self.ema is None else self.ema.model
-        resume.save(folder, self.unwrapped_model, self.optimizer, ema, self.accelerator, state, self.args.keep)
+        model, ema = self.unwrapped_model, self.ema_model
+        resume.save(folder, model, self.optimizer, ema, self.accelerator, state, self.args.keep)
 
     def stop_requested(self) -> int | None:
         """The exit code to stop with, the same on all processes, where any was asked to; else None."""
@@ -234,10 +251,10 @@ class Run:
         }
 
 
-def is_done(args: argparse.Namespace, plan: Plan, task: Task, state: TrainState) -> bool:
+def is_done(parts: Parts, state: TrainState) -> bool:
     """Whether a run in this state has done its last step, or has not got better for --patience evaluations."""
-    if state.step >= plan.total_steps:
+    if state.step >= parts.plan.total_steps:
         return True
-    if not args.patience or state.step % plan.steps_per_epoch:
+    if not parts.args.patience or state.step % parts.plan.steps_per_epoch:
         return False  # asked at every step: the history is gone through only where it can matter
-    return state.evaluations_since(state.best_epoch(task.selection_key)) >= args.patience
+    return state.evaluations_since(state.best_epoch(parts.task.selection_key)) >= parts.args.patience

@@ -1,26 +1,19 @@
 """The start of a run, new or resumed: its folder, its parts put together, its first words on the screen."""
 
-import argparse
 import sys
 import time
 import weakref
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import nn
 
-from data.dataset import DataSplits
 from data.loader import check_shared_memory
-from engine.build import Plan, build_sampler
+from engine.build import build_sampler
 from engine.checkpoints import resume
-from engine.checkpoints.resume import Found
 from engine.finite_guard import FiniteGuard
-from engine.optim.ema import EMA
 from engine.output import run_dir, trackers
 from engine.output.progress import Progress
-from engine.run import Run, is_done
+from engine.run import Parts, Run, is_done
 from engine.runtime import hardware
 from engine.runtime.accelerator import describe
 from engine.runtime.sharing import from_one
@@ -29,25 +22,13 @@ from engine.train_state import TrainState
 from models import summary
 from models.layers import sync_batch_norm
 from options.resumed import near_runs
-from tasks.base import Task
 
 
-def start_run(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    data: DataSplits,
-    task: Task,
-    plan: Plan,
-    model: nn.Module,
-    ema: EMA | None,
-    optimizer: torch.optim.Optimizer,
-    facts: dict,
-    stop: StopRequest,
-) -> Run:
+def start_run(parts: Parts, facts: dict, stop: StopRequest) -> Run:
     """Resume if asked to, make the folder, start trackers and clock.
 
     Args:
-        model, ema, optimizer: prepared by Accelerate.
+        parts: built from options.
         facts: about the model, from `models/summary.py`.
         stop: from here on it waits for the loop, which saves before it obeys.
 
@@ -55,65 +36,81 @@ def start_run(
         UserError: the folder cannot be written, what is in it does not go with the options, or the shared memory is
             too small.
     """
+    args, accelerator, plan = parts.args, parts.accelerator, parts.plan
     trackers.check_installed(args.track)
-    folder = _same_on_all(run_dir.choose_folder(args, data.name))
+    folder = _same_on_all(run_dir.choose_folder(args, parts.data.name))
     may_exist = bool(args.resume or not args.run_name)
     from_one(lambda: run_dir.check_folder(folder, facts["parameters"], may_exist, args.keep))
     progress = Progress(accelerator.is_main_process, args.epochs, plan.steps_per_epoch, args.batch_size)
-    state, fingerprints = TrainState(task.zero_metrics()), data.fingerprints()
-    found = None
-    if args.resume is not None:
-        found = resume.find(args.resume, args.run_name, folder)
-        if found is None:
-            near = near_runs(folder)
-            progress.say(f"no checkpoint in {folder}: starting afresh{f' (there is {near[0]})' if near else ''}")
-    if found is not None:
-        resume.check_same_run(found, args, data, fingerprints)
-        unwrapped = accelerator.unwrap_model(model, keep_torch_compile=False)
-        resume.load(found, unwrapped, optimizer, None if ema is None else ema.model, accelerator)
-        state.load_state_dict(found.state, accelerator.is_main_process)
-        progress.say(f"resuming {found.folder} at step {state.step} of {plan.total_steps}")
-        _forget_later_checkpoints(found, folder, args, state, accelerator, progress)
-    sampler = build_sampler(args, data, task, plan, accelerator, state.step)
-    check_shared_memory(data.train, sampler, args.workers, hardware.local_processes())
-    claim = None
-    if accelerator.is_main_process:
-        folder = folder if args.run_name else run_dir.make_new(folder)
-        claim = run_dir.claim(folder)
-    folder = _same_on_all(folder)
+    state, fingerprints = TrainState(parts.task.zero_metrics()), parts.data.fingerprints()
+    found = None if args.resume is None else _restore(parts, state, folder, fingerprints, progress)
+    sampler = build_sampler(args, parts.data, parts.task, plan, accelerator, state.step)
+    check_shared_memory(parts.data.train, sampler, args.workers, hardware.local_processes())
+    folder, claim = _take(folder, parts)
     run = Run(
-        args=args,
-        accelerator=accelerator,
-        data=data,
-        task=task,
-        plan=plan,
-        model=model,
-        ema=ema,
-        optimizer=optimizer,
+        **vars(parts),
         state=state,
         folder=folder,
         fingerprints=fingerprints,
         sampler=sampler,
-        finite_guard=FiniteGuard(accelerator, optimizer, sampler.ids_at),
+        finite_guard=FiniteGuard(accelerator, parts.optimizer, sampler.ids_at),
         progress=progress,
         stop=stop,
         trackers=[],
-        reported=found is not None and _is_reported(folder, args, plan, task, state, accelerator),
+        log_every=args.log_every,
+        reported=found is not None and _is_reported(parts, state, folder),
     )
-    if claim is not None:
-        weakref.finalize(run, run_dir.release, claim)
+    weakref.finalize(run, run_dir.release, claim)
     if found is not None and not run.reported:
         _recover_best(run, found.folder)
     run.freeze()
     accelerator.wait_for_everyone()
     _introduce(run, facts)
-    stop.patient = True
-    state.clock = time.perf_counter()
-    if state.step == (len(state.history) + 1) * plan.steps_per_epoch and not run.reported:
-        run.validate()  # it was stopped in the evaluation
-    if not run.done:
-        progress.begin(state.step)
+    _begin(run)
     return run
+
+
+def _restore(
+    parts: Parts, state: TrainState, folder: Path, fingerprints: dict[str, str], progress: Progress
+) -> resume.Found | None:
+    """Put model, average, optimizer and state where the checkpoint that --resume asks for left off, if there is one."""
+    args, accelerator = parts.args, parts.accelerator
+    found = resume.find(args.resume, args.run_name, folder)
+    if found is None:
+        near = near_runs(folder)
+        progress.say(f"no checkpoint in {folder}: starting afresh{f' (there is {near[0]})' if near else ''}")
+        return None
+    resume.check_same_run(found, args, parts.data, fingerprints)
+    resume.load(found, parts.unwrapped_model, parts.optimizer, parts.ema_model, accelerator)
+    state.load_state_dict(found.state, accelerator.is_main_process)
+    progress.say(f"resuming {found.folder} at step {state.step} of {parts.plan.total_steps}")
+    if found.state["options"]["epochs"] != args.epochs:
+        if accelerator.is_main_process:
+            removed = resume.remove_later(folder, state.step)  # other learning rates had led to them
+            if removed:
+                progress.say(f"removing {', '.join(removed)}: they are of other --epochs")
+        accelerator.wait_for_everyone()
+    return found
+
+
+def _take(folder: Path, parts: Parts) -> tuple[Path, int | None]:
+    """The run's folder, which has another name where it is taken, and what keeps other runs out of it."""
+    claim = None
+    if parts.accelerator.is_main_process:
+        folder = folder if parts.args.run_name else run_dir.make_new(folder)
+        claim = run_dir.claim(folder)
+    return _same_on_all(folder), claim
+
+
+def _begin(run: Run) -> None:
+    """Start the clock, and do what the run was stopped before: the evaluation of an epoch whose steps are done."""
+    state = run.state
+    run.stop.patient = True
+    state.clock = time.perf_counter()
+    if state.step == (len(state.history) + 1) * run.plan.steps_per_epoch and not run.reported:
+        run.validate()
+    if not run.done:
+        run.progress.begin(state.step)
 
 
 def _same_on_all(folder: Path) -> Path:
@@ -121,34 +118,14 @@ def _same_on_all(folder: Path) -> Path:
     return Path(broadcast_object_list([str(folder)])[0])
 
 
-def _forget_later_checkpoints(
-    found: Found,
-    folder: Path,
-    args: argparse.Namespace,
-    state: TrainState,
-    accelerator: Accelerator,
-    progress: Progress,
-) -> None:
-    """Remove checkpoints of later steps where other --epochs, and so other learning rates, had led to them."""
-    if found.state["options"]["epochs"] == args.epochs:
-        return
-    if accelerator.is_main_process:
-        removed = resume.remove_later(folder, state.step)
-        if removed:
-            progress.say(f"removing {', '.join(removed)}: they are of other --epochs")
-    accelerator.wait_for_everyone()
-
-
-def _is_reported(
-    folder: Path, args: argparse.Namespace, plan: Plan, task: Task, state: TrainState, accelerator: Accelerator
-) -> bool:
+def _is_reported(parts: Parts, state: TrainState, folder: Path) -> bool:
     """Whether the run is done and its folder holds the report on it; the main process looks, for all.
 
     Where it goes on instead, or is to be reported, what an earlier end of it had left is removed.
     """
-    reported = False
-    if accelerator.is_main_process:
-        reported = is_done(args, plan, task, state) and resume.is_reported(folder, task.report_parts(), state.step)
+    reported, task = False, parts.task
+    if parts.accelerator.is_main_process:
+        reported = is_done(parts, state) and resume.is_reported(folder, task.report_parts(), state.step)
         for name in () if reported else ("test.json", *task.report_files):
             (folder / name).unlink(missing_ok=True)
     return broadcast_object_list([reported])[0]

@@ -26,6 +26,7 @@ from engine.runtime.accelerator import start_accelerator
 from engine.runtime.sharing import from_one
 from experiments import comparison, ensemble
 from options.groups import OPTIONS
+from options.schema import replaced
 from tasks import task_class
 
 
@@ -55,12 +56,12 @@ def run_all(
         SystemExit: asked to stop (as a single run), or a run has failed.
     """
     with signals.StopRequest(args.max_time, began):
-        accelerator = start_accelerator(args)
+        accelerator, args = start_accelerator(args)
         agreement.check_options(args)
         group = _choose_group(args)
         figures = {}
         for number, (name, member) in enumerate(runs.items(), 1):
-            member.output_dir, member.run_name, member.member_of = str(group), name, group.name
+            member = replaced(member, output_dir=str(group), run_name=name, member_of=group.name)
             done = _is_done(group / name, member, accelerator)
             if accelerator.is_main_process:
                 say(f"\n== run {number} of {len(runs)}: {name}{' is done' if done else ''}\n")

@@ -7,7 +7,7 @@ from common.errors import UserError
 from data.augment.spec import parse as parse_augment
 from options.groups import ModelOptions, SpeedOptions
 from options.parser import POSITIVE, Parser, in_words, number, path, weights_file
-from options.schema import add_arguments
+from options.schema import Options, add_arguments, replaced
 from options.train import parse_train
 
 BENCHES = ("forward", "train", "loop", "data", "conv", "transform")
@@ -75,7 +75,7 @@ def bench_parser() -> Parser:
     return parser
 
 
-def parse_bench(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_bench(argv: Sequence[str] | None = None) -> Options:
     """Parse bench.py's options; what it has no option for is as train.py has it, from the recipe or by default.
 
     Raises:
@@ -85,6 +85,9 @@ def parse_bench(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = bench_parser()
     args = parser.parse_args(argv)
     trained = parse_train([f"--recipe={args.recipe}"] if args.recipe else [])
+    # What is timed is one step of all layers on images of one size, their own; a micro-batch counts as a step.
+    batch_size = trained.batch_size and trained.batch_size // trained.accumulate
+    trained = replaced(trained, train_sizes=None, freeze="none", batch_size=batch_size, accumulate=1)
     if args.recipe:
         parser.set_defaults(**_from_recipe(trained, args))
         args = parser.parse_args(argv)
@@ -96,16 +99,11 @@ def parse_bench(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args.what = alone or list(dict.fromkeys(args.what or BENCHES))
     args.batch_sizes = list(dict.fromkeys(args.batch_sizes))
     args.model_arg = dict(args.model_arg)
-    return argparse.Namespace(**(vars(trained) | vars(args)))
+    return replaced(trained, **vars(args))
 
 
 def _from_recipe(trained: argparse.Namespace, args: argparse.Namespace) -> dict:
     """What a recipe says of the options that bench.py has too; the others it takes from there as they are."""
-    # What is timed is one step of all layers on images of one size, their own; a micro-batch counts as a step.
-    trained.train_sizes, trained.freeze = None, "none"
-    if trained.batch_size:
-        trained.batch_size //= trained.accumulate
-    trained.accumulate = 1
     own = {"output_dir", "data_dir"}
     found = {name: value for name, value in vars(trained).items() if name in args and name not in own}
     found["model_arg"] = list(trained.model_arg.items())

@@ -1,12 +1,11 @@
 """The command line of infer.py, and the names of the methods that explain a class."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import UserError
 from options.parser import POSITIVE, Parser, in_words, path, weights_file
-from options.schema import add_arguments, declared, given, option
+from options.schema import Options, add_arguments, declared, given, option
 from options.training import TTA
 
 CAMS = ("gradcam", "gradcam++", "scorecam", "eigencam")  # of a layer's feature maps
@@ -89,7 +88,7 @@ def infer_parser() -> Parser:
     return parser
 
 
-def parse_infer(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_infer(argv: Sequence[str] | None = None) -> Options:
     """Parse infer.py's options.
 
     Raises:
@@ -101,7 +100,7 @@ def parse_infer(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError(f"{', '.join(odd)}: of use with --explain alone; name its methods, or leave it out")
     args.explain = parse_methods(args.explain) if args.explain is not None else []
     args.explain_count = args.explain_count or COUNT
-    return args
+    return Options(**vars(args))
 
 
 def parse_methods(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from common.errors import UserError
 from options.groups import OPTIONS
 from options.parser import setting_argv
+from options.schema import replaced
 from options.train import parse_train, train_parser
 
 
@@ -52,8 +53,7 @@ def members(
         except UserError as error:
             impossible[_name(setting)] = (setting, error)
             continue
-        member.seeds, member.sweep, member.ensemble = None, [], False
-        runs[_name(setting)] = member
+        runs[_name(setting)] = replaced(member, seeds=None, sweep=[], ensemble=False)
         for key, value in setting.items():
             possible[key].add(value)
     for setting, error in impossible.values():

@@ -82,6 +82,21 @@ class Option:
         return self.role is not Role.COMMAND and self.swept
 
 
+class Options(argparse.Namespace):
+    """Parsed options by name. Nobody changes them: `replaced` gives others."""
+
+    def __init__(self, **values: Any) -> None:
+        vars(self).update(values)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"options are not changed in place: use replaced(args, {name}=...)")
+
+
+def replaced(args: argparse.Namespace, **changes: Any) -> Options:
+    """The same options but for `changes`."""
+    return Options(**(vars(args) | changes))
+
+
 PARSE = ("type", "choices", "nargs", "action", "const", "metavar")
 
 

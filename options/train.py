@@ -13,7 +13,7 @@ from data.sources import NAMED, from_anywhere
 from options import resumed
 from options.groups import GROUPS, OPTIONS, CommandOptions
 from options.parser import RECIPES, Answer, Parser, recipe_argv, weights_file
-from options.schema import add_arguments, fill_in_defaults, given
+from options.schema import Options, add_arguments, fill_in_defaults, given
 from options.training import HUB
 
 SMOKE_IMAGES = 16  # of each part
@@ -35,7 +35,7 @@ def train_parser() -> Parser:
     return parser
 
 
-def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_train(argv: Sequence[str] | None = None) -> Options:
     """Parse train.py's options, the recipe's first and then what was typed.
 
     Raises:
@@ -61,7 +61,7 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _check_task(args)
     if args.smoke_test:
         _shrink(args)
-    return args
+    return Options(**vars(args))
 
 
 def _shrink(args: argparse.Namespace) -> None:

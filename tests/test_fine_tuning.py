@@ -126,7 +126,7 @@ def test_weights_of_timm_arrive_as_timm_loads_them(real_data: str, channels: int
     pretrained.load(ours, args(pretrained=str(file)), [])
     assert equal(theirs.state_dict(), ours.state_dict())
     chosen = args(pretrained=str(file))
-    pretrained.complete(chosen)
+    chosen = pretrained.completed(chosen)
     config = timm.data.resolve_model_data_config(theirs)
     assert tuple(chosen.mean) == config["mean"] and tuple(chosen.std) == config["std"]
     assert (chosen.input_size, chosen.interpolation) == (224, config["interpolation"])
@@ -207,7 +207,7 @@ def test_a_head_begins_with_the_rows_of_our_own_classes_in_whatever_order(best: 
 def refusal(classes: Sequence[str] = tuple("0123456789"), **options: object) -> str:
     chosen = args(**options)
     with pytest.raises(UserError) as refused:
-        pretrained.complete(chosen)
+        chosen = pretrained.completed(chosen)
         model = create_model(chosen.model, input_shape=(3, 32, 32), num_classes=len(classes))
         pretrained.load(model, chosen, classes)
     assert "\n" not in str(refused.value)

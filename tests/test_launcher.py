@@ -95,7 +95,7 @@ def test_what_the_launcher_asks_for_is_an_option_of_the_run(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     args = parse_train(typed.split())
-    launcher.take_options(args)
+    args = launcher.with_options(args)
     assert {name: getattr(args, name) for name in taken} == taken
 
 
@@ -114,7 +114,7 @@ def test_what_is_no_option_of_a_run_is_refused(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=says):
-        launcher.take_options(parse_train(typed.split()))
+        launcher.with_options(parse_train(typed.split()))
 
 
 def test_a_precision_that_only_the_launcher_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from common.errors import UserError
 from options.groups import GROUPS, OPTIONS
 from options.multirun import members
-from options.schema import Role, declared
+from options.schema import Role, declared, replaced
 from options.train import parse_train, train_parser
 
 
@@ -44,3 +44,10 @@ def test_a_resumed_run_may_differ_in_what_does_not_change_its_results_alone():
 def test_what_cannot_be_swept_is_refused(name):
     with pytest.raises(UserError, match=f"--sweep {name}: cannot be swept"):
         members(argparse.Namespace(sweep=[(name, ["1", "2"])], seeds=None, folds=None, ensemble=False), [])
+
+
+def test_parsed_options_are_not_changed_in_place():
+    args = parse_train([])
+    with pytest.raises(AttributeError, match="use replaced"):
+        args.lr = 1.0
+    assert replaced(args, lr=1.0).lr == 1.0 and args.lr == 2e-3

@@ -32,7 +32,8 @@ def loaded(*options):
 
     fresh_process()
     args = parse_train(["--cpu", *map(str, options)])
-    return args, build.load_data(args, Accelerator(cpu=True))
+    data = build.load_data(args, Accelerator(cpu=True))
+    return build.resolve(args, data, 1), data
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from common.errors import UserError
-from engine.build import plan_steps
+from engine.build import default_batch_size, plan_steps
 from options.train import parse_train
 from tests.driver import HANGS, Fault, free_port, server, train
 
@@ -177,14 +177,14 @@ def test_evaluation_counts_every_sample_exactly_once_on_any_number_of_processes(
 def test_the_default_batch_divides_among_processes_and_micro_batches(
     samples: int, processes: int, accumulate: int, batch_size: int
 ) -> None:
-    args = parse_train(["--accumulate", str(accumulate)])
-    plan = plan_steps(args, samples, processes)
-    assert (args.batch_size, plan.steps_per_epoch) == (batch_size, samples // batch_size)
+    assert default_batch_size(samples, processes * accumulate) == batch_size
+    args = parse_train(["--accumulate", str(accumulate), "--batch-size", str(batch_size)])
+    assert plan_steps(args, samples, processes).steps_per_epoch == samples // batch_size
 
 
 def test_too_few_images_for_the_processes_are_refused_with_a_remedy_that_works() -> None:
     with pytest.raises(UserError, match=r"2 training images are too few for 3 processes .*: start fewer processes"):
-        plan_steps(parse_train([]), 2, 3)
+        plan_steps(parse_train(["--batch-size", "3"]), 2, 3)
     with pytest.raises(UserError, match="--batch-size 12 is more than the 10 training images: give 9 or less"):
         plan_steps(parse_train(["--batch-size", "12"]), 10, 3)
     plan_steps(parse_train(["--batch-size", "9"]), 10, 3)

@@ -15,6 +15,7 @@ from data.class_folders import same_names
 from engine.checkpoints import best_weights, class_matching
 from engine.checkpoints.store import differences, with_tied
 from models import param_groups
+from options.schema import Options, replaced
 from options.training import HUB
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "weights")  # under which files keep their weights
@@ -22,22 +23,20 @@ PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataPa
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 
-def complete(args: argparse.Namespace) -> None:
-    """Fill in mean, std, input size and interpolation, where none is given, with those that the weights know.
+def completed(args: argparse.Namespace) -> Options:
+    """The options with mean, std, input size and interpolation, where none is given, as the weights know them.
 
     Raises:
         ImpossibleOptions: --pretrained names no weights, or weights that cannot be had.
     """
-    for name, value in preparation(args).items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
+    return replaced(args, **{name: known for name, known in preparation(args).items() if getattr(args, name) is None})
 
 
 def preparation(args: argparse.Namespace) -> dict:
     """Mean, std, input size and interpolation, as far as the weights of --pretrained know them; nothing without them.
 
     Raises:
-        UserError: as `complete`.
+        UserError: as `completed`.
     """
     if args.pretrained is None:
         return {}

@@ -16,21 +16,25 @@ from accelerate.utils import (
 
 from common.errors import UserError
 from engine.runtime import hardware, launch_configuration, launcher, peers, sharding
+from options.schema import Options, replaced
 
 
-def start_accelerator(args: argparse.Namespace) -> Accelerator:
+def start_accelerator(args: argparse.Namespace) -> tuple[Accelerator, Options]:
     """Set the process up for training or inference on what hardware there is.
 
     Args:
-        args: `cpu`, `mixed_precision`; for training also `compile`, `accumulate` and `deterministic`. What the
-            launcher asks for is filled in, and the precision, so that it is recorded with the run.
+        args: `cpu`, `mixed_precision`; for training also `compile`, `accumulate` and `deterministic`.
+
+    Returns:
+        What joins the processes, and the options with what the launcher asks for and the precision chosen, as they
+        are to be recorded with the run.
 
     Raises:
         UserError: fp16 on a CPU, more processes than GPUs, processes that would each train alone, FSDP version 1 or
             compiled, or a launcher that asks for what is not supported.
     """
     launcher.check_environment()
-    launcher.take_options(args)
+    args = launcher.with_options(args)
     hardware.keep_freed_memory()
     # The momentum of a unit that died fades through numbers below 1.2e-38, with which Intel's CPUs compute many times
     # slower: 14 such rows of 1,024 made Muon's step take six times as long. Threads inherit this, so it comes early.
@@ -38,7 +42,7 @@ def start_accelerator(args: argparse.Namespace) -> Accelerator:
     cpu = args.cpu or not torch.accelerator.is_available()
     if cpu and not args.cpu:
         launch_configuration.warn_without_accelerator()
-    args.mixed_precision = hardware.choose_precision(args.mixed_precision, cpu)
+    args = replaced(args, mixed_precision=hardware.choose_precision(args.mixed_precision, cpu))
     if not cpu:
         hardware.check_gpus()
     deterministic = getattr(args, "deterministic", False)
@@ -65,7 +69,7 @@ def start_accelerator(args: argparse.Namespace) -> Accelerator:
         sharding.set_up(accelerator)
     if cpu:
         torch.set_num_threads(hardware.threads_per_process())
-    return accelerator
+    return accelerator, args
 
 
 def compilation(wanted: bool) -> TorchDynamoPlugin:

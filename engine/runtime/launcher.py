@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from common.errors import UserError
+from options.schema import Options, replaced
 
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 WHOLE_NUMBERS = (
@@ -65,15 +66,13 @@ def check_environment() -> None:
             )
 
 
-def take_options(args: argparse.Namespace) -> None:
-    """Let what the launcher asks for be options of the run: `cpu`, and where `args` has them `compile`, `accumulate`.
-
-    What is typed wins.
+def with_options(args: argparse.Namespace) -> Options:
+    """The options with what the launcher asks for: `cpu`, and where `args` has it `compile`; what is typed wins.
 
     Raises:
         UserError: a kind of compilation that --compile is not, or another accumulation than --accumulate.
     """
-    args.cpu = args.cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE
+    cpu = args.cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE
     accumulate = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
     if accumulate and hasattr(args, "accumulate") and int(accumulate) != args.accumulate:
         raise UserError(
@@ -81,13 +80,14 @@ def take_options(args: argparse.Namespace) -> None:
             f"--accumulate {accumulate}, which cuts --batch-size into as many parts, or unset the variable"
         )
     if not hasattr(args, "compile"):
-        return
+        return replaced(args, cpu=cpu)
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "").lower() or "no"
     if args.compile is None and backend not in ("no", "inductor"):
         raise UserError(f"the launcher asks for dynamo_backend {backend}: leave it out, or give --compile (inductor)")
-    args.compile = backend == "inductor" if args.compile is None else args.compile
-    if args.compile:
+    compiled = backend == "inductor" if args.compile is None else args.compile
+    if compiled:
         _check_dynamo()
+    return replaced(args, cpu=cpu, compile=compiled)
 
 
 def _check_dynamo() -> None:

@@ -18,6 +18,7 @@ from engine.run import Run
 from engine.runtime.accelerator import start_accelerator
 from engine.runtime.signals import StopRequest
 from options.bench import parse_bench
+from options.schema import replaced
 from tests.gpu.options import Options
 
 JOBS = (
@@ -39,12 +40,12 @@ def measure(options: Options, record: Callable[[dict], None]) -> None:
     """The ratio, then the profile, of each job."""
     for number, job in enumerate(TINY if options.dry_run else JOBS):
         args = parse_bench(["--what", "loop", "--rounds", "2" if options.dry_run else "3", *job.split()])
-        accelerator = start_accelerator(args)
+        accelerator, args = start_accelerator(args)
         batch_size = args.batch_sizes[0]
         section = loop.measure(args, accelerator, batch_size, train.begin, train.steps, UNLIMITED)
         record({"job": job, "ratio": section.facts["ratio"], "ms_of_a_step": section.facts["milliseconds_of_a_step"]})
-        args.batch_size, args.epochs = batch_size, 1
-        args.output_dir = str(Path(options.scratch) / f"profiled-{number}")
+        folder = str(Path(options.scratch) / f"profiled-{number}")
+        args = replaced(args, batch_size=batch_size, epochs=1, output_dir=folder)
         data = make_images(args.image_size, args.channels, batch_size * 100)
         with contextlib.redirect_stdout(io.StringIO()):
             run = train.begin(args, accelerator, data, StopRequest(None))

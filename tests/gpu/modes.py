@@ -23,7 +23,7 @@ def measure(options: Options, record: Callable[[dict], None]) -> None:
     forward.MODES = {name: forward.MODES[name] for name in MODES if not (options.dry_run and name == "torch.compile")}
     for job in TINY if options.dry_run else JOBS:
         args = parse_bench([*job.split(), "--rounds", "2" if options.dry_run else "3"])
-        accelerator = start_accelerator(args)
+        accelerator, args = start_accelerator(args)
         for what in ("forward", "train"):
             where = accelerator.device, accelerator.mixed_precision
             section = forward.measure(what, args, *where, args.batch_sizes[0], UNLIMITED)
