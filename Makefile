@@ -16,8 +16,9 @@ READY := .venv/.installed
 # Where no .venv was made (Kaggle, a machine without a network) the Python at hand has what is needed.
 GPU_PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
-# Tests compute with one thread, so that two files run at once in little more than the time of one.
-AT_ONCE := -n 2 --dist loadfile
+# Tests compute with one thread, so that two files run at once in little more than the time of one. A process that
+# ended because its test hung is not started again: it would hang there anew.
+AT_ONCE := -n 2 --dist loadfile --max-worker-restart 0
 
 .PHONY: demo test test-all test-gpu lint clean
 

@@ -23,7 +23,7 @@ from options.parser import POSITIVE, Parser
 from tests.gpu.options import DRY_RUN, REPOSITORY, Options
 
 
-class Subset(NamedTuple):
+class Part(NamedTuple):
     """A module of tests/gpu, the seconds that it may take on a GPU, and what it is in words."""
 
     module: str
@@ -32,12 +32,12 @@ class Subset(NamedTuple):
 
 
 PARTS = (
-    Subset("checks", 120, "tests that only a GPU can answer"),
-    Subset("records", 190, "cifar10_94, five seeds, beside airbench94_muon.py"),
-    Subset("loop", 60, "the loop over the bare model, waits for the GPU, share of time that it is busy"),
-    Subset("modes", 100, "eager, compiled, CUDA graphs, exported: cnn, whitened_cnn, ResNet-50"),
-    Subset("decoding", 30, "images/s that live decoding can feed"),
-    Subset("recipes", 520, "cifar10_96, cifar100_75, cifar10_97"),
+    Part("checks", 120, "tests that only a GPU can answer"),
+    Part("records", 190, "cifar10_94, five seeds, beside airbench94_muon.py"),
+    Part("loop", 60, "the loop over the bare model, waits for the GPU, share of time that it is busy"),
+    Part("modes", 100, "eager, compiled, CUDA graphs, exported: cnn, whitened_cnn, ResNet-50"),
+    Part("decoding", 30, "images/s that live decoding can feed"),
+    Part("recipes", 520, "cifar10_96, cifar100_75, cifar10_97"),
 )
 BUDGET = 540
 DRY_RUN_LIMIT = 600  # seconds a part, and DRY_RUN_BUDGET for all, so that a slow or busy CPU gets through
@@ -53,7 +53,7 @@ def main() -> None:
     deadline = time.monotonic() + args.budget
     with tempfile.TemporaryDirectory(prefix="gpu-") as scratch, ThreadPoolExecutor(args.jobs) as pool:
 
-        def run(part: Subset) -> str:
+        def run(part: Part) -> str:
             own_scratch = Path(scratch) / part.module
             own_scratch.mkdir()
             options = Options(args.dry_run, args.data_dir, args.airbench, str(own_scratch))
@@ -109,7 +109,7 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def run_part(part: Subset, options: Options, folder: Path, limit: float) -> str:
+def run_part(part: Part, options: Options, folder: Path, limit: float) -> str:
     """Run one part for at most `limit` seconds, write its JSON and print it; returns "done", "failed" or "cut off"."""
     path = folder / f"{part.module}.json"
     start = time.monotonic()
@@ -148,7 +148,7 @@ def run_process(arguments: list[str], dry_run: bool, limit: float) -> tuple[str,
     return "failed" if process.returncode else "done", log
 
 
-def as_text(part: Subset, content: dict) -> str:
+def as_text(part: Part, content: dict) -> str:
     """A part as lines for the screen: what it is, then each result in a line."""
     lines = [f"{part.module}: {part.title}: {content['status']} after {content['seconds']:.0f} s"]
     lines += ["  " + ", ".join(f"{key} {_plain(value)}" for key, value in row.items()) for row in content["measured"]]
