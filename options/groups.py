@@ -1,6 +1,5 @@
 """Every option of train.py in groups, how it learns apart: name, default and meaning. Nothing heavy is imported."""
 
-import os
 from dataclasses import dataclass
 
 import models
@@ -64,10 +63,11 @@ class DataOptions:
     dataset: str = option(
         "digits", "name, Hub id (owner/name) or folder", may_change=True, of_test=True, per_machine=True
     )
-    data_dir: str = option(
-        os.environ.get("SAMELOOP_DATA"),
+    data_dir: str | None = option(
+        None,
         "folder searched for the data set by name before the Hub (default: $SAMELOOP_DATA)",
         metavar="DIR",
+        environment="SAMELOOP_DATA",
         role=Role.OUTPUT,
         of_test=True,
         per_machine=True,

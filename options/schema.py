@@ -5,6 +5,7 @@ Whoever treats options differently, at a resume, in a comparison, in a sweep, as
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import Any, get_args
@@ -37,6 +38,7 @@ class Option:
         filled_in: whether a run fills it in from data or weights where it is None.
         classes_only: whether it is of use for classes alone.
         per_machine: whether it may differ from machine to machine of one run.
+        environment: the variable that holds its default, read when a command line is parsed; None where there is none.
         default_by: (another option, its value -> the default then, the default else); None where there is none.
     """
 
@@ -54,6 +56,7 @@ class Option:
     filled_in: bool = False
     classes_only: bool = False
     per_machine: bool = False
+    environment: str | None = None
     default_by: tuple[str, Mapping[str, Any], Any] | None = None
 
     @property
@@ -132,8 +135,9 @@ def declared(*groups: type) -> dict[str, Option]:
 def add_arguments(add: Callable, group: type) -> None:
     """Add a dataclass's options to a parser, or a group of one, by its `add_argument`."""
     for found in declared(group).values():
+        default = os.environ.get(found.environment, found.default) if found.environment else found.default
         if found.help is not None:
-            add(found.flag, default=found.default, help=_help(found, found.help), **found.parse)
+            add(found.flag, default=default, help=_help(found, found.help), **found.parse)
 
 
 def _help(found: Option, text: str) -> str:

@@ -51,3 +51,11 @@ def test_parsed_options_are_not_changed_in_place():
     with pytest.raises(AttributeError, match="use replaced"):
         args.lr = 1.0
     assert replaced(args, lr=1.0).lr == 1.0 and args.lr == 2e-3
+
+
+def test_a_default_in_the_environment_is_read_when_options_are_parsed(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMELOOP_DATA", str(tmp_path))
+    assert parse_train([]).data_dir == str(tmp_path)
+    assert parse_train(["--data-dir", str(tmp_path.parent)]).data_dir == str(tmp_path.parent)
+    monkeypatch.delenv("SAMELOOP_DATA")
+    assert parse_train([]).data_dir is None
