@@ -20,7 +20,7 @@ from engine.checkpoints import pretrained
 from models import param_groups
 from models.factory import argument_names, create_model, image_size
 from models.layers.sync_batch_norm import synchronize_batch_norm
-from options.parser import parse_freeze
+from options.parser import by_epoch, parse_freeze
 from options.schema import Options, replaced
 from options.training import SYNC_BN_BELOW
 from tasks.base import Task
@@ -30,14 +30,16 @@ SMOKE_ROWS = 64  # images of each split that a smoke test reads, for its parts t
 
 @dataclass(frozen=True)
 class Plan:
-    """How many optimizer steps there are.
+    """How many optimizer steps there are, and what they train.
 
     Attributes:
         steps_per_epoch, total_steps: optimizer steps.
+        frozen: what --freeze leaves out of training, by epoch.
     """
 
     steps_per_epoch: int
     total_steps: int
+    frozen: tuple[str, ...]
 
 
 def resolve(args: argparse.Namespace, data: DataSplits, num_processes: int) -> Options:
@@ -66,7 +68,7 @@ def default_batch_size(num_samples: int, parts: int) -> int:
 
 
 def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -> Plan:
-    """Derive the steps from the global batch size.
+    """Derive the steps from the global batch size, and what is frozen in which epoch.
 
     Raises:
         ImpossibleOptions: the batch is larger than the data, or does not divide among processes and micro-batches.
@@ -88,7 +90,8 @@ def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -
             f"processes times --accumulate {args.accumulate}: give a multiple of {parts}"
         )
     steps_per_epoch = num_samples // args.batch_size
-    return Plan(steps_per_epoch, steps_per_epoch * args.epochs)
+    frozen = tuple(by_epoch(parse_freeze(args.freeze), args.epochs))
+    return Plan(steps_per_epoch, steps_per_epoch * args.epochs, frozen)
 
 
 def load_data(args: argparse.Namespace, accelerator: Accelerator) -> DataSplits:

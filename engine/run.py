@@ -24,7 +24,6 @@ from engine.runtime.accelerator import end_processes
 from engine.runtime.signals import StopRequest
 from engine.train_state import TrainState
 from models import param_groups
-from options.parser import by_epoch, parse_freeze
 from options.schema import Options
 from tasks.base import Task
 from tasks.evaluate import evaluate
@@ -187,8 +186,7 @@ class Run(Parts):
     def freeze(self) -> None:
         """Leave out of training what --freeze names for the coming epoch."""
         if self.args.freeze != "none" and self.state.step < self.plan.total_steps:
-            of_epochs = by_epoch(parse_freeze(self.args.freeze), self.args.epochs)
-            param_groups.freeze(self.unwrapped_model, of_epochs[self.epoch])
+            param_groups.freeze(self.unwrapped_model, self.plan.frozen[self.epoch])
 
     def save(self) -> None:
         """Write a checkpoint of the step reached; to be called by all processes.
