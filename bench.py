@@ -5,7 +5,6 @@ python bench.py --what loop --model timm/resnet18 --batch-sizes 64 256
 python bench.py --check               # exit code 1 when the loop has less than 0.9 of the bare model's speed
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import train  # the only script that another one needs: its loop is what is measured
 from common import console
 from common.errors import UserError, exit_on_user_error
-from options.bench import parse_bench
+from options.bench import BenchOptions, parse_bench
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,7 +27,7 @@ LEAST_RATIO = 0.9
 WEIGHTS = {"forward": 3, "train": 3, "loop": 2, "conv": 2, "data": 1, "transform": 3}
 
 
-def bench(args: argparse.Namespace) -> int:
+def bench(args: BenchOptions) -> int:
     """Measure what `args` asks for, print it and write bench.json and bench.png; returns the exit code."""
     console.status("loading PyTorch")
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
@@ -72,7 +71,7 @@ def bench(args: argparse.Namespace) -> int:
     return _check(sections) if args.check else 0
 
 
-def _refuse_early(args: argparse.Namespace, accelerator: "Accelerator") -> None:
+def _refuse_early(args: BenchOptions, accelerator: "Accelerator") -> None:
     """Raise UserError for a model or an augmentation that the images do not suit, before minutes are spent."""
     from benches import conv, transform
     from benches.images import make_images
@@ -87,7 +86,7 @@ def _refuse_early(args: argparse.Namespace, accelerator: "Accelerator") -> None:
         conv.refuse_early(args)
 
 
-def _measure(args: argparse.Namespace, accelerator: "Accelerator", budget: "Budget") -> Iterator["Section"]:
+def _measure(args: BenchOptions, accelerator: "Accelerator", budget: "Budget") -> Iterator["Section"]:
     """One bench after another, for each batch size, as long as there is time."""
     parts = [(what, size) for what in args.what for size in (args.batch_sizes if what != "transform" else [0])]
     for (what, batch_size), share in zip(parts, budget.divide([WEIGHTS[what] for what, _ in parts]), strict=True):
@@ -102,7 +101,7 @@ def _measure(args: argparse.Namespace, accelerator: "Accelerator", budget: "Budg
 
 
 def _measure_part(
-    what: str, args: argparse.Namespace, accelerator: "Accelerator", batch_size: int, budget: "Budget"
+    what: str, args: BenchOptions, accelerator: "Accelerator", batch_size: int, budget: "Budget"
 ) -> Iterator["Section"]:
     from benches import conv, data, forward, loop, transform
 

@@ -7,21 +7,20 @@
 Needs nothing but the weights file and the images. Exit code 1 when some of the images could not be read.
 """
 
-import argparse
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common import console
 from common.errors import exit_on_user_error
 from engine.runtime.peers import failing_together
-from options.infer import parse_infer
-from options.schema import replaced
+from options.infer import InferOptions, parse_infer
 
 
-def infer(args: argparse.Namespace) -> int:
+def infer(args: InferOptions) -> int:
     """Predict what `args` asks for; returns the exit code."""
     console.status("loading PyTorch")
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
@@ -39,23 +38,23 @@ def infer(args: argparse.Namespace) -> int:
         return explained(args, content, paths)
     task_class(content["options"]).check_infer_options(args)
     precision = args.mixed_precision or hardware.usable_precision(content["mixed_precision"], args.cpu)
-    args = replaced(args, mixed_precision=precision)
+    args = replace(args, mixed_precision=precision)
     model, task, *how = prepare(args, content, args.tta)
     if not paths:
         return held_out.report_on_test_split(args, content, model, task, *how)
     return task.predict_files(args, model, paths, *how)
 
 
-def explained(args: argparse.Namespace, content: dict, paths: list[Path]) -> int:
+def explained(args: InferOptions, content: dict, paths: list[Path]) -> int:
     """Show what speaks for the classes of `paths`, or of the test split, as `args` asks for; returns the exit code."""
     from explain import explanations
 
     explanations.check_options(args, content)
-    model, task, *how = prepare(replaced(args, mixed_precision="no"), content, "none")
+    model, task, *how = prepare(replace(args, mixed_precision="no"), content, "none")
     return explanations.explain(args, content, model, task, paths, *how)
 
 
-def prepare(args: argparse.Namespace, content: dict, tta: str | None) -> tuple:
+def prepare(args: InferOptions, content: dict, tta: str | None) -> tuple:
     """Start the machine and build what `content` describes: (model, task, accelerator, images of a batch)."""
     from engine.checkpoints import best_weights
     from engine.runtime.accelerator import start_accelerator

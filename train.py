@@ -5,7 +5,6 @@ The same script runs on a CPU, one GPU, several processes and several machines:
     accelerate launch --config_file accelerate_configs/<hardware>.yaml train.py --dataset cifar10 --epochs 10
 """
 
-import argparse
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from common import console
 from common.errors import exit_on_user_error
 from engine.runtime.peers import failing_together
+from options.groups import TrainOptions
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.runtime.signals import StopRequest
 
 
-def train(args: argparse.Namespace, began: float) -> dict:
+def train(args: TrainOptions, began: float) -> dict:
     """One run, and its figures. It is a pure function of (options, step): see `engine/run.py` for its state."""
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
     from engine import build, final_test
@@ -41,7 +41,7 @@ def train(args: argparse.Namespace, began: float) -> dict:
         return final_test.report_run(run)
 
 
-def begin(args: argparse.Namespace, accelerator: "Accelerator", data: "DataSplits", stop: "StopRequest") -> "Run":
+def begin(args: TrainOptions, accelerator: "Accelerator", data: "DataSplits", stop: "StopRequest") -> "Run":
     """Build a run, or resume one, up to where its next step can be taken."""
     from engine import build, start
     from engine.optim.ema import EMA

@@ -1,6 +1,5 @@
 """Bench `conv`: convolution by hand against nn.Conv2d, forward and backward, on the layers of byhand_cnn."""
 
-import argparse
 from collections.abc import Callable, Iterator
 
 import torch
@@ -14,10 +13,11 @@ from benches.timing import calls_for, interleave, warm_up
 from common.errors import UserError
 from models.conv2d import Conv2d
 from models.factory import create_model
+from options.bench import MeasureOptions
 
 
 def measure(
-    args: argparse.Namespace, device: torch.device, precision: str, batch_size: int, budget: Budget
+    args: MeasureOptions, device: torch.device, precision: str, batch_size: int, budget: Budget
 ) -> Iterator[Section]:
     """A section for each layer, in fp32 and in the options' precision ("auto" resolved)."""
     layers = _layers((args.channels, args.image_size, args.image_size))
@@ -31,7 +31,7 @@ def measure(
             yield _section(layer, inputs, used, args.rounds, next(shares))
 
 
-def refuse_early(args: argparse.Namespace) -> None:
+def refuse_early(args: MeasureOptions) -> None:
     """Raise UserError for images that byhand_cnn does not suit."""
     try:
         _layers((args.channels, args.image_size, args.image_size))

@@ -1,7 +1,7 @@
 """Bench `data`: images augmented and normalised by whole batches, as train.py does it, and one by one, as is usual."""
 
-import argparse
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,12 +15,12 @@ from benches.timing import calls_for, interleave, warm_up
 from data.dataset import DataSplits
 from data.loader import ArrayDataset
 from engine.build import build_task
-from options.schema import replaced
+from options.bench import BenchOptions
 
 STEPS = ("normalise", "crop, flip, normalise")
 
 
-def measure(args: argparse.Namespace, device: torch.device, batch_size: int, steps: str, budget: Budget) -> Section:
+def measure(args: BenchOptions, device: torch.device, batch_size: int, steps: str, budget: Budget) -> Section:
     """Time batches from stored images to what a model takes, on the device, in this process alone.
 
     Ours starts with a gather from a uint8 array, the usual way with PIL images that are decoded already. The images
@@ -48,11 +48,11 @@ def measure(args: argparse.Namespace, device: torch.device, batch_size: int, ste
 
 
 def _whole_batch(
-    args: argparse.Namespace, data: DataSplits, ids: np.ndarray, device: torch.device, padding: int | None
+    args: BenchOptions, data: DataSplits, ids: np.ndarray, device: torch.device, padding: int | None
 ) -> Callable[[], Tensor]:
     """Inputs float32 (B, C, H, W) as train.py makes them."""
     augment = f"flip,crop={padding}" if padding else "none"
-    options = replaced(args, **{"augment": augment})
+    options = replace(args, augment=augment)
     task, dataset = build_task(options, data, device), ArrayDataset(data.train.arrays)
     return lambda: task.training_batch(dataset.__getitems__(ids).to(device), 0)[0]
 

@@ -1,7 +1,7 @@
 """Benches `forward` and `train`: a model eager, compiled, exported, traced, scripted; precisions; memory formats."""
 
-import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from benches.timing import calls_for, interleave, warm_up
 from benches.variants import EAGER, MODES, OWN_LAYERS, check_pays, check_time, why_not
 from data.loader import ArrayDataset
 from engine.build import build_model, build_task
-from options.schema import replaced
+from options.bench import BenchOptions
 from tasks.base import Task
 
 WORDS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
@@ -33,7 +33,7 @@ class Variant(NamedTuple):
 
 
 def measure(
-    what: str, args: argparse.Namespace, device: torch.device, precision: str, batch_size: int, budget: Budget
+    what: str, args: BenchOptions, device: torch.device, precision: str, batch_size: int, budget: Budget
 ) -> Section:
     """Time one batch size: every mode in the options' precision and format, and eager in the others.
 
@@ -70,7 +70,7 @@ def measure(
     return Section(what, title, list(rows.values()), facts=facts)
 
 
-def _variants(what: str, args: argparse.Namespace, precision: str) -> list[Variant]:
+def _variants(what: str, args: BenchOptions, precision: str) -> list[Variant]:
     """Eager as the options have it comes first: the others are compared with it."""
     # Ours differ from PyTorch's own in training alone.
     modes = [Variant(mode, precision, args.channels_last) for mode in MODES if what == "train" or mode != OWN_LAYERS]
@@ -83,10 +83,10 @@ def _variants(what: str, args: argparse.Namespace, precision: str) -> list[Varia
 
 
 def _prepare(
-    what: str, variant: Variant, args: argparse.Namespace, device: torch.device, batch_size: int
+    what: str, variant: Variant, args: BenchOptions, device: torch.device, batch_size: int
 ) -> tuple[Callable[[], object], Tensor]:
     """(what is to be timed, the logits or gradients that it gives), on a model of its own with the same weights."""
-    options = replaced(args, **{"channels_last": variant.channels_last})
+    options = replace(args, channels_last=variant.channels_last)
     data = make_images(args.image_size, args.channels, batch_size)
     task = build_task(options, data, device)
     batch = ArrayDataset(data.train.arrays).__getitems__(data.train.ids).to(device)

@@ -1,6 +1,6 @@
 """Models that learn a transform in seconds from made-up images, so that what is timed makes the right pixels."""
 
-import argparse
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from data.loader import ArrayDataset
 from engine.build import build_model, build_task
 from engine.optim.factory import build_optimizer
 from engine.optim.schedule import set_lr
-from options.schema import replaced
+from options.bench import BenchOptions
 from tasks.image_to_image.task import Transformation
 
 # (model, its arguments, peak learning rate, steps: so many as two cores take in seconds); the first has all variants
@@ -35,9 +35,7 @@ class Learnt(NamedTuple):
     task: Transformation
 
 
-def learn(
-    args: argparse.Namespace, transform: str, device: torch.device, budget: Budget
-) -> tuple[Tensor, list[Learnt]]:
+def learn(args: BenchOptions, transform: str, device: torch.device, budget: Budget) -> tuple[Tensor, list[Learnt]]:
     """Other images than were learnt from, uint8 (N, H, W, C) on the CPU, and MODELS, trained.
 
     The pixels are white noise, which tells a map all that it can know of each of them.
@@ -57,7 +55,7 @@ def learn(
         if learnt and budget.left() < least_left:
             break
         own = {"task": "transform", "transform": transform, "model": name, "model_arg": model_args, "augment": "none"}
-        options = replaced(args, **own, conv="native")
+        options = replace(args, **own, conv="native")
         task = build_task(options, data, device)
         model = build_model(options, task, data, sharded=False).to(device)
         _train(model, task, data, lr, steps)

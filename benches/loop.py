@@ -1,11 +1,11 @@
 """Bench `loop`: what train.py's own loop costs over the bare model, and where the rest goes."""
 
-import argparse
 import contextlib
 import io
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +23,7 @@ from engine.output import trackers
 from engine.run import Run
 from engine.runtime.accelerator import seed_step
 from engine.runtime.signals import StopRequest
-from options.schema import replaced
+from options.bench import BenchOptions
 from tasks.metric_sums import add
 
 CHUNK_SECONDS = 1.0
@@ -31,7 +31,7 @@ BARE, LOOP = "bare model's training step", "loop of train.py"
 
 
 def measure(
-    args: argparse.Namespace,
+    args: BenchOptions,
     accelerator: Accelerator,
     batch_size: int,
     begin: Callable[..., Run],
@@ -67,11 +67,11 @@ def measure(
 
 
 def _begin_run(
-    args: argparse.Namespace, accelerator: Accelerator, batch_size: int, begin: Callable[..., Run], place: str
+    args: BenchOptions, accelerator: Accelerator, batch_size: int, begin: Callable[..., Run], place: str
 ) -> Run:
     most_steps = 3 * MOST_CALLS * (args.rounds + 1)  # more than all that is timed here
     data = make_images(args.image_size, args.channels, max(ROWS, batch_size * most_steps))
-    options = replaced(args, **{"batch_size": batch_size, "output_dir": place, "epochs": 1})
+    options = replace(args, batch_size=batch_size, output_dir=place, epochs=1)
     with contextlib.redirect_stdout(io.StringIO()):  # a run introduces itself; the table says what was measured
         return begin(options, accelerator, data, StopRequest())
 
@@ -124,7 +124,7 @@ def _time_parts(run: Run, model: torch.nn.Module, batch: tuple[Tensor, Tensor], 
     return interleave(timed, run.args.rounds, device, budget)
 
 
-def _section(args: argparse.Namespace, run: Run, whole: dict[str, Timing], parts: dict[str, Timing]) -> Section:
+def _section(args: BenchOptions, run: Run, whole: dict[str, Timing], parts: dict[str, Timing]) -> Section:
     batch_size = run.args.batch_size
     ratios = round_ratios(whole[BARE], whole[LOOP])
     ratio = statistics.median(ratios)

@@ -3,7 +3,6 @@
 Every variant is given uint8 images that lie in memory and leaves uint8 images there: PIL images, or tensors on the CPU.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from data.transforms import with_torchvision
 from data.transforms.spec import parse as parse_transform
 from engine.checkpoints import best_weights
 from engine.held_out import check_same_test_images, held_out_data
+from options.bench import BenchOptions
 from tasks import task_class
 from tasks.image_to_image.metrics import WITHIN
 from tasks.image_to_image.task import Maker, Transformation
@@ -57,7 +57,7 @@ class Variant(NamedTuple):
     prepare: Callable[[Tensor], Made]
 
 
-def refuse_early(args: argparse.Namespace) -> None:
+def refuse_early(args: BenchOptions) -> None:
     """Raise UserError for weights that make no images, or not all by one transform, before anything is computed."""
     if not args.weights:
         return
@@ -74,7 +74,7 @@ def refuse_early(args: argparse.Namespace) -> None:
         raise UserError(f"--weights: {one} and {other} are of other data or transforms; give them one by one")
 
 
-def measure(args: argparse.Namespace, accelerator: Accelerator, budget: Budget) -> Section:
+def measure(args: BenchOptions, accelerator: Accelerator, budget: Budget) -> Section:
     """Time everything on the same images, with how many of its pixels are right beside it.
 
     Args:
@@ -107,7 +107,7 @@ def measure(args: argparse.Namespace, accelerator: Accelerator, budget: Budget) 
     return _section(subject, list(rows.values()))
 
 
-def _from_weights(args: argparse.Namespace, accelerator: Accelerator) -> Subject:
+def _from_weights(args: BenchOptions, accelerator: Accelerator) -> Subject:
     """The test images of the run that the first weights are from, and all the weights' models."""
     learnt = []
     contents = [best_weights.load(Path(path)) for path in args.weights]
@@ -117,8 +117,7 @@ def _from_weights(args: argparse.Namespace, accelerator: Accelerator) -> Subject
         if any(name == other.name for other in learnt):
             name = f"{name} ({Path(path).parent.name})"
         learnt.append(Learnt(name, model.eval(), task))
-    first = argparse.Namespace(weights=args.weights[0], data_dir=args.data_dir)
-    data = held_out_data(first, contents[0], accelerator)
+    data = held_out_data(args.weights[0], args.data_dir, contents[0], accelerator)
     for path, content in zip(args.weights[1:], contents[1:], strict=True):
         check_same_test_images(path, content, data)
     images = torch.from_numpy(data.test.arrays.images[data.test.ids])
@@ -127,7 +126,7 @@ def _from_weights(args: argparse.Namespace, accelerator: Accelerator) -> Subject
     return Subject(images, parse_transform(spec), learnt, title)
 
 
-def _made_up(args: argparse.Namespace, device: torch.device, budget: Budget) -> Subject:
+def _made_up(args: BenchOptions, device: torch.device, budget: Budget) -> Subject:
     """Made-up images and models that learn from others of their kind for some seconds each."""
     spec = args.transform or f"resize={args.image_size * 7 // 8},grayscale,vflip,hflip"
     images, learnt = learn.learn(args, spec, device, budget)

@@ -1,10 +1,9 @@
 """From options to the parts of a run: data, task, model. All that a user can get wrong is found out here."""
 
-import argparse
 import copy
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -20,9 +19,9 @@ from engine.checkpoints import pretrained
 from models import param_groups
 from models.factory import argument_names, create_model, image_size
 from models.layers.sync_batch_norm import synchronize_batch_norm
+from options.groups import TrainOptions
 from options.parser import by_epoch, parse_freeze
-from options.schema import Options, replaced
-from options.training import SYNC_BN_BELOW
+from options.training import SYNC_BN_BELOW, OptimOptions
 from tasks.base import Task
 
 SMOKE_ROWS = 64  # images of each split that a smoke test reads, for its parts to be cut from
@@ -42,14 +41,14 @@ class Plan:
     frozen: tuple[str, ...]
 
 
-def resolve(args: argparse.Namespace, data: DataSplits, num_processes: int) -> Options:
+def resolve(args: TrainOptions, data: DataSplits, num_processes: int) -> TrainOptions:
     """The options with what follows from images, pretrained weights and processes where nothing was given.
 
     Raises:
         ImpossibleOptions: --pretrained names no weights, or weights that cannot be had.
     """
     args = pretrained.completed(args)
-    return replaced(
+    return replace(
         args,
         image_size=args.image_size or data.image_size,
         batch_size=args.batch_size or default_batch_size(len(data.train), num_processes * args.accumulate),
@@ -67,7 +66,7 @@ def default_batch_size(num_samples: int, parts: int) -> int:
     return max(min(max(wish // parts * parts, parts), num_samples // parts * parts), parts)
 
 
-def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -> Plan:
+def plan_steps(args: TrainOptions, num_samples: int, num_processes: int) -> Plan:
     """Derive the steps from the global batch size, and what is frozen in which epoch.
 
     Raises:
@@ -94,7 +93,7 @@ def plan_steps(args: argparse.Namespace, num_samples: int, num_processes: int) -
     return Plan(steps_per_epoch, steps_per_epoch * args.epochs, frozen)
 
 
-def load_data(args: argparse.Namespace, accelerator: Accelerator) -> DataSplits:
+def load_data(args: TrainOptions, accelerator: Accelerator) -> DataSplits:
     """The data set of --dataset; one process of each machine decodes it where it is not cached yet.
 
     Raises:
@@ -112,7 +111,7 @@ def load_data(args: argparse.Namespace, accelerator: Accelerator) -> DataSplits:
     return data
 
 
-def _load_data(args: argparse.Namespace) -> DataSplits:
+def _load_data(args: TrainOptions) -> DataSplits:
     of_every_task = {
         "data_dir": args.data_dir,
         "image_size": args.image_size,
@@ -138,13 +137,13 @@ def _load_data(args: argparse.Namespace) -> DataSplits:
     )
 
 
-def _model_size(args: argparse.Namespace) -> int:
+def _model_size(args: TrainOptions) -> int:
     """The side in pixels of the images that the model was made, or its weights were trained, for."""
     side = args.input_size or pretrained.preparation(args).get("input_size")
     return side or image_size(args.model, args.model_arg)
 
 
-def build_task(args: argparse.Namespace, data: DataSplits, device: torch.device) -> Task:
+def build_task(args: TrainOptions, data: DataSplits, device: torch.device) -> Task:
     """The task of a run.
 
     Raises:
@@ -180,7 +179,7 @@ def _per_channel(values: list[float] | None, channels: int, option: str) -> list
     return [sum(values) / len(values)] * channels
 
 
-def synchronizes_batch_norm(args: argparse.Namespace, num_processes: int, sharded: bool) -> bool:
+def synchronizes_batch_norm(args: OptimOptions, num_processes: int, sharded: bool) -> bool:
     """Whether batch norm's statistics are to be those of all processes' images; see --sync-bn.
 
     Raises:
@@ -195,7 +194,7 @@ def synchronizes_batch_norm(args: argparse.Namespace, num_processes: int, sharde
     return args.sync_bn
 
 
-def build_model(args: argparse.Namespace, task: Task, data: DataSplits, sharded: bool) -> nn.Module:
+def build_model(args: TrainOptions, task: Task, data: DataSplits, sharded: bool) -> nn.Module:
     """The model of a run, from the same first weights for the same seed on any number of processes.
 
     Weights that are to be sharded stay contiguous, as FSDP2 demands; the images may still be channels_last.
@@ -275,7 +274,7 @@ def _some_inputs(task: Task, data: DataSplits, count: int = 5000) -> torch.Tenso
 
 
 def build_sampler(
-    args: argparse.Namespace, data: DataSplits, task: Task, plan: Plan, accelerator: Accelerator, step: int
+    args: OptimOptions, data: DataSplits, task: Task, plan: Plan, accelerator: Accelerator, step: int
 ) -> TrainSampler:
     """Which samples this process sees from optimizer step `step` to the end of the run."""
     return TrainSampler(

@@ -1,7 +1,7 @@
 """The test split that the run of a file of weights held out: found again, known by its images, tested on once more."""
 
-import argparse
 import sys
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -13,14 +13,15 @@ from data.class_folders import same_names
 from data.dataset import DataSplits, changed_parts
 from data.sources import found_again
 from engine.build import load_data
-from options.groups import OPTIONS
+from options.groups import saved_options
+from options.infer import InferOptions
 from tasks.base import Task
 from tasks.classification.predictions import put_out, rows
 from tasks.inference import folder_beside
 
 
 def report_on_test_split(
-    args: argparse.Namespace,
+    args: InferOptions,
     content: dict,
     model: nn.Module,
     task: Task,
@@ -28,7 +29,7 @@ def report_on_test_split(
     batch_size: int,
 ) -> int:
     """Test on the split that the run held out, with the run's own report, written beside the weights. Returns 0."""
-    data = held_out_data(args, content, accelerator)
+    data = held_out_data(args.weights, args.data_dir, content, accelerator)
     if data.targets is not None:
         task.pairs = torch.from_numpy(data.targets)
     folder = folder_beside(args.weights, "test")
@@ -50,20 +51,22 @@ def report_on_test_split(
     return 0
 
 
-def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelerator) -> DataSplits:
+def held_out_data(weights: str, data_dir: str | None, content: dict, accelerator: Accelerator) -> DataSplits:
     """The data set that the weights were trained on, split as it was then.
 
     Args:
-        args: `weights`, the file that `content` is from, and `data_dir`, where to look first.
+        weights: the file that `content` is from.
+        data_dir: where to look first.
         content: as `engine/checkpoints/best_weights.py` loads it.
         accelerator: of this process.
 
     Raises:
         UserError: it is not on this machine, or its test images are no longer the same.
     """
-    options = argparse.Namespace(**({name: found.default for name, found in OPTIONS.items()} | content["options"]))
-    options.dataset, options.data_dir = found_again(options.dataset, options.data_dir, args.data_dir)
-    options.pretrained = None  # the file that training began with may be gone, and nothing is to be had from it now
+    options = saved_options(content["options"])
+    dataset, data_dir = found_again(options.dataset, options.data_dir, data_dir)
+    # The file that training began with may be gone, and nothing is to be had from it now.
+    options = replace(options, dataset=dataset, data_dir=data_dir, pretrained=None)
     try:
         data = load_data(options, accelerator)
     except UserError as error:
@@ -71,10 +74,10 @@ def held_out_data(args: argparse.Namespace, content: dict, accelerator: Accelera
             f"no image is named, so the test split of {options.dataset} is wanted, but: {error} (or name images)"
         ) from error
     if not same_names(data.class_names, content["class_names"]) or list(data.shape) != content["shape"]:
-        raise UserError(f"the data set {options.dataset} has other classes or sizes than {args.weights} was trained on")
-    check_same_test_images(args.weights, content, data)
+        raise UserError(f"the data set {options.dataset} has other classes or sizes than {weights} was trained on")
+    check_same_test_images(weights, content, data)
     if accelerator.is_main_process:
-        _warn_of_changes(args.weights, content, data)
+        _warn_of_changes(weights, content, data)
     return data
 
 

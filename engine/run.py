@@ -24,7 +24,7 @@ from engine.runtime.accelerator import end_processes
 from engine.runtime.signals import StopRequest
 from engine.train_state import TrainState
 from models import param_groups
-from options.schema import Options
+from options.groups import TrainOptions
 from tasks.base import Task
 from tasks.evaluate import evaluate
 from tasks.metric_sums import SAMPLES, means, over_processes
@@ -39,7 +39,7 @@ class Parts:
         model, ema, optimizer: prepared by Accelerate; `ema` is None where none was asked for.
     """
 
-    args: Options
+    args: TrainOptions
     accelerator: Accelerator
     data: DataSplits
     task: Task

@@ -1,6 +1,5 @@
 """The mean of several runs' predictions, tested as one."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +13,12 @@ from engine import build
 from engine.checkpoints import best_weights
 from engine.held_out import check_same_test_images
 from engine.runtime.sharing import from_one
+from options.groups import TrainOptions
 from tasks.classification.report import headline, test_metrics
 from tasks.evaluate import predict
 
 
-def report(args: argparse.Namespace, accelerator: Accelerator, group: Path, folders: Sequence[Path]) -> None:
+def report(args: TrainOptions, accelerator: Accelerator, group: Path, folders: Sequence[Path]) -> None:
     """Test the mean of the probabilities of the runs in `folders`; writes ensemble.json into `group` and prints it.
 
     The weights are those that each run kept, the views of an image those of its --tta.

@@ -4,9 +4,9 @@ A group's folder holds a folder for each run and what compares them. `--resume a
 goes on with the one that was stopped.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -25,16 +25,15 @@ from engine.runtime import agreement, signals
 from engine.runtime.accelerator import start_accelerator
 from engine.runtime.sharing import from_one
 from experiments import comparison, ensemble
-from options.groups import OPTIONS
-from options.schema import replaced
+from options.groups import OPTIONS, TrainOptions
 from tasks import task_class
 
 
 def run_all(
-    args: argparse.Namespace,
-    runs: dict[str, argparse.Namespace],
+    args: TrainOptions,
+    runs: dict[str, TrainOptions],
     failed: dict[str, str],
-    train: Callable[[argparse.Namespace, float], dict],
+    train: Callable[[TrainOptions, float], dict],
     began: float,
 ) -> dict:
     """Train every run, one after another, then compare them.
@@ -61,7 +60,7 @@ def run_all(
         group = _choose_group(args)
         figures = {}
         for number, (name, member) in enumerate(runs.items(), 1):
-            member = replaced(member, output_dir=str(group), run_name=name, member_of=group.name)
+            member = replace(member, output_dir=str(group), run_name=name, member_of=group.name)
             done = _is_done(group / name, member, accelerator)
             if accelerator.is_main_process:
                 say(f"\n== run {number} of {len(runs)}: {name}{' is done' if done else ''}\n")
@@ -86,7 +85,7 @@ def run_all(
     return {"folder": str(group), "runs": figures}
 
 
-def _choose_group(args: argparse.Namespace) -> Path:
+def _choose_group(args: TrainOptions) -> Path:
     """The folder of the group, the same on all processes.
 
     Raises:
@@ -101,7 +100,7 @@ def _choose_group(args: argparse.Namespace) -> Path:
     return Path(broadcast_object_list([str(group)])[0])
 
 
-def _is_done(place: Path, member: argparse.Namespace, accelerator: Accelerator) -> bool:
+def _is_done(place: Path, member: TrainOptions, accelerator: Accelerator) -> bool:
     """Whether a run has its whole report; the main process looks, for all.
 
     Raises:

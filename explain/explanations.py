@@ -1,6 +1,5 @@
 """What infer.py --explain does: maps of images or of the test split, in pictures, figures and TensorBoard."""
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -17,13 +16,13 @@ from explain.layers import Layer, find_layer
 from explain.methods import check_installed
 from explain.of_files import explain_files
 from explain.of_test_split import explain_test_split
-from options.infer import CAMS
+from options.infer import CAMS, InferOptions
 from tasks import evaluate, task_class
 from tasks.classification.task import Classification
 from tasks.inference import folder_beside
 
 
-def check_options(args: argparse.Namespace, content: dict) -> None:
+def check_options(args: InferOptions, content: dict) -> None:
     """Raise UserError where --explain cannot be done: no classes, options of no use, a missing package, no folder."""
     if not issubclass(task_class(content["options"]), Classification):
         raise UserError("--explain: these weights make images, not classes; leave it out")
@@ -38,7 +37,7 @@ def check_options(args: argparse.Namespace, content: dict) -> None:
 
 
 def explain(
-    args: argparse.Namespace,
+    args: InferOptions,
     content: dict,
     model: nn.Module,
     task: Classification,
@@ -62,14 +61,14 @@ def explain(
     folder = Path(args.output or folder_beside(args.weights, "explain"))
     if paths:
         return explain_files(explained, args, paths, named, folder) if accelerator.is_main_process else 0
-    data = held_out_data(args, content, accelerator)
+    data = held_out_data(args.weights, args.data_dir, content, accelerator)
     logits, _ = evaluate.predict(model, task, data.test, accelerator, batch_size)
     if accelerator.is_main_process:
         explain_test_split(explained, args, data, logits.softmax(1).numpy(), named, folder)
     return 0
 
 
-def _layer(args: argparse.Namespace, model: nn.Module, task: Classification) -> Layer | None:
+def _layer(args: InferOptions, model: nn.Module, task: Classification) -> Layer | None:
     if not set(args.explain) & set(CAMS):
         return None
     noise = torch.randint(256, (1, *task.image_shape), generator=torch.Generator().manual_seed(0))

@@ -1,6 +1,5 @@
 """Explaining image files: what speaks for the class that each was given, and for any that is named."""
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,11 @@ from common.console import percent, say
 from explain.explained import Explained, in_words
 from explain.output import finish, make_folder
 from explain.pictures import ROWS, Row, plot_maps
+from options.infer import ExplainOptions
 from tasks.inference import read_images, tell_unreadable
 
 
-def explain_files(
-    explained: Explained, args: argparse.Namespace, paths: list[Path], named: list[int], folder: Path
-) -> int:
+def explain_files(explained: Explained, args: ExplainOptions, paths: list[Path], named: list[int], folder: Path) -> int:
     """Draw maps-001.png and so on, ten images in each. Returns the exit code: 1 when some could not be read.
 
     Args:

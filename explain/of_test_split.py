@@ -1,6 +1,5 @@
 """Explaining a test split: examples that were right and wrong, the mean map of each class, a figure for each method."""
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,14 @@ from data.dataset import DataSplits
 from explain.explained import MIDDLE, Explained, in_words
 from explain.output import finish, make_folder
 from explain.pictures import ROWS, Row, heat, plot_maps
+from options.infer import ExplainOptions
 
 MOST_CLASSES = 20  # in a picture of mean maps
 
 
 def explain_test_split(
     explained: Explained,
-    args: argparse.Namespace,
+    args: ExplainOptions,
     data: DataSplits,
     probabilities: np.ndarray,
     named: list[int],

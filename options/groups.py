@@ -1,13 +1,26 @@
 """Every option of train.py in groups, how it learns apart: name, default and meaning. Nothing heavy is imported."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import models
 from data.transforms.spec import known as known_transforms
 from data.transforms.spec import parse as parse_transform
-from options.parser import POSITIVE, axis, duration, epoch_or_steps, in_words, key_value, number, path, seed_list
+from options.parser import (
+    POSITIVE,
+    KeyValues,
+    axis,
+    duration,
+    epoch_or_steps,
+    in_words,
+    key_value,
+    number,
+    path,
+    seed_list,
+)
 from options.schema import Role, declared, option
-from options.training import AugmentationOptions, FineTuningOptions, TrainingOptions
+from options.training import AugmentationOptions, FineTuningOptions, OptimOptions
 
 # name -> its class, below tasks/; see tasks/__init__.py
 TASKS = {
@@ -23,7 +36,7 @@ def _check_trackers(text: str) -> None:
             raise ValueError(f"unknown tracker '{name}': give some of {', '.join(TRACKERS)}, separated by commas")
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class CommandOptions:
     """This command."""
 
@@ -41,7 +54,7 @@ class CommandOptions:
     )  # the folder of the runs that it is one of
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class TaskOptions:
     """What is learned."""
 
@@ -56,7 +69,7 @@ class TaskOptions:
     )
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """What is trained, validated and tested on."""
 
@@ -119,24 +132,24 @@ class DataOptions:
     )
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """The network."""
 
     model: str = option("cnn", "a name from --list-models, or timm/NAME", type=in_words(models.check_name))
-    model_arg: list = option(
-        [],
+    model_arg: dict[str, Any] = option(
+        {},
         "arguments of the model's constructor, e.g. width=64",
         type=key_value,
         nargs="+",
-        action="extend",
+        action=KeyValues,
         metavar="KEY=VALUE",
         swept=False,
     )
     conv: str = option("native", "convolution: PyTorch's, or models/conv2d.py", choices=models.CONVOLUTIONS)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class SpeedOptions:
     """How fast, on what."""
 
@@ -152,7 +165,7 @@ class SpeedOptions:
     cpu: bool = option(False, "use the CPU even if there is an accelerator", may_change=True)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class OutputOptions:
     """Where the run goes, and how often."""
 
@@ -192,7 +205,7 @@ class OutputOptions:
     verbose: bool = option(False, "print a table of the model's layers", role=Role.OUTPUT)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class MultirunOptions:
     """Several runs from one command."""
 
@@ -231,11 +244,35 @@ GROUPS = {
     "task": TaskOptions,
     "data": DataOptions,
     "model": ModelOptions,
-    "training": TrainingOptions,
+    "training": OptimOptions,
     "fine-tuning": FineTuningOptions,
     "augmentation": AugmentationOptions,
     "speed": SpeedOptions,
     "output": OutputOptions,
     "several runs": MultirunOptions,
 }
-OPTIONS = declared(CommandOptions, *GROUPS.values())  # of train.py, by name
+
+
+# The last group comes first, as fields of the last base come first: they are then in the order of --help.
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(
+    MultirunOptions,
+    OutputOptions,
+    SpeedOptions,
+    AugmentationOptions,
+    FineTuningOptions,
+    OptimOptions,
+    ModelOptions,
+    DataOptions,
+    TaskOptions,
+    CommandOptions,
+):
+    """All options of train.py; who needs one group of them takes that, which they all are."""
+
+
+OPTIONS = declared(TrainOptions)  # by name
+
+
+def saved_options(saved: Mapping[str, Any]) -> TrainOptions:
+    """Options as a run kept them, also by an earlier version: what that lacked is by default, what is gone left out."""
+    return TrainOptions(**{name: value for name, value in saved.items() if name in OPTIONS})

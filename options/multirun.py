@@ -1,18 +1,17 @@
 """The runs that --seeds, --folds and --sweep stand for, parsed before the first of them starts."""
 
-import argparse
 import itertools
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from common.errors import UserError
-from options.groups import OPTIONS
+from options.groups import OPTIONS, MultirunOptions, TrainOptions
 from options.parser import setting_argv
-from options.schema import replaced
 from options.train import parse_train, train_parser
 
 
-def asked_for(args: argparse.Namespace) -> bool:
+def asked_for(args: TrainOptions) -> bool:
     """Whether the options ask for several runs.
 
     Raises:
@@ -28,9 +27,7 @@ def asked_for(args: argparse.Namespace) -> bool:
     return several
 
 
-def members(
-    args: argparse.Namespace, argv: Sequence[str] | None
-) -> tuple[dict[str, argparse.Namespace], dict[str, str]]:
+def members(args: MultirunOptions, argv: Sequence[str] | None) -> tuple[dict[str, TrainOptions], dict[str, str]]:
     """The runs, parsed before the first starts as far as they can be alone; `argv` None: the command line's.
 
     Returns:
@@ -53,7 +50,7 @@ def members(
         except UserError as error:
             impossible[_name(setting)] = (setting, error)
             continue
-        runs[_name(setting)] = replaced(member, seeds=None, sweep=[], ensemble=False)
+        runs[_name(setting)] = replace(member, seeds=None, sweep=[], ensemble=False)
         for key, value in setting.items():
             possible[key].add(value)
     for setting, error in impossible.values():
@@ -62,7 +59,7 @@ def members(
     return runs, {name: str(error) for name, (_, error) in impossible.items()}
 
 
-def _axes(args: argparse.Namespace) -> dict[str, list]:
+def _axes(args: MultirunOptions) -> dict[str, list]:
     """What the runs differ in: the values of each option, or argument of the model, of --sweep, --seeds and --folds."""
     axes: dict[str, list] = {}
     for key, values in args.sweep:

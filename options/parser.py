@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import yaml
 
@@ -82,6 +82,15 @@ class Answer(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         say(self.answer())
         parser.exit()
+
+
+class KeyValues(argparse.Action):
+    """An option that collects what `key_value` parses in a dict, also of several uses of it."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), **dict(values)})
 
 
 def number(kind: type, low: float, high: float = float("inf"), *, open_low: bool = False) -> Callable:

@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
+from copy import copy
 from enum import Enum, auto
 from typing import Any, get_args
 
@@ -25,6 +26,7 @@ class Option:
 
     Attributes:
         name: as in `--name`, with underscores.
+        positional: typed without its name.
         default: where nothing is given, and no `default_by`.
         help: None for what is set by the program alone.
         parse: arguments of argparse's `add_argument`.
@@ -46,6 +48,7 @@ class Option:
     default: Any
     help: str | None
     parse: Mapping[str, Any]
+    positional: bool = False
     role: Role = Role.RESULT
     may_change: bool = False
     compared: bool = True
@@ -61,8 +64,8 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """As it is typed."""
-        return f"--{self.name.replace('_', '-')}"
+        """As it is typed, and as argparse wants it."""
+        return self.name if self.positional else f"--{self.name.replace('_', '-')}"
 
     @property
     def is_kept(self) -> bool:
@@ -85,26 +88,11 @@ class Option:
         return self.role is not Role.COMMAND and self.swept
 
 
-class Options(argparse.Namespace):
-    """Parsed options by name. Nobody changes them: `replaced` gives others."""
-
-    def __init__(self, **values: Any) -> None:
-        vars(self).update(values)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"options are not changed in place: use replaced(args, {name}=...)")
-
-
-def replaced(args: argparse.Namespace, **changes: Any) -> Options:
-    """The same options but for `changes`."""
-    return Options(**(vars(args) | changes))
-
-
-PARSE = ("type", "choices", "nargs", "action", "const", "metavar")
+PARSE = ("type", "choices", "nargs", "action", "const", "metavar", "required")
 
 
 def option(default: Any, help: str | None, **declaration: Any) -> Any:
-    """A field of a dataclass of options.
+    """A field of a group of options: a frozen dataclass, so that options are changed by `dataclasses.replace` alone.
 
     Args:
         default: its default.
@@ -113,8 +101,8 @@ def option(default: Any, help: str | None, **declaration: Any) -> Any:
     """
     parse = {key: declaration.pop(key) for key in PARSE if key in declaration}
     metadata = {"help": help, "parse": parse, **declaration}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: copy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -126,8 +114,7 @@ def declared(*groups: type) -> dict[str, Option]:
         parse = metadata.pop("parse")
         if bool in (field.type, *get_args(field.type)):
             parse = {"action": argparse.BooleanOptionalAction, **parse}
-        is_list = field.default is dataclasses.MISSING
-        default = field.default_factory() if is_list else field.default
+        default = field.default_factory() if field.default is dataclasses.MISSING else field.default
         found[field.name] = Option(name=field.name, default=default, parse=parse, **metadata)
     return found
 
@@ -142,18 +129,18 @@ def add_arguments(add: Callable, group: type) -> None:
 
 def _help(found: Option, text: str) -> str:
     """The text for --help, with the default."""
-    if "(default:" in text or (found.role is Role.COMMAND and found.default is None):
+    if "(default:" in text or found.positional or (found.role is Role.COMMAND and found.default is None):
         return text
     if found.default_by is not None:
         _, values, other = found.default_by
         return f"{text} (default: {other:g}; {', '.join(f'{key} {value:g}' for key, value in values.items())})"
     if isinstance(found.default, bool):
         return f"{text} (default: {'yes' if found.default else 'no'})"
-    return f"{text} (default: {'none' if found.default in (None, []) else '%(default)s'})"
+    return f"{text} (default: {'none' if found.default in (None, [], {}) else '%(default)s'})"
 
 
 def fill_in_defaults(options: Mapping[str, Option], args: argparse.Namespace) -> None:
-    """Give options that nobody gave the defaults that follow from others."""
+    """While options are parsed, give options that nobody gave the defaults that follow from others."""
     for found in options.values():
         if found.default_by is not None and getattr(args, found.name) is None:
             other, values, otherwise = found.default_by

@@ -11,9 +11,9 @@ import models
 from common.errors import UserError
 from data.sources import NAMED, from_anywhere
 from options import resumed
-from options.groups import GROUPS, OPTIONS, CommandOptions
+from options.groups import GROUPS, OPTIONS, CommandOptions, TrainOptions
 from options.parser import RECIPES, Answer, Parser, recipe_argv, weights_file
-from options.schema import Options, add_arguments, fill_in_defaults, given
+from options.schema import add_arguments, fill_in_defaults, given
 from options.training import HUB
 
 SMOKE_IMAGES = 16  # of each part
@@ -35,7 +35,7 @@ def train_parser() -> Parser:
     return parser
 
 
-def parse_train(argv: Sequence[str] | None = None) -> Options:
+def parse_train(argv: Sequence[str] | None = None) -> TrainOptions:
     """Parse train.py's options, the recipe's first and then what was typed.
 
     Raises:
@@ -47,7 +47,6 @@ def parse_train(argv: Sequence[str] | None = None) -> Options:
     parser = train_parser()
     typed = parser.parse_args(argv)
     args = _with_recipe_and_run(parser, argv, typed)
-    args.model_arg = dict(args.model_arg)
     args.member_of = None  # set by experiments/multirun.py
     fill_in_defaults(OPTIONS, args)
     args.dataset, args.data_dir = from_anywhere(args.dataset, args.data_dir)
@@ -61,7 +60,7 @@ def parse_train(argv: Sequence[str] | None = None) -> Options:
     _check_task(args)
     if args.smoke_test:
         _shrink(args)
-    return Options(**vars(args))
+    return TrainOptions(**vars(args))
 
 
 def _shrink(args: argparse.Namespace) -> None:

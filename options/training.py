@@ -29,8 +29,8 @@ WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0, "rmsprop": 0.0, "muon": 0.0}  # adam's
 WARMUP = {"onecycle": 0.3}
 
 
-@dataclass
-class TrainingOptions:
+@dataclass(frozen=True, kw_only=True)
+class OptimOptions:
     """How it learns."""
 
     epochs: int = option(20, "passes over the training set", type=POSITIVE, metavar="N", may_change=True)
@@ -110,7 +110,7 @@ class TrainingOptions:
     deterministic: bool = option(False, "bitwise reproducible on GPUs too; slower")
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class FineTuningOptions:
     """Where it starts from."""
 
@@ -176,7 +176,7 @@ class FineTuningOptions:
     )
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class AugmentationOptions:
     """What training images are made of."""
 

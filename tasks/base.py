@@ -1,6 +1,5 @@
 """What a task is: how a batch becomes inputs and targets, the loss, what counts as right, the report of a test."""
 
-import argparse
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from data.augment.spec import parse as parse_augment
 from data.dataset import DataSplits
 from data.loader import Batch
 from data.pixel_range import Ranges
+from options.infer import PredictOptions
 from tasks.metric_sums import SAMPLES, MetricSums
 
 
@@ -194,12 +194,12 @@ class Task(ABC):
 
     @staticmethod
     @abstractmethod
-    def check_infer_options(args: argparse.Namespace) -> None:
+    def check_infer_options(args: PredictOptions) -> None:
         """Raise UserError for options of infer.py that mean nothing for this task, or cannot be followed."""
 
     @abstractmethod
     def predict_files(
-        self, args: argparse.Namespace, model: nn.Module, paths: list[Path], accelerator: Accelerator, batch_size: int
+        self, args: PredictOptions, model: nn.Module, paths: list[Path], accelerator: Accelerator, batch_size: int
     ) -> int:
         """What infer.py does with image files. Returns its exit code: 1 when some could not be read."""
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ from benches import forward, learn, transform, variants
 from benches.timing import WARM_UP_CALLS, calls_for, interleave, warm_up
 from data.augment.batch import Augment
 from options.bench import parse_bench
-from options.schema import replaced
 
 CPU = torch.device("cpu")
 TINY = "--cpu --mixed-precision no --model mlp --image-size 8 --channels 1 --batch-sizes 4 --rounds 2"
@@ -141,7 +141,7 @@ def test_bf16_that_does_not_pay_on_the_hardware_is_not_waited_for(run, monkeypat
 
 @pytest.mark.parametrize("mode", MODES[2:])  # the compiled one takes long and still is its model
 def test_every_way_to_train_a_model_updates_the_same_weights_by_muon(mode):
-    options = replaced(parse_bench(TINY), optimizer="muon")
+    options = replace(parse_bench(TINY), optimizer="muon")
     step, _ = forward._prepare("train", forward.Variant(mode, "no", True), options, CPU, 4)
     (optimizer,) = (cell.cell_contents for cell in step.__closure__ if hasattr(cell.cell_contents, "param_groups"))
     assert [len(group["params"]) for group in optimizer.param_groups if group["orthogonal"]] == [2]

@@ -3,7 +3,6 @@ refused in one line."""
 
 import json
 import pickle
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from engine.checkpoints import best_weights, pretrained
 from engine.optim.factory import build_optimizer
 from models import param_groups
 from models.factory import create_model
+from options.groups import TrainOptions
 from tests.conftest import predict
 from tests.driver import Fault, train
 
@@ -109,9 +109,8 @@ def test_images_that_are_not_square_stay_so(tmp_path: Path, tree: Callable[..., 
     assert "all of them" in fine_tune(tmp_path / "second", *pets, "--pretrained", first)
 
 
-def args(**changes: object) -> Namespace:
-    nothing = {"mean": None, "std": None, "input_size": None, "interpolation": None, "model_arg": {}}
-    return Namespace(**{"model": "timm/mobilenetv2_100", "match_classes": False, **nothing, **changes})
+def args(**changes: object) -> TrainOptions:
+    return TrainOptions(**{"model": "timm/mobilenetv2_100", **changes})
 
 
 @pytest.mark.parametrize("channels", [3, 1])

@@ -1,13 +1,14 @@
 """An option is what its declaration says: in --help, in args.yaml, at a resume, in a comparison, in a sweep."""
 
 import argparse
+from dataclasses import replace
 
 import pytest
 
 from common.errors import UserError
-from options.groups import GROUPS, OPTIONS
+from options.groups import GROUPS, OPTIONS, MultirunOptions
 from options.multirun import members
-from options.schema import Role, declared, replaced
+from options.schema import Role, declared
 from options.train import parse_train, train_parser
 
 
@@ -43,14 +44,14 @@ def test_a_resumed_run_may_differ_in_what_does_not_change_its_results_alone():
 @pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if not option.can_be_swept])
 def test_what_cannot_be_swept_is_refused(name):
     with pytest.raises(UserError, match=f"--sweep {name}: cannot be swept"):
-        members(argparse.Namespace(sweep=[(name, ["1", "2"])], seeds=None, folds=None, ensemble=False), [])
+        members(MultirunOptions(sweep=[(name, ["1", "2"])]), [])
 
 
 def test_parsed_options_are_not_changed_in_place():
     args = parse_train([])
-    with pytest.raises(AttributeError, match="use replaced"):
+    with pytest.raises(AttributeError, match="cannot assign to field"):
         args.lr = 1.0
-    assert replaced(args, lr=1.0).lr == 1.0 and args.lr == 2e-3
+    assert replace(args, lr=1.0).lr == 1.0 and args.lr == 2e-3
 
 
 def test_a_default_in_the_environment_is_read_when_options_are_parsed(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Every recipe is one that train.py takes, says what was measured, and gives way to what is typed."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
+from options.groups import TrainOptions
 from options.parser import RECIPES
 from options.train import parse_train
 from tests.driver import train
@@ -38,7 +38,7 @@ def test_a_recipe_takes_two_steps(recipe: str, tmp_path: Path, some_of_the_data:
     assert json.loads((tmp_path / "run" / "train.json").read_text())["epochs"][0]["step"] == 2
 
 
-def first_weights(options: argparse.Namespace, folder: Path) -> list[str]:
+def first_weights(options: TrainOptions, folder: Path) -> list[str]:
     """For a recipe that starts from weights of the Hub a file of random ones, as a test has no network."""
     if options.pretrained is None:
         return []

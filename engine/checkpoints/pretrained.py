@@ -1,7 +1,7 @@
 """Weights to start from, and how images are prepared for them: the Hub's, a file's, or a best.pth's."""
 
-import argparse
 import sys
+from dataclasses import replace
 
 import torch
 from accelerate import PartialState
@@ -15,7 +15,7 @@ from data.class_folders import same_names
 from engine.checkpoints import best_weights, class_matching
 from engine.checkpoints.store import differences, with_tied
 from models import param_groups
-from options.schema import Options, replaced
+from options.groups import TrainOptions
 from options.training import HUB
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "weights")  # under which files keep their weights
@@ -23,16 +23,16 @@ PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataPa
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 
-def completed(args: argparse.Namespace) -> Options:
+def completed(args: TrainOptions) -> TrainOptions:
     """The options with mean, std, input size and interpolation, where none is given, as the weights know them.
 
     Raises:
         ImpossibleOptions: --pretrained names no weights, or weights that cannot be had.
     """
-    return replaced(args, **{name: known for name, known in preparation(args).items() if getattr(args, name) is None})
+    return replace(args, **{name: known for name, known in preparation(args).items() if getattr(args, name) is None})
 
 
-def preparation(args: argparse.Namespace) -> dict:
+def preparation(args: TrainOptions) -> dict:
     """Mean, std, input size and interpolation, as far as the weights of --pretrained know them; nothing without them.
 
     Raises:
@@ -63,7 +63,7 @@ def preparation(args: argparse.Namespace) -> dict:
     }
 
 
-def load(model: nn.Module, args: argparse.Namespace, classes: list[str]) -> None:
+def load(model: nn.Module, args: TrainOptions, classes: list[str]) -> None:
     """Load the weights that --pretrained names into a new model, all but those of a head of other classes; say which.
 
     With --match-classes the head is new too, but for `classes` (in the order of their labels) that the weights know.
@@ -136,7 +136,7 @@ def _read(path: str) -> dict:
     return content
 
 
-def _from_hub(args: argparse.Namespace) -> dict[str, Tensor]:
+def _from_hub(args: TrainOptions) -> dict[str, Tensor]:
     if not args.model.startswith(models.TIMM):
         raise ImpossibleOptions(
             f"--pretrained: {args.model} has no weights on the Hub: give a file, or a model of timm's"

@@ -1,6 +1,5 @@
 """A run's whole state, to a checkpoint and back: weights, moving average, optimizer, and what `TrainState` holds."""
 
-import argparse
 import json
 import shutil
 import sys
@@ -23,7 +22,7 @@ from data.dataset import DataSplits, changed_parts
 from engine.checkpoints import best_weights, store
 from engine.runtime import sharding
 from engine.runtime.sharing import from_one
-from options.groups import OPTIONS
+from options.groups import OPTIONS, TrainOptions
 
 
 class Found(NamedTuple):
@@ -141,7 +140,7 @@ def _newest_manifest(asked: Path) -> tuple[int, str] | None:
     return None
 
 
-def check_same_run(found: Found, args: argparse.Namespace, data: DataSplits, fingerprints: dict[str, str]) -> None:
+def check_same_run(found: Found, args: TrainOptions, data: DataSplits, fingerprints: dict[str, str]) -> None:
     """Raise UserError unless a checkpoint is of a run of these options on these images."""
     place, state = found.folder, found.state
     before, dataset = state["options"], args.dataset

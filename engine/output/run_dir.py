@@ -1,6 +1,5 @@
 """A run's folder: its name, and the files that say what ran, where and with which options."""
 
-import argparse
 import itertools
 import os
 import platform
@@ -22,7 +21,7 @@ from common.errors import UserError
 from common.files import write_atomically, write_json
 from common.version import VERSION
 from engine.runtime.hardware import cpu_name
-from options.groups import OPTIONS
+from options.groups import OPTIONS, TrainOptions
 
 try:
     import fcntl
@@ -33,7 +32,7 @@ PACKAGES = ("torch", "torchvision", "accelerate", "datasets", "timm", "evaluate"
 LONGEST_NAME = 200  # of a run, in bytes; file systems take 255, and files are written under longer names at first
 
 
-def choose_folder(args: argparse.Namespace, dataset: str) -> Path:
+def choose_folder(args: TrainOptions, dataset: str) -> Path:
     """Where the run will be written: --output-dir/--run-name, or a name from data, model and time."""
     if args.run_name is not None:
         if not re.fullmatch(r"[^/\\\0]+", args.run_name) or args.run_name in (".", ".."):
@@ -137,7 +136,7 @@ def release(claim: int | None) -> None:
         os.close(claim)
 
 
-def describe_run(folder: Path, args: argparse.Namespace, accelerator: Accelerator, facts: dict) -> None:
+def describe_run(folder: Path, args: TrainOptions, accelerator: Accelerator, facts: dict) -> None:
     """Write args.yaml and environment.json (versions, hardware, commit, command, facts).
 
     args.yaml holds every option as resolved but for those that ask for something else than a run, so that it serves
@@ -149,7 +148,7 @@ def describe_run(folder: Path, args: argparse.Namespace, accelerator: Accelerato
     write_json(folder / "environment.json", {**environment(accelerator), **facts})
 
 
-def options_of_a_run(args: argparse.Namespace) -> dict:
+def options_of_a_run(args: TrainOptions) -> dict:
     """The options but for those that ask for something else than a run."""
     return {name: value for name, value in vars(args).items() if name in OPTIONS and OPTIONS[name].is_kept}
 

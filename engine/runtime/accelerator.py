@@ -1,8 +1,8 @@
 """The start of a process: launcher, threads, precision, compilation, until Accelerate has joined it to the others."""
 
-import argparse
 import os
 import sys
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -16,14 +16,14 @@ from accelerate.utils import (
 
 from common.errors import UserError
 from engine.runtime import hardware, launch_configuration, launcher, peers, sharding
-from options.schema import Options, replaced
+from options.groups import TrainOptions
 
 
-def start_accelerator(args: argparse.Namespace) -> tuple[Accelerator, Options]:
+def start_accelerator(args: launcher.AnyOptions) -> tuple[Accelerator, launcher.AnyOptions]:
     """Set the process up for training or inference on what hardware there is.
 
     Args:
-        args: `cpu`, `mixed_precision`; for training also `compile`, `accumulate` and `deterministic`.
+        args: of train.py or bench.py, or of infer.py, which has `cpu` and `mixed_precision` alone.
 
     Returns:
         What joins the processes, and the options with what the launcher asks for and the precision chosen, as they
@@ -42,22 +42,23 @@ def start_accelerator(args: argparse.Namespace) -> tuple[Accelerator, Options]:
     cpu = args.cpu or not torch.accelerator.is_available()
     if cpu and not args.cpu:
         launch_configuration.warn_without_accelerator()
-    args = replaced(args, mixed_precision=hardware.choose_precision(args.mixed_precision, cpu))
+    args = replace(args, mixed_precision=hardware.choose_precision(args.mixed_precision, cpu))
     if not cpu:
         hardware.check_gpus()
-    deterministic = getattr(args, "deterministic", False)
+    training = args if isinstance(args, TrainOptions) else TrainOptions()
+    deterministic = training.deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     forget_earlier_runs()
-    frozen = getattr(args, "freeze", "none") != "none"
+    frozen = training.freeze != "none"
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if frozen else []
     with peers.saying_that_it_waits():
         accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=args.mixed_precision,
-            dynamo_plugin=compilation(getattr(args, "compile", False)),
+            dynamo_plugin=compilation(bool(training.compile)),
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # which the loop does
             kwargs_handlers=handlers,
         )

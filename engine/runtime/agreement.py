@@ -1,6 +1,5 @@
 """What must be the same on all processes of a run: options, images, weights. All of them refuse it where it is not."""
 
-import argparse
 import hashlib
 from pathlib import Path
 
@@ -11,17 +10,17 @@ from torch import nn
 
 from common.errors import UserError
 from data.dataset import DataSplits
-from options.groups import OPTIONS
+from options.groups import OPTIONS, TrainOptions
 
 
-def check_options(args: argparse.Namespace) -> None:
+def check_options(args: TrainOptions) -> None:
     """To be called by all processes.
 
     Raises:
         UserError: their options differ, on every process; names the first few.
     """
     options = {OPTIONS[name].flag: str(value) for name, value in vars(args).items() if not OPTIONS[name].per_machine}
-    pretrained = Path(getattr(args, "pretrained", None) or "hub")
+    pretrained = Path(args.pretrained or "hub")
     if pretrained.is_file():
         with pretrained.open("rb") as file:
             options["--pretrained"] = f"a file of SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"

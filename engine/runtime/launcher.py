@@ -4,19 +4,21 @@ Launchers speak through the environment, which may also be left over from others
 becomes an option of the run, recorded as one, or is refused: nothing that changes a run acts unrecorded.
 """
 
-import argparse
 import ctypes
 import os
 import platform
 import signal
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
 from common.errors import UserError
-from options.schema import Options, replaced
+from options.groups import TrainOptions
+from options.infer import InferOptions
 
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 WHOLE_NUMBERS = (
@@ -28,6 +30,7 @@ WHOLE_NUMBERS = (
 )
 FLAGS = ("ACCELERATE_USE_CPU", "ACCELERATE_DEBUG_MODE", "ACCELERATE_CPU_AFFINITY")
 TRUE, FALSE = ("y", "yes", "t", "true", "on", "1"), ("n", "no", "f", "false", "off", "0")  # as Accelerate reads them
+AnyOptions = TypeVar("AnyOptions", bound=TrainOptions | InferOptions)
 UNSUPPORTED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
@@ -66,28 +69,28 @@ def check_environment() -> None:
             )
 
 
-def with_options(args: argparse.Namespace) -> Options:
-    """The options with what the launcher asks for: `cpu`, and where `args` has it `compile`; what is typed wins.
+def with_options(args: AnyOptions) -> AnyOptions:
+    """The options with what the launcher asks for: `cpu`, and for training `compile`; what is typed wins.
 
     Raises:
         UserError: a kind of compilation that --compile is not, or another accumulation than --accumulate.
     """
     cpu = args.cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE
     accumulate = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
-    if accumulate and hasattr(args, "accumulate") and int(accumulate) != args.accumulate:
+    if accumulate and isinstance(args, TrainOptions) and int(accumulate) != args.accumulate:
         raise UserError(
             f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {accumulate} and --accumulate is {args.accumulate}: give "
             f"--accumulate {accumulate}, which cuts --batch-size into as many parts, or unset the variable"
         )
-    if not hasattr(args, "compile"):
-        return replaced(args, cpu=cpu)
+    if not isinstance(args, TrainOptions):
+        return replace(args, cpu=cpu)
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "").lower() or "no"
     if args.compile is None and backend not in ("no", "inductor"):
         raise UserError(f"the launcher asks for dynamo_backend {backend}: leave it out, or give --compile (inductor)")
     compiled = backend == "inductor" if args.compile is None else args.compile
     if compiled:
         _check_dynamo()
-    return replaced(args, cpu=cpu, compile=compiled)
+    return replace(args, cpu=cpu, compile=compiled)
 
 
 def _check_dynamo() -> None:

@@ -1,6 +1,5 @@
 """Predicted classes: of image files, or of test images without labels; printed, or written as CSV or JSON."""
 
-import argparse
 import csv
 import io
 import json
@@ -16,6 +15,7 @@ from common.console import percent, printable, say
 from common.errors import UserError
 from common.files import is_folder, write_atomically
 from data.dataset import DataSplits
+from options.infer import PredictOptions
 from tasks import evaluate
 from tasks.base import Task
 from tasks.inference import infer_files, tell_unreadable
@@ -24,7 +24,7 @@ UNLABELLED_FILE = "predictions.csv"
 TOPK = 5  # classes named for each image in it
 
 
-def check_options(args: argparse.Namespace) -> None:
+def check_options(args: PredictOptions) -> None:
     """Raise UserError unless the predictions can be written to --output (None: they are printed)."""
     output = args.output
     if output is None:
@@ -40,7 +40,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 def predict_files(
     task: Task,
-    args: argparse.Namespace,
+    args: PredictOptions,
     model: nn.Module,
     paths: list[Path],
     accelerator: Accelerator,

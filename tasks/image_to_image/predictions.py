@@ -1,6 +1,5 @@
 """What infer.py writes for a model that makes images: a PNG file for each image that it is given."""
 
-import argparse
 import os
 from pathlib import Path
 
@@ -12,11 +11,12 @@ from torch import nn
 from common.console import say
 from common.errors import UserError
 from common.files import exists, is_folder, write_atomically
+from options.infer import PredictOptions
 from tasks.base import Task
 from tasks.inference import folder_beside, infer_files, tell_unreadable
 
 
-def check_options(args: argparse.Namespace) -> None:
+def check_options(args: PredictOptions) -> None:
     """Raise UserError for options that say nothing to a model that makes images, or a place that is no folder."""
     if args.tta is not None:
         raise UserError("--tta: these weights make images, of which there is one view; leave it out")
@@ -29,7 +29,7 @@ def check_options(args: argparse.Namespace) -> None:
 def predict_files(
     maker: nn.Module,
     task: Task,
-    args: argparse.Namespace,
+    args: PredictOptions,
     paths: list[Path],
     accelerator: Accelerator,
     batch_size: int,

@@ -1,6 +1,5 @@
 """What is learned: an image from an image, where pairs alone say how one becomes the other."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from data.loader import Batch
 from data.transforms import with_torchvision
 from data.transforms.spec import parse as parse_transform
+from options.infer import PredictOptions
 from tasks.base import Task, finite
 from tasks.image_to_image import predictions, report
 from tasks.image_to_image.metrics import WITHIN
@@ -103,7 +103,7 @@ class Transformation(Task):
         return model(self.inputs(images)).clamp(0, 1)
 
     def predict_files(
-        self, args: argparse.Namespace, model: nn.Module, paths: list[Path], accelerator: Accelerator, batch_size: int
+        self, args: PredictOptions, model: nn.Module, paths: list[Path], accelerator: Accelerator, batch_size: int
     ) -> int:
         """Write an image for each; see `predictions.predict_files`."""
         return predictions.predict_files(self.maker(model.eval()), self, args, paths, accelerator, batch_size)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +19,6 @@ from engine.run import Run
 from engine.runtime.accelerator import start_accelerator
 from engine.runtime.signals import StopRequest
 from options.bench import parse_bench
-from options.schema import replaced
 from tests.gpu.options import Options
 
 JOBS = (
@@ -45,7 +45,7 @@ def measure(options: Options, record: Callable[[dict], None]) -> None:
         section = loop.measure(args, accelerator, batch_size, train.begin, train.steps, UNLIMITED)
         record({"job": job, "ratio": section.facts["ratio"], "ms_of_a_step": section.facts["milliseconds_of_a_step"]})
         folder = str(Path(options.scratch) / f"profiled-{number}")
-        args = replaced(args, batch_size=batch_size, epochs=1, output_dir=folder)
+        args = replace(args, batch_size=batch_size, epochs=1, output_dir=folder)
         data = make_images(args.image_size, args.channels, batch_size * 100)
         with contextlib.redirect_stdout(io.StringIO()):
             run = train.begin(args, accelerator, data, StopRequest(None))
