@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def train(args: TrainOptions, began: float) -> dict:
-    """One run, and its figures. It is a pure function of (options, step): see `engine/run.py` for its state."""
+    """One run, and its results. It is a pure function of (options, step): see `engine/run.py` for its state."""
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
     from engine import build, final_test
     from engine.runtime import agreement, signals
@@ -143,15 +143,15 @@ def main(argv: Sequence[str] | None = None) -> dict:
             )
         with failing_together():
             if runs is None:
-                figures = train(args, began)
+                results = train(args, began)
             else:
                 from experiments.multirun import run_all
 
-                figures = run_all(args, *runs, train, began)
+                results = run_all(args, *runs, train, began)
         from engine.runtime.accelerator import end_processes
 
         end_processes()
-    return figures
+    return results
 
 
 if __name__ == "__main__":

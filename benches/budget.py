@@ -26,8 +26,8 @@ class Budget:
 
     def divide(self, weights: Sequence[float]) -> Iterator["Budget"]:
         """One after another, for each weight its share of what is left when it is asked for."""
-        for place, weight in enumerate(weights):
-            yield Budget(max(0.0, self.left()) * weight / sum(weights[place:]))
+        for index, weight in enumerate(weights):
+            yield Budget(max(0.0, self.left()) * weight / sum(weights[index:]))
 
     def is_spent(self) -> bool:
         """Whether nothing can be measured in what is left."""

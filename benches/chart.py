@@ -35,11 +35,11 @@ def draw(sections: list[Section], path: Path, caption: str) -> None:
 def _draw_section(axes: Axes, section: Section, names: float) -> None:
     """One panel; its title begins where the variants' names do, so many inches left of the bars."""
     fastest = max((row.speed[2] for row in section.rows if row.timing is not None), default=1.0)
-    for place, row in enumerate(section.rows):
+    for index, row in enumerate(section.rows):
         if row.timing is None:
-            axes.text(0, place, "  not run", va="center", size=8, color=MUTED)
+            axes.text(0, index, "  not run", va="center", size=8, color=MUTED)
         else:
-            _draw_bar(axes, place, row, fastest)
+            _draw_bar(axes, index, row, fastest)
     axes.set_yticks(range(len(section.rows)), [row.variant for row in section.rows], size=8)
     axes.set_ylim(len(section.rows) - 0.4, -0.6)
     axes.set_xlim(0, 1.03 * fastest)
@@ -53,12 +53,12 @@ def _draw_section(axes: Axes, section: Section, names: float) -> None:
     axes.set_axisbelow(True)
 
 
-def _draw_bar(axes: Axes, place: int, row: Row, fastest: float) -> None:
+def _draw_bar(axes: Axes, index: int, row: Row, fastest: float) -> None:
     """The median as a bar with its value at the end, inside where there is room; lowest to highest below its middle."""
     median, low, high = row.speed
-    axes.barh(place, median, height=0.62, color=ORANGE if place == 0 else BLUE)
-    axes.plot([low, high], [place + 0.2] * 2, color=INK, lw=1.4, solid_capstyle="butt")
+    axes.barh(index, median, height=0.62, color=ORANGE if index == 0 else BLUE)
+    axes.plot([low, high], [index + 0.2] * 2, color=INK, lw=1.4, solid_capstyle="butt")
     inside = median > 0.2 * fastest
     where = {"xytext": (-4 if inside else 4, 2), "textcoords": "offset points", "va": "center", "size": 8}
     color = "white" if inside else INK
-    axes.annotate(f"{median:,.0f}", (median, place), ha="right" if inside else "left", color=color, **where)
+    axes.annotate(f"{median:,.0f}", (median, index), ha="right" if inside else "left", color=color, **where)

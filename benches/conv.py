@@ -24,10 +24,10 @@ def measure(
     precisions = dict.fromkeys(("no", precision))
     shares = budget.divide([1] * len(layers) * len(precisions))
     for used in precisions:
-        for place, (layer, shape) in enumerate(layers):
+        for index, (layer, shape) in enumerate(layers):
             inputs = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0))
             inputs = inputs.to(device, memory_format=torch.channels_last)
-            inputs.requires_grad_(place > 0)  # an image needs no gradient
+            inputs.requires_grad_(index > 0)  # an image needs no gradient
             yield _section(layer, inputs, used, args.rounds, next(shares))
 
 
@@ -44,7 +44,7 @@ def _layers(input_shape: tuple[int, int, int]) -> list[tuple[nn.Conv2d, tuple[in
     model = create_model("byhand_cnn", input_shape=input_shape, num_classes=10)
     layers = [module for module in model.modules() if isinstance(module, Conv2d)]
     return [
-        (layer, (layer.in_channels, *(side >> place for side in input_shape[1:]))) for place, layer in enumerate(layers)
+        (layer, (layer.in_channels, *(side >> index for side in input_shape[1:]))) for index, layer in enumerate(layers)
     ]
 
 

@@ -50,8 +50,8 @@ def measure(
         begin, steps: those of train.py.
         budget: two thirds are for the loop and the bare model, one for the parts.
     """
-    with tempfile.TemporaryDirectory(prefix="bench-") as place:
-        run = _begin_run(args, accelerator, batch_size, begin, place)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        run = _begin_run(args, accelerator, batch_size, begin, folder)
         loop = steps(run)
         batch = run.task.training_batch(next(iter(run.batches())).to(accelerator.device), 0)
         bare_model = build_model(run.args, run.task, run.data, sharded=False).to(accelerator.device)
@@ -67,11 +67,11 @@ def measure(
 
 
 def _begin_run(
-    args: BenchOptions, accelerator: Accelerator, batch_size: int, begin: Callable[..., Run], place: str
+    args: BenchOptions, accelerator: Accelerator, batch_size: int, begin: Callable[..., Run], folder: str
 ) -> Run:
     most_steps = 3 * MOST_CALLS * (args.rounds + 1)  # more than all that is timed here
     data = make_images(args.image_size, args.channels, max(ROWS, batch_size * most_steps))
-    options = replace(args, batch_size=batch_size, output_dir=place, epochs=1)
+    options = replace(args, batch_size=batch_size, output_dir=folder, epochs=1)
     with contextlib.redirect_stdout(io.StringIO()):  # a run introduces itself; the table says what was measured
         return begin(options, accelerator, data, StopRequest())
 

@@ -29,7 +29,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write strict JSON (no NaN) atomically."""
     text = json.dumps(strict(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda place: place.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda staged: staged.write_text(text, encoding="utf-8"))
 
 
 def strict(value: Any) -> Any:

@@ -88,8 +88,8 @@ def balanced(text: str, width: int) -> str:
 
 def put_heading(axes: Axes, text: str, above: float = 6) -> None:
     """What one of several panels shows, over its upper left corner, so many points above it."""
-    place = {"xycoords": "axes fraction", "xytext": (0, above), "textcoords": "offset points"}
-    axes.annotate(plain(text), (0, 1), size=10, weight="bold", color=INK, va="bottom", parse_math=False, **place)
+    position = {"xycoords": "axes fraction", "xytext": (0, above), "textcoords": "offset points"}
+    axes.annotate(plain(text), (0, 1), size=10, weight="bold", color=INK, va="bottom", parse_math=False, **position)
 
 
 def put_legend(axes: Axes, columns: int = 3) -> None:

@@ -80,8 +80,8 @@ class Meter:
         room = console.width() - 1
         text = f"{self.title} {100 * self._share():3.0f} %"
         rest = ""
-        for place, field in enumerate(fields):
-            needs = 2 + len(field) + (0 if place < NEEDED else 2 + BAR[0])
+        for index, field in enumerate(fields):
+            needs = 2 + len(field) + (0 if index < NEEDED else 2 + BAR[0])
             if len(text) + len(rest) + needs > room:
                 break
             rest += f"  {field}"

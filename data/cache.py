@@ -78,7 +78,7 @@ def cache_root() -> Path:
 
 
 def cache_folder(name: str, fingerprint: str, *choices: object) -> Path:
-    """Where the decoded splits of data with this fingerprint live, decoded with these choices (place, size, ...).
+    """Where the decoded splits of data with this fingerprint live, decoded with these choices (path, size, ...).
 
     Its parent belongs to the name and the choices, so that data which has changed takes the place of what it was.
     """
@@ -102,8 +102,8 @@ def _open(folder: Path) -> Decoded:
     splits = {}
     for name, (shape, bad_images, names, cut_images) in meta["splits"].items():
         # Mode "c" (copy on write) because torch warns about arrays that it could not write to.
-        place = folder / f"{name}-images.raw"
-        images = np.memmap(place, np.uint8, "c", shape=tuple(shape)) if shape[0] else np.zeros(shape, np.uint8)
+        path = folder / f"{name}-images.raw"
+        images = np.memmap(path, np.uint8, "c", shape=tuple(shape)) if shape[0] else np.zeros(shape, np.uint8)
         rest = [np.load(folder / f"{name}-{array}.npy") for array in ARRAYS]
         splits[name] = Arrays(images, *rest, tuple(bad_images), tuple(names), cut_images)
     ranges = {kind: (low, high) for kind, (low, high) in meta["ranges"].items()}

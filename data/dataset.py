@@ -30,7 +30,7 @@ class DataSplits:
         shape: (height, width, channels) of every image, in pixels.
         mean, std: per channel, of the train part's pixels in 0..1.
         notes: counts that belong in the report: parts, duplicates, images left out.
-        remarks: what a person should know before the figures are believed, a sentence each.
+        remarks: what a person should know before the metrics are believed, a sentence each.
         targets: uint8 (N, H, W, C), of pairs of images, which the labels then number; else None.
         unlabelled: images of a test split whose labels are kept secret, to be predicted; None where there is none.
         ranges: of values of more than eight bits: what became 0 and 255, to prepare other images by.

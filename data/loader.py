@@ -117,9 +117,9 @@ class TrainSampler:
 
     def ids_at(self, step: int) -> np.ndarray:
         """This process's samples of an optimizer step, int64, in order."""
-        epoch, place = divmod(step, self.steps_per_epoch)
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         share = self.global_batch_size // self.num_processes
-        start = place * self.global_batch_size + self.rank * share
+        start = step_of_epoch * self.global_batch_size + self.rank * share
         if epoch != self._order[0]:
             self._order = (epoch, epoch_order(self.ids, self.seed, epoch))
         return self._order[1][start : start + share]

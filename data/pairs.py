@@ -54,15 +54,17 @@ def load_pairs(
         UserError: no pairs there, an image without its other half, unreadable images, or images of several sizes.
     """
     source = find_source(dataset, data_dir)
-    places, about_source = _places(source, dataset)
-    pairs = [(split, one, other) for split, place in places.items() for one, other in _spread(_paired(place), rows)]
+    split_folders, about_source = _split_folders(source, dataset)
+    pairs = [
+        (split, one, other) for split, folder in split_folders.items() for one, other in _spread(_paired(folder), rows)
+    ]
     names = np.array([split for split, _, _ in pairs])
     inputs, targets = (_look([pair[half] for pair in pairs], names == "train") for half in (1, 2))
     by_default = image_size is None and default_size is not None and len(set(inputs.sizes)) > 1
     sides = _sides(inputs, targets, default_size() if by_default else image_size)
     (images, cut), (target_images, _) = _decode(inputs, sides[0]), _decode(targets, sides[1])
     splits, numbers = {}, {}
-    for split in places:
+    for split in split_folders:
         numbers[split] = np.flatnonzero(names == split)
         own = images[numbers[split]]
         labels = np.zeros(len(own), dtype=np.int64)
@@ -82,13 +84,15 @@ def _spread(pairs: list[tuple[Path, Path]], rows: int | None) -> list[tuple[Path
     return pairs if rows is None else pairs[:: -(-len(pairs) // rows)]
 
 
-def _places(source: Source, dataset: str) -> tuple[dict[str, Folder], list[str]]:
+def _split_folders(source: Source, dataset: str) -> tuple[dict[str, Folder], list[str]]:
     """The folder that holds `input` and `target`, by split; and what is left out, in sentences."""
     if source.kind == "tree":
         root = source.folder
         inner = {folder.path.name: folder for folder in root.folders() if folder.holds_images()}
         found = {split: inner[name] for split, name in named_splits(inner, source.where).items()} or {"train": root}
-        if "train" in found and all(_inside(place, INPUTS) and _inside(place, TARGETS) for place in found.values()):
+        if "train" in found and all(
+            _inside(split_folder, INPUTS) and _inside(split_folder, TARGETS) for split_folder in found.values()
+        ):
             used = [root, *(_inside(root, names) for names in (INPUTS, TARGETS)), *found.values()]
             others = [name for name, folder in inner.items() if all(folder is not other for other in used)]
             left_out = left_out_in_words(root.left_out())
@@ -100,14 +104,14 @@ def _places(source: Source, dataset: str) -> tuple[dict[str, Folder], list[str]]
     )
 
 
-def _inside(place: Folder, names: Sequence[str]) -> Folder | None:
-    return next((folder for folder in place.folders() if folder.path.name in names), None)
+def _inside(split_folder: Folder, names: Sequence[str]) -> Folder | None:
+    return next((folder for folder in split_folder.folders() if folder.path.name in names), None)
 
 
-def _paired(place: Folder) -> list[tuple[Path, Path]]:
+def _paired(split_folder: Folder) -> list[tuple[Path, Path]]:
     halves = []
     for names in (INPUTS, TARGETS):
-        folder = _inside(place, names)
+        folder = _inside(split_folder, names)
         half: dict[Path, Path] = {}
         for path in folder.images():
             first = half.setdefault(path.relative_to(folder.path).with_suffix(""), path)
@@ -118,7 +122,7 @@ def _paired(place: Folder) -> list[tuple[Path, Path]]:
     if alone or not halves[0]:
         named = ", ".join(alone[:NAMED_AT_ONCE]) + (" ..." if len(alone) > NAMED_AT_ONCE else "")
         reason = f"{len(alone)} images are only in one of the two: {named}" if alone else "they are empty"
-        raise UserError(f"input and target in {place.path} do not match: {reason}")
+        raise UserError(f"input and target in {split_folder.path} do not match: {reason}")
     return [(path, halves[1][name]) for name, path in halves[0].items()]
 
 

@@ -1,4 +1,4 @@
-"""What a person should know of a data set before its figures are believed, in sentences."""
+"""What a person should know of a data set before its metrics are believed, in sentences."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,7 +31,7 @@ def of_classes(class_names: Sequence[str], train: np.ndarray, val: np.ndarray, t
     if len(few):
         each = named([f"{class_names[label]} {total[label]}" for label in few])
         remarks.append(
-            f"warning: {_classes(few)} fewer than {FEW} images ({each}): their figures, and averages over classes, "
+            f"warning: {_classes(few)} fewer than {FEW} images ({each}): their metrics, and averages over classes, "
             "say little"
         )
     unused = np.flatnonzero(total == 0)

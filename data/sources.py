@@ -62,12 +62,12 @@ def find_source(dataset: str, data_dir: str | None) -> Source:
         return Source(BUILT_IN, "digits", "", "scikit-learn")
     only_a_path = _is_a_path(dataset)
     hub_id = NAMED[dataset][0] if dataset in NAMED else dataset
-    places = [] if dataset in NAMED else [_expanded("--dataset", dataset)]
+    paths = [] if dataset in NAMED else [_expanded("--dataset", dataset)]
     if root and not only_a_path:
-        places = [root / dataset, *places, root / Path(hub_id).name]
-    for place in places if dataset else []:
-        if is_folder(place):
-            return _folder_source(place)
+        paths = [root / dataset, *paths, root / Path(hub_id).name]
+    for path in paths if dataset else []:
+        if is_folder(path):
+            return _folder_source(path)
     if dataset in NAMED or (not only_a_path and re.fullmatch(r"[\w.-]+/[\w.-]+", dataset)):
         return Source(dataset.split("/")[-1], "hub", hub_id, None)
     if "/" in dataset or only_a_path:

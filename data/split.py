@@ -29,8 +29,8 @@ def stratified_split(
     classes, counts = np.unique(labels, return_counts=True)
     rooms = [round(fraction * int(count)) for count in counts]
     if not any(rooms):
-        for place in np.argsort(-counts, kind="stable")[: round(fraction * len(labels))]:
-            rooms[place] = 1
+        for index in np.argsort(-counts, kind="stable")[: round(fraction * len(labels))]:
+            rooms[index] = 1
     for label, room in zip(classes, rooms, strict=True):
         own = shuffled[class_of_group == label]
         for group_of_label in own:

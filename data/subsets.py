@@ -59,8 +59,8 @@ def few(splits: dict[str, RawSplit], rows: int | None) -> dict[str, RawSplit]:
 def _few(split: RawSplit, rows: int) -> RawSplit:
     chosen = few_ids(np.asarray(split.labels), rows).tolist()
 
-    def read(places: range) -> list[dict]:
-        return [image for row in chosen[places.start : places.stop] for image in split.read(range(row, row + 1))]
+    def read(indices: range) -> list[dict]:
+        return [image for row in chosen[indices.start : indices.stop] for image in split.read(range(row, row + 1))]
 
     return replace(split, length=len(chosen), read=read, labels=[split.labels[row] for row in chosen])
 

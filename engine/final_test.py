@@ -71,7 +71,7 @@ def _track_end(run: Run, test: dict, probabilities: np.ndarray | None) -> None:
     """Show the test, the pictures and the model in the trackers, with what it takes to compare runs, and close them."""
     best = run.state.history[run.best_epoch - 1]
     seconds = sum(record["seconds"] for record in run.state.history)
-    figures = {
+    results = {
         **{f"test/{name}": value for name, value in run.task.final_metrics(test).items()},
         "total/best_val_accuracy": best["val_accuracy"],
         "total/trained_seconds": seconds,
@@ -79,7 +79,7 @@ def _track_end(run: Run, test: dict, probabilities: np.ndarray | None) -> None:
         "total/parameters": sum(parameter.numel() for parameter in run.unwrapped_model.parameters()),
     }
     options = {**vars(run.args), "mixed_precision": run.accelerator.mixed_precision}  # not "auto"
-    trackers.log_end(run.trackers, options, figures, run.state.step)
+    trackers.log_end(run.trackers, options, results, run.state.step)
     pictures = run.task.thumbnails(run.folder, run.data, test, probabilities)
     trackers.log_pictures(
         run.trackers, {f"pictures/{name}": pixels for name, pixels in pictures.items()}, run.state.step
@@ -99,7 +99,7 @@ def _say_what_next(run: Run, test: dict, answers: str | None) -> None:
     if answers is not None:
         say(answers)
     if run.args.smoke_test:
-        say("smoke test: all of it works, from the images to the pictures; figures of so few images mean nothing")
+        say("smoke test: all of it works, from the images to the pictures; results of so few images mean nothing")
     others = sorted(set(run.task.report_files) - {"examples.png"})
     say(f"open     {folder / 'examples.png'}, {', '.join(others)}, test.json")
     if "tensorboard" in run.args.track:

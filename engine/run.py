@@ -125,8 +125,8 @@ class Run(Parts):
 
     def log_train_metrics(self) -> None:
         """Give the trackers the loss so far and the learning rate."""
-        figures = {"loss/running": self.state.mean_metrics()["loss"], "lr": self.lr_at(self.state.step - 1)}
-        trackers.log(self.trackers, figures, self.state.step)
+        metrics = {"loss/running": self.state.mean_metrics()["loss"], "lr": self.lr_at(self.state.step - 1)}
+        trackers.log(self.trackers, metrics, self.state.step)
 
     def validate(self) -> None:
         """End an epoch: evaluate, write and show its metrics, keep its weights if they are the best."""

@@ -84,7 +84,7 @@ def settings(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
 def summary_table(groups: dict[str, list[Finished]]) -> list[list[str]]:
     """A header and a row for each setting: n, and mean +- standard deviation of the results."""
     found = {setting: summarize(runs) for setting, runs in groups.items()}
-    known = {key for one in found.values() for key, figure in one["results"].items() if figure["mean"] is not None}
+    known = {key for one in found.values() for key, spread in one["results"].items() if spread["mean"] is not None}
     keys = [key for key in RESULTS if key in known - {"epochs", "parameters"}]
     rows = [["setting", "n", *(RESULTS[key][0] for key in keys)]]
     for setting, one in found.items():
@@ -92,15 +92,15 @@ def summary_table(groups: dict[str, list[Finished]]) -> list[list[str]]:
     return rows
 
 
-def _with_spread(key: str, figure: dict) -> str:
-    mean = _result(key, figure["mean"])
-    return mean if figure["std"] is None else f"{mean} ± {_result(key, figure['std'])}"
+def _with_spread(key: str, spread: dict) -> str:
+    mean = _result(key, spread["mean"])
+    return mean if spread["std"] is None else f"{mean} ± {_result(key, spread['std'])}"
 
 
-def report(place: Path, folders: Sequence[Path], root: Path, failed: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Print how runs compare and write comparison.md, .csv and .png into `place`; for repetitions summary.json too.
+def report(output: Path, folders: Sequence[Path], root: Path, failed: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Print how runs compare and write comparison.md, .csv and .png into `output`; for repetitions summary.json too.
 
-    There is a table, and a picture, for each data set. With folds, folds.png shows their figures and those of the
+    There is a table, and a picture, for each data set. With folds, folds.png shows their results and those of the
     classes, with seeds alone seeds.png.
 
     Args:
@@ -126,28 +126,28 @@ def report(place: Path, folders: Sequence[Path], root: Path, failed: Mapping[str
         heading = [f"## {name}"] * (len(data_sets) > 1)
         text.append("\n\n".join([*heading, *map(tables_of_text.as_markdown, tables)]))
         say("\n" + "\n\n".join([*heading, *map(_for_the_terminal, tables)]) + "\n")
-        pictures += _draw(place, group, f"{root.name}: {name}", f"-{number + 1}" if number else "")
+        pictures += _draw(output, group, f"{root.name}: {name}", f"-{number + 1}" if number else "")
     text += [f"{name} has no result: {reason}" for name, reason in failed.items()]
     if repeated:
-        write_json(place / "summary.json", repeated if len(data_sets) > 1 else repeated[name])
-    write_atomically(place / "comparison.md", lambda path: path.write_text("\n\n".join(text) + "\n", encoding="utf-8"))
-    write_atomically(place / "comparison.csv", lambda path: _write_csv(path, runs, differing(runs)))
-    say(f"open     {place / 'comparison.md'}, comparison.csv, {', '.join(pictures)}")
+        write_json(output / "summary.json", repeated if len(data_sets) > 1 else repeated[name])
+    write_atomically(output / "comparison.md", lambda path: path.write_text("\n\n".join(text) + "\n", encoding="utf-8"))
+    write_atomically(output / "comparison.csv", lambda path: _write_csv(path, runs, differing(runs)))
+    say(f"open     {output / 'comparison.md'}, comparison.csv, {', '.join(pictures)}")
 
 
-def _draw(place: Path, runs: list[Finished], title: str, suffix: str) -> list[str]:
+def _draw(output: Path, runs: list[Finished], title: str, suffix: str) -> list[str]:
     """Draw the runs of one data set; returns the pictures' names, which end in `suffix`."""
     names = [name for name in differing(runs) if name not in REPEATS]
     pictures = [f"comparison{suffix}.png"]
     plots.plot_comparison(
-        runs, settings_of(runs, names), place / pictures[0], f"{title}, {len(runs)} run{'s' * (len(runs) > 1)}"
+        runs, settings_of(runs, names), output / pictures[0], f"{title}, {len(runs)} run{'s' * (len(runs) > 1)}"
     )
     apart = repetitions(runs)
     if len(settings(runs)) == 1 and len(apart) > 1:
         kind = "folds" if len({run.options.get("fold") for run in runs}) > 1 else "seeds"
         pictures.append(f"{kind}{suffix}.png")
         once = [same[0] for same in apart]
-        plots.plot_repeats(once, summarize(runs), place / pictures[-1], f"{title}, {len(apart)} {kind}")
+        plots.plot_repeats(once, summarize(runs), output / pictures[-1], f"{title}, {len(apart)} {kind}")
     return pictures
 
 

@@ -44,11 +44,11 @@ def run_all(
     Args:
         args: the options of all.
         runs, failed: what `options.multirun.members` found.
-        train: does one run and returns its figures.
+        train: does one run and returns its results.
         began: see `StopRequest`.
 
     Returns:
-        "folder" of the group, and "runs": the figures of each by its name.
+        "folder" of the group, and "runs": the results of each by its name.
 
     Raises:
         UserError: the group's folder is another's.
@@ -58,21 +58,21 @@ def run_all(
         accelerator, args = start_accelerator(args)
         agreement.check_options(args)
         group = _choose_group(args)
-        figures = {}
+        results = {}
         for number, (name, member) in enumerate(runs.items(), 1):
             member = replace(member, output_dir=str(group), run_name=name, member_of=group.name)
             done = _is_done(group / name, member, accelerator)
             if accelerator.is_main_process:
                 say(f"\n== run {number} of {len(runs)}: {name}{' is done' if done else ''}\n")
             try:
-                figures[name] = final_test.reported(group / name) if done else train(member, began)
+                results[name] = final_test.reported(group / name) if done else train(member, began)
             except ImpossibleOptions as error:
                 failed[name] = str(error)
             except SystemExit as end:
                 if end.code != 1:  # 1: not finite, on all processes
                     raise
                 failed[name] = "the loss or gradient was not finite"
-        finished = [group / name for name in figures]
+        finished = [group / name for name in results]
         if accelerator.is_main_process:
             comparison.report(group, finished, group, failed)
             if group.exists() and not any(group.iterdir()):
@@ -82,7 +82,7 @@ def run_all(
         accelerator.wait_for_everyone()  # a process that exits with 1 ends the others, of which one still compares
     if failed:
         sys.exit(1)
-    return {"folder": str(group), "runs": figures}
+    return {"folder": str(group), "runs": results}
 
 
 def _choose_group(args: TrainOptions) -> Path:
@@ -100,16 +100,16 @@ def _choose_group(args: TrainOptions) -> Path:
     return Path(broadcast_object_list([str(group)])[0])
 
 
-def _is_done(place: Path, member: TrainOptions, accelerator: Accelerator) -> bool:
+def _is_done(folder: Path, member: TrainOptions, accelerator: Accelerator) -> bool:
     """Whether a run has its whole report; the main process looks, for all.
 
     Raises:
         UserError: it was done with other options or images.
     """
     wanted = ("best.pth", *task_class(vars(member)).report_parts())
-    if not broadcast_object_list([all(exists(place / name) for name in wanted)])[0]:
+    if not broadcast_object_list([all(exists(folder / name) for name in wanted)])[0]:
         return False
-    before = yaml.safe_load(from_one(lambda: (place / "args.yaml").read_text(encoding="utf-8")))
+    before = yaml.safe_load(from_one(lambda: (folder / "args.yaml").read_text(encoding="utf-8")))
     now = run_dir.options_of_a_run(member)
     for name, found in OPTIONS.items():
         if found.filled_in and now[name] is None:
@@ -118,12 +118,12 @@ def _is_done(place: Path, member: TrainOptions, accelerator: Accelerator) -> boo
         now["mixed_precision"] = before.get("mixed_precision", "auto")
     differing = [key for key in now if OPTIONS[key].must_match and before.get(key, now[key]) != now[key]]
     if differing:
-        raise UserError(f"{place} was done with other options ({', '.join(differing)}): give another --run-name")
-    known = best_weights.load(place / "best.pth").get("fingerprints", {})  # younger than some runs
+        raise UserError(f"{folder} was done with other options ({', '.join(differing)}): give another --run-name")
+    known = best_weights.load(folder / "best.pth").get("fingerprints", {})  # younger than some runs
     changed = changed_parts(known, build.load_data(member, accelerator).fingerprints())
     if changed:
         raise UserError(
-            f"{place} was done with other images, those of --dataset {before['dataset']} as they were: the {changed} "
+            f"{folder} was done with other images, those of --dataset {before['dataset']} as they were: the {changed} "
             f"images of {member.dataset} are others; bring them back, or give another --run-name"
         )
     return before["epochs"] == member.epochs

@@ -165,13 +165,13 @@ def _draw_effect(
     axes: Axes, runs: Sequence["Finished"], settings: Sequence[dict[str, str]], name: str, values: list[list[str]]
 ) -> None:
     """The accuracies of the runs by one option's value, and their mean."""
-    for place, value in enumerate(values[0]):
+    for y, value in enumerate(values[0]):
         pairs = zip(runs, settings, strict=True)
         found = [_accuracy(run) for run, setting in pairs if setting[name] == value]
         known = [100 * accuracy for accuracy in found if accuracy is not None]
         if known:
-            axes.plot([place] * len(known), known, "o", ms=4, color=FAINT, alpha=0.7)
-            axes.plot([place - 0.3, place + 0.3], [statistics.fmean(known)] * 2, color=VALIDATION, lw=2.2)
+            axes.plot([y] * len(known), known, "o", ms=4, color=FAINT, alpha=0.7)
+            axes.plot([y - 0.3, y + 0.3], [statistics.fmean(known)] * 2, color=VALIDATION, lw=2.2)
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, values[0])) > 6 else {}
     axes.set_xticks(range(len(values[0])), [shorten(v, 16) for v in values[0]], size=8, parse_math=False, **turned)
     axes.set_xlim(-0.6, len(values[0]) - 0.4)
@@ -210,20 +210,20 @@ def _draw_means(axes: Axes, summary: dict) -> None:
         if found["mean"] is None:
             continue
         mean, deviation = 100 * found["mean"], 100 * (found["std"] or 0.0)
-        place = row - len(KINDS)
-        axes.errorbar(mean, place, xerr=deviation, fmt=marker, ms=5.5, color=color, capsize=4, lw=1.8, clip_on=False)
+        y = row - len(KINDS)
+        axes.errorbar(mean, y, xerr=deviation, fmt=marker, ms=5.5, color=color, capsize=4, lw=1.8, clip_on=False)
         text = f"{label}: {mean:.2f} ± {deviation:.2f} %" if found["std"] is not None else f"{label}: {mean:.2f} %"
         where = {"xycoords": ("axes fraction", "data"), "xytext": (-4, 0), "textcoords": "offset points"}
-        axes.annotate(text, (0, place), ha="right", va="center", size=NAME, color=color, weight="bold", **where)
+        axes.annotate(text, (0, y), ha="right", va="center", size=NAME, color=color, weight="bold", **where)
     axes.axhline(-0.5, color=GRID, lw=1.2)
     axes.set_xlabel(f"accuracy (%); bars: standard deviation over n = {summary['n']}", color=INK, labelpad=6)
 
 
 def _draw_classes(axes: Axes, figures: list[dict], names: list[str]) -> None:
     """A class a row, the hardest on top: the mean F1 and from the lowest to the highest of any run."""
-    for place, f1 in enumerate(figures):
-        axes.plot([f1["min"], f1["max"]], [place, place], color=FAINT, lw=3, solid_capstyle="round")
-        axes.plot(f1["mean"], place, "o", ms=5, color=MUTED)
+    for y, f1 in enumerate(figures):
+        axes.plot([f1["min"], f1["max"]], [y, y], color=FAINT, lw=3, solid_capstyle="round")
+        axes.plot(f1["mean"], y, "o", ms=5, color=MUTED)
     axes.set_yticks(range(len(names)), names, size=NAME, parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x", color=GRID, lw=0.8)

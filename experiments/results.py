@@ -38,7 +38,7 @@ class Finished:
         options: as in args.yaml.
         results: the keys of RESULTS; None where unknown, as in a run that is still under way.
         history: of train.json.
-        per_class: of test.json: class -> figure -> value; empty without a test.
+        per_class: of test.json: class -> metric -> value; empty without a test.
     """
 
     name: str
@@ -119,7 +119,7 @@ def summarize(runs: Sequence[Finished]) -> dict:
     Reruns of one seed and fold count as one, with their mean.
     """
     apart = repetitions(runs)
-    classes = {name: figures for run in runs for name, figures in run.per_class.items()}
+    classes = {name: metrics for run in runs for name, metrics in run.per_class.items()}
 
     def over(value: Callable[[Finished], float | None]) -> dict[str, float | None]:
         return spread([spread([value(run) for run in same])["mean"] for same in apart])
@@ -129,8 +129,8 @@ def summarize(runs: Sequence[Finished]) -> dict:
         "runs": [run.name for run in runs],
         "results": {key: over(lambda run, key=key: run.results[key]) for key in RESULTS},
         "per_class": {
-            name: {key: over(lambda run, name=name, key=key: run.per_class.get(name, {}).get(key)) for key in figures}
-            for name, figures in classes.items()
+            name: {key: over(lambda run, name=name, key=key: run.per_class.get(name, {}).get(key)) for key in metrics}
+            for name, metrics in classes.items()
         },
     }
 

@@ -83,13 +83,13 @@ class Explained:
             scores.append(road(self.model, inputs, maps, these))
             heats.append(heat(maps, images.shape[1:3]))
         found = np.concatenate(scores).astype(np.float64)
-        figure = {
+        measured = {
             "faithfulness": found.mean(),
             "standard_error": found.std(ddof=1) / math.sqrt(len(found)) if len(found) > 1 else None,
             "samples": len(found),
             "seconds_per_image": seconds / len(found),
         }
-        return figure, np.concatenate(heats)
+        return measured, np.concatenate(heats)
 
     def _inputs(self, images: np.ndarray) -> Tensor:
         return self.task.inputs(torch.from_numpy(images).to(self.task.device))
@@ -99,7 +99,7 @@ def _batches(count: int) -> Iterator[slice]:
     return (slice(start, start + BATCH) for start in range(0, count, BATCH))
 
 
-def in_words(method: str, figure: dict) -> str:
-    """A method's figure in one line."""
-    error = "" if figure["standard_error"] is None else f" ± {figure['standard_error']:.3f}"
-    return f"{method:<20} faithfulness {figure['faithfulness']:6.3f}{error} (n = {figure['samples']})"
+def in_words(method: str, measured: dict) -> str:
+    """A method's measured in one line."""
+    error = "" if measured["standard_error"] is None else f" ± {measured['standard_error']:.3f}"
+    return f"{method:<20} faithfulness {measured['faithfulness']:6.3f}{error} (n = {measured['samples']})"

@@ -96,8 +96,8 @@ def as_maps(model: nn.Module, module: nn.Module, output: Tensor) -> Tensor | Non
 
 def _grid(model: nn.Module, tokens: int) -> tuple[int, int] | None:
     """(rows, columns) of so many tokens: the patches' where they fit, else those of a square."""
-    for place in (getattr(model, "patch_embed", None), getattr(model, "stem", None)):
-        grid = getattr(place, "grid_size", None)
+    for embedding in (getattr(model, "patch_embed", None), getattr(model, "stem", None)):
+        grid = getattr(embedding, "grid_size", None)
         if grid is not None and math.prod(grid) == tokens:
             return tuple(grid)
     side = math.isqrt(tokens)

@@ -42,13 +42,13 @@ def _explain(
     probabilities = explained.probabilities(images)
     said = probabilities.argmax(1)
     class_names = explained.task.class_names
-    figures = {}
+    measured = {}
     for method in explained.methods:
-        figures[method], _ = explained.measure(method, images[:count], said[:count])
-        say(in_words(method, figures[method]))
+        measured[method], _ = explained.measure(method, images[:count], said[:count])
+        say(in_words(method, measured[method]))
     # What eigencam shows is the same for every class.
     others = [(method, label) for label in named for method in explained.methods if method != "eigencam"]
-    faithful = {method: f"faithfulness {figure['faithfulness']:.3f}" for method, figure in figures.items()}
+    faithful = {method: f"faithfulness {one['faithfulness']:.3f}" for method, one in measured.items()}
     columns = ["", *(f"{method}\n{words}" for method, words in faithful.items())]
     columns += [f"{method}\nfor {class_names[label]}" for method, label in others]
     pictures = []
@@ -68,4 +68,4 @@ def _explain(
         {"image": str(path), "class": class_names[label], "probability": row[label]}
         for path, label, row in zip(paths, said, probabilities.tolist(), strict=True)
     ]
-    finish(explained, folder, pictures, figures, {"images": answers})
+    finish(explained, folder, pictures, measured, {"images": answers})

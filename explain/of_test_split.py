@@ -43,14 +43,14 @@ def explain_test_split(
         absent = ", ".join(data.class_names[label] for label in classes)
         raise UserError(f"--explain-class: the test split has no image of {absent}; name other classes")
     make_folder(folder)
-    figures, pictures = {}, []
+    measured, pictures = {}, []
     sample = np.concatenate([np.flatnonzero(labels == label)[: args.explain_count] for label in classes])
     images = _images(data, sample)
     shown = [label for label in classes if (labels[sample] == label).any()][:MOST_CLASSES]
     means = [Row(_mean(images[labels[sample] == label]), [data.class_names[label]]) for label in shown]
     for method in [*explained.methods, MIDDLE]:
-        figures[method], heats = explained.measure(method, images, labels[sample])
-        say(in_words(method, figures[method]))
+        measured[method], heats = explained.measure(method, images, labels[sample])
+        say(in_words(method, measured[method]))
         if method != MIDDLE:
             for row, label in zip(means, shown, strict=True):
                 of_class = heats[labels[sample] == label]
@@ -60,7 +60,7 @@ def explain_test_split(
     among = np.isin(labels, classes) | np.isin(said, classes)
     wrong = np.flatnonzero((said != labels) & among)
     wrong = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:ROWS]
-    columns = [f"{method}\nfaithfulness {figures[method]['faithfulness']:.3f}" for method in explained.methods]
+    columns = [f"{method}\nfaithfulness {measured[method]['faithfulness']:.3f}" for method in explained.methods]
     title = f"{explained.name}, test set of {data.name}"
     for earlier in ("right.png", "wrong.png"):
         (folder / earlier).unlink(missing_ok=True)
@@ -77,7 +77,7 @@ def explain_test_split(
         f"{title}: mean maps of the true class{explained.where()}",
     )
     more = {"accuracy": float((said == labels).mean()), "test_images": len(labels)}
-    finish(explained, folder, [*pictures, "average.png"], figures, more)
+    finish(explained, folder, [*pictures, "average.png"], measured, more)
 
 
 def _draw_right(
@@ -114,23 +114,23 @@ def _draw_wrong(
     plot_maps(columns, rows, path, f"{title}: the mistakes made with most confidence{explained.where()}")
 
 
-def _images(data: DataSplits, places: np.ndarray) -> np.ndarray:
+def _images(data: DataSplits, indices: np.ndarray) -> np.ndarray:
     """uint8 (B, H, W, C) of images of the test part."""
-    return np.ascontiguousarray(data.test.arrays.images[data.test.ids[places]])
+    return np.ascontiguousarray(data.test.arrays.images[data.test.ids[indices]])
 
 
 def _mean(images: np.ndarray) -> np.ndarray:
     return images.mean(0).round().astype(np.uint8)
 
 
-def _first_of_each(places: np.ndarray, labels: np.ndarray, classes: list[int]) -> np.ndarray:
-    """Up to ROWS of `places`, as evenly from the classes as there are some, classes together."""
+def _first_of_each(indices: np.ndarray, labels: np.ndarray, classes: list[int]) -> np.ndarray:
+    """Up to ROWS of `indices`, as evenly from the classes as there are some, classes together."""
     rank = dict.fromkeys(classes, 0)
     turns = []
-    for place in places:
-        label = labels[place]
+    for index in indices:
+        label = labels[index]
         if label in rank:
-            turns.append((rank[label], classes.index(label), place))
+            turns.append((rank[label], classes.index(label), index))
             rank[label] += 1
     chosen = sorted(turns)[:ROWS]
-    return np.array([place for _, _, place in sorted(chosen, key=lambda turn: turn[1:])], dtype=np.int64)
+    return np.array([index for _, _, index in sorted(chosen, key=lambda turn: turn[1:])], dtype=np.int64)

@@ -29,14 +29,14 @@ def make_folder(folder: Path) -> None:
         raise _no_room(folder, error) from error
 
 
-def finish(explained: Explained, folder: Path, pictures: list[str], figures: dict[str, dict], more: dict) -> None:
-    """Write explain.json, show the pictures and figures in TensorBoard, and say what to open.
+def finish(explained: Explained, folder: Path, pictures: list[str], measured: dict[str, dict], more: dict) -> None:
+    """Write explain.json, show the pictures and metrics in TensorBoard, and say what to open.
 
     Args:
         explained: what was explained.
         folder: with the pictures in it.
         pictures: their names, the first of which is to be opened first.
-        figures: of each method, from `Explained.measure`.
+        measured: of each method, from `Explained.measure`.
         more: what else belongs in explain.json.
 
     Raises:
@@ -44,11 +44,11 @@ def finish(explained: Explained, folder: Path, pictures: list[str], figures: dic
     """
     layer = None if explained.layer is None else explained.layer.name
     try:
-        write_json(folder / "explain.json", {"layer": layer, "methods": figures, **more})
+        write_json(folder / "explain.json", {"layer": layer, "methods": measured, **more})
         tracker = TensorBoardTracker(folder.name, str(folder.parent), filename_suffix=EVENTS)
         tracker.start()
         # Under names that come after those of a run's curves, beside which TensorBoard shows them.
-        faithful = {f"maps/faithfulness/{name}": figure["faithfulness"] for name, figure in figures.items()}
+        faithful = {f"maps/faithfulness/{name}": one["faithfulness"] for name, one in measured.items()}
         trackers.log([tracker], faithful, 0)
         small = {f"maps/{Path(name).stem}": plot_style.read_small(folder / name, most=1200) for name in pictures}
         trackers.log_pictures([tracker], small, 0)

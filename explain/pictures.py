@@ -73,12 +73,12 @@ def plot_maps(columns: list[str], rows: Sequence[Row], path: Path, title: str) -
     height = each * (high + above + GAP)
     figure = empty_figure(beside * block - 2 * GAP, height)
     for number, row in enumerate(rows):
-        place, down = divmod(number, each)
+        group, down = divmod(number, each)
         bottom = height - down * (high + above + GAP) - above - high
-        _draw_row(figure, row, (place * block, bottom), (wide, high))
+        _draw_row(figure, row, (group * block, bottom), (wide, high))
     for number, name in enumerate(columns * beside):
-        place, column = divmod(number, len(columns))
-        left = (place * block + column * (wide + GAP)) / figure.get_figwidth()
+        group, column = divmod(number, len(columns))
+        left = (group * block + column * (wide + GAP)) / figure.get_figwidth()
         figure.text(left, 1 + 0.06 / height, name, size=9, color=INK, va="bottom", parse_math=False)
     _put_colorbar(figure, min(1.5, height))
     put_title(figure, title, above=0.3 + 0.17 * max(name.count("\n") for name in columns))
@@ -111,5 +111,5 @@ def _draw_row(figure: Figure, row: Row, corner: tuple[float, float], size: tuple
             axes.text(0.5, 0.5, "empty: nothing\nspeaks for it", bbox=box, **note)
         for line, caption in enumerate(reversed(captions)):
             color = WRONG if caption.startswith("predicted") else INK if column == 0 else MUTED
-            place = {"xycoords": "axes fraction", "xytext": (0, 3 + 72 * LINE * line), "textcoords": "offset points"}
-            axes.annotate(shorten(caption), (0, 1), size=7, color=color, parse_math=False, **place)
+            position = {"xycoords": "axes fraction", "xytext": (0, 3 + 72 * LINE * line), "textcoords": "offset points"}
+            axes.annotate(shorten(caption), (0, 1), size=7, color=color, parse_math=False, **position)

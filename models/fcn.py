@@ -48,11 +48,11 @@ class FCN(nn.Module):
         each = {name: one_each(name, value, len(channels)) for name, value in given.items()}
         side = min(input_shape[1:])
         layers: list[nn.Module] = []
-        for place, (before, after) in enumerate(zip([input_shape[0], *channels], channels, strict=False)):
-            kernel, step, pad, window, share = (each[name][place] for name in given)
+        for index, (before, after) in enumerate(zip([input_shape[0], *channels], channels, strict=False)):
+            kernel, step, pad, window, share = (each[name][index] for name in given)
             side = ((side + 2 * pad - kernel) // step + 1) // window
             if side < 1:
-                raise ValueError(f"nothing is left of the image after layer {place + 1}: less stride and pooling")
+                raise ValueError(f"nothing is left of the image after layer {index + 1}: less stride and pooling")
             layers += [nn.Conv2d(before, after, kernel, step, pad, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
             layers += [nn.Dropout(share)] if share else []
             layers += [nn.MaxPool2d(window)] if window > 1 else []

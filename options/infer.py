@@ -11,7 +11,7 @@ from options.training import TTA
 
 CAMS = ("gradcam", "gradcam++", "scorecam", "eigencam")  # of a layer's feature maps
 OF_PIXELS = ("integrated-gradients", "occlusion")  # of the pixels themselves, for any model
-COUNT = 10  # images that a figure is taken from, of each class where they have one
+COUNT = 10  # images that a metric is taken from, of each class where they have one
 METHODS = (*CAMS, *OF_PIXELS)
 
 

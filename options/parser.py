@@ -186,7 +186,7 @@ def parse_freeze(text: str) -> list[tuple[str, float]]:
 
 def by_epoch(parts: Sequence[tuple], epochs: int) -> list:
     """What is in force in each epoch, from (what, share of the epochs) in order; an epoch is cut at its middle."""
-    ends = [sum(share for _, share in parts[: place + 1]) for place in range(len(parts))]
+    ends = [sum(share for _, share in parts[: index + 1]) for index in range(len(parts))]
     return [
         next(what for (what, _), end in zip(parts, ends, strict=True) if epoch + 0.5 < end * epochs or end == ends[-1])
         for epoch in range(epochs)

@@ -84,8 +84,8 @@ def _name_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
     for value, text, color in sorted(ends):
         height = inches * (value - low) / (high - low)
         heights.append(max(height, heights[-1] + LABEL_GAP) if heights else height)
-        place = {"xycoords": "axes fraction", "xytext": (6, 0), "textcoords": "offset points"}
-        axes.annotate(text, (1, heights[-1] / inches), size=9, color=color, va="center", **place)
+        position = {"xycoords": "axes fraction", "xytext": (6, 0), "textcoords": "offset points"}
+        axes.annotate(text, (1, heights[-1] / inches), size=9, color=color, va="center", **position)
 
 
 def curve_figure(history: list[dict], key: str, title: str, test: float | None = None) -> Figure:

@@ -131,8 +131,8 @@ MUTATIONS = [
     Mutation(
         "5 each process takes the same part",
         "data/loader.py",
-        "place * self.global_batch_size + self.rank * share",
-        "place * self.global_batch_size",
+        "step_of_epoch * self.global_batch_size + self.rank * share",
+        "step_of_epoch * self.global_batch_size",
         PROCESSES + "more_processes_see_the_same_samples_and_reach_the_same_weights[2]",
         "assert samples(runs[processes], processes) == samples(runs[1], 1)",
     ),

@@ -31,7 +31,7 @@ def save(path: Path, weights: dict[str, Tensor], description: dict) -> None:
     content = {"weights": weights, **description}
     buffer = BytesIO()  # as torch.save hides the reason when a disk is full
     torch.save(content, buffer)
-    write_atomically(path, lambda place: place.write_bytes(buffer.getbuffer()))
+    write_atomically(path, lambda staged: staged.write_bytes(buffer.getbuffer()))
 
 
 def load(path: Path) -> dict:

@@ -31,11 +31,11 @@ def start_head(model: nn.Module, head: list[str], found: dict[str, Tensor], rows
 
 def shared(classes: list[str], known: list[list[str]]) -> dict[int, int]:
     """Which of `classes` is which of `known`, each with its synonyms; names of several of `known` stand for none."""
-    places: dict[str, set[int]] = {}
-    for place, synonyms in enumerate(known):
+    indices: dict[str, set[int]] = {}
+    for index, synonyms in enumerate(known):
         for synonym in synonyms:
-            places.setdefault(_plain(synonym), set()).add(place)
-    found = {label: places.get(_plain(name), set()) for label, name in enumerate(classes)}
+            indices.setdefault(_plain(synonym), set()).add(index)
+    found = {label: indices.get(_plain(name), set()) for label, name in enumerate(classes)}
     return {label: next(iter(rows)) for label, rows in found.items() if len(rows) == 1}
 
 

@@ -142,12 +142,12 @@ def _newest_manifest(asked: Path) -> tuple[int, str] | None:
 
 def check_same_run(found: Found, args: TrainOptions, data: DataSplits, fingerprints: dict[str, str]) -> None:
     """Raise UserError unless a checkpoint is of a run of these options on these images."""
-    place, state = found.folder, found.state
+    folder, state = found.folder, found.state
     before, dataset = state["options"], args.dataset
     changed = changed_parts(state.get("fingerprints") or {"train": state["data"]}, fingerprints)
     if before["dataset"] != dataset and (changed or not same_names(state["class_names"], data.class_names)):
         raise UserError(
-            f"{place} was trained on other images than those of --dataset {dataset}: give --dataset "
+            f"{folder} was trained on other images than those of --dataset {dataset}: give --dataset "
             f"{quote(before['dataset'])} again, or start a new run"
         )
     if before.get("mixed_precision") == "auto":  # as earlier versions recorded it, whatever it came to
@@ -158,16 +158,16 @@ def check_same_run(found: Found, args: TrainOptions, data: DataSplits, fingerpri
         if OPTIONS[name].must_match and before.get(name, value) != value  # an option may be younger than the run
     ]
     if differing:
-        raise UserError(f"{place} cannot go on with other options: {'; '.join(differing)}; give them as they were")
+        raise UserError(f"{folder} cannot go on with other options: {'; '.join(differing)}; give them as they were")
     if not same_names(state["class_names"], data.class_names):
-        raise UserError(f"{place} was trained on other classes than those of --dataset {dataset}")
+        raise UserError(f"{folder} was trained on other classes than those of --dataset {dataset}")
     if changed:
         raise UserError(
-            f"{place} is of a run on other images: the {changed} images of --dataset {dataset} have changed since; "
+            f"{folder} is of a run on other images: the {changed} images of --dataset {dataset} have changed since; "
             "bring them back, or start a new run"
         )
     if args.epochs < before["epochs"]:  # more is allowed: a run that is done can be trained on
-        raise UserError(f"{place} is of a run of --epochs {before['epochs']}: give that many, or more")
+        raise UserError(f"{folder} is of a run of --epochs {before['epochs']}: give that many, or more")
 
 
 def remove_later(folder: Path, step: int) -> list[str]:

@@ -13,7 +13,7 @@ def lr_at(step: int, total_steps: int, *, peak: float, schedule: str, warmup: fl
         total_steps: optimizer steps of the whole run.
         peak: the highest learning rate.
         schedule: "cosine" and "linear" fall to 0; "onecycle" rises by a half cosine from peak / 25 and falls to
-            peak / 250,000 (Smith & Topin 2017, arXiv:1708.07120, with PyTorch's OneCycleLR's figures);
+            peak / 250,000 (Smith & Topin 2017, arXiv:1708.07120, with PyTorch's OneCycleLR's values);
             "constant" stays.
         warmup: share of the run in which it rises, linearly but for onecycle.
     """

@@ -58,15 +58,15 @@ class Progress:
 
     def _fields(self, step: int, metrics: dict[str, float]) -> list[str]:
         """What there is to tell, the most important first."""
-        figures = [f"loss {loss_text(metrics['loss'])}", f"accuracy {percent(metrics['accuracy'], 1)}"]
+        texts = [f"loss {loss_text(metrics['loss'])}", f"accuracy {percent(metrics['accuracy'], 1)}"]
         each = self.meter.seconds_each()
         if not each:
-            return figures
+            return texts
         ends_to_come = self.epochs - (step - 1) // self.steps_per_epoch
         between = sum(self.between_epochs) / max(1, len(self.between_epochs))
         left = (self.epochs * self.steps_per_epoch - step) * each + ends_to_come * between
         times = f"{duration(self.meter.seconds_left())} left, run {duration(left)}"
-        return [figures[0], times, figures[1], f"{self.batch_size / each:,.0f} images/s"]
+        return [texts[0], times, texts[1], f"{self.batch_size / each:,.0f} images/s"]
 
     def close(self) -> None:
         """Take the live line away."""

@@ -86,9 +86,9 @@ def check_folder(folder: Path, parameters: int, may_exist: bool, keep: int) -> N
 
 def _deepest_existing(folder: Path) -> Path:
     try:
-        return next(place for place in (folder, *folder.parents) if place.exists())
+        return next(path for path in (folder, *folder.parents) if path.exists())
     except OSError as error:  # a name that is too long, or a folder that may not be entered
-        raise UserError(f"cannot write in {folder}: {error.strerror}; give another place or --run-name") from error
+        raise UserError(f"cannot write in {folder}: {error.strerror}; give another folder or --run-name") from error
 
 
 def make_new(folder: Path) -> Path:
@@ -144,7 +144,7 @@ def describe_run(folder: Path, args: TrainOptions, accelerator: Accelerator, fac
     """
     options = options_of_a_run(args)
     text = yaml.safe_dump(options, sort_keys=True, allow_unicode=True)
-    write_atomically(folder / "args.yaml", lambda place: place.write_text(text, encoding="utf-8"))
+    write_atomically(folder / "args.yaml", lambda staged: staged.write_text(text, encoding="utf-8"))
     write_json(folder / "environment.json", {**environment(accelerator), **facts})
 
 
@@ -154,7 +154,7 @@ def options_of_a_run(args: TrainOptions) -> dict:
 
 
 def environment(accelerator: Accelerator) -> dict:
-    """Versions, hardware and the code's commit, for people who compare figures."""
+    """Versions, hardware and the code's commit, for people who compare results."""
     return {
         "sameloop": VERSION,
         "command": sys.argv,

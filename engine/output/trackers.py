@@ -60,7 +60,7 @@ def start_trackers(names: str, folder: Path, options: dict, resumed_at: int | No
 
 
 def log(trackers: list[GeneralTracker], values: dict[str, float | None], step: int) -> None:
-    """Log figures at an optimizer step; those that are None are left out."""
+    """Log metrics at an optimizer step; those that are None are left out."""
     known = {name: value for name, value in values.items() if value is not None}
     for tracker in trackers:
         tracker.log(known, step=step)
@@ -74,18 +74,18 @@ def log_pictures(trackers: list[GeneralTracker], pictures: dict[str, np.ndarray]
             tracker.log_images({name: pixels[None]}, step=step, **extra)
 
 
-def log_end(trackers: list[GeneralTracker], options: dict, figures: dict[str, float | None], step: int) -> None:
-    """Log the last figures of a run, and, for TensorBoard's page HPARAMS, the options that gave them.
+def log_end(trackers: list[GeneralTracker], options: dict, metrics: dict[str, float | None], step: int) -> None:
+    """Log the last metrics of a run, and, for TensorBoard's page HPARAMS, the options that gave them.
 
     Args:
         trackers: of the run.
         options: all of the run's.
-        figures: under names that begin with one of `OF_THE_END`; those that are None are left out.
+        metrics: under names that begin with one of `OF_THE_END`; those that are None are left out.
         step: the last.
     """
     from torch.utils.tensorboard.summary import hparams
 
-    log(trackers, figures, step)
+    log(trackers, metrics, step)
     for tracker in _tensorboards(trackers):
         # Without the first, a table of contents: TensorBoard would take one run's for all of them, and hide a
         # --model-arg that this run was not given.
@@ -150,8 +150,8 @@ def _forget_end(folder: Path) -> None:
         if len(kept) == len(records):
             continue
 
-        def write(place: Path, kept: list[bytes] = kept) -> None:
-            with place.open("wb") as file:
+        def write(path: Path, kept: list[bytes] = kept) -> None:
+            with path.open("wb") as file:
                 writer = RecordWriter(file)
                 for record in kept:
                     writer.write(record)

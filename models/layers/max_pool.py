@@ -18,22 +18,22 @@ class _MaxPool(torch.autograd.Function):
         height, width = images.shape[-2:]
         pooled = _empty(images, (*images.shape[:2], height // side, width // side), images.dtype)
         # Places are below the number of pixels, whatever PyTorch counts them in.
-        places = torch.empty_like(pooled, dtype=torch.int16 if height * width <= 2**15 else torch.int32)
-        for some, pooled_out, places_out in _parts(images, pooled, places):
-            found = torch.empty_like(places_out, dtype=torch.int64)
+        positions = torch.empty_like(pooled, dtype=torch.int16 if height * width <= 2**15 else torch.int32)
+        for some, pooled_out, positions_out in _parts(images, pooled, positions):
+            found = torch.empty_like(positions_out, dtype=torch.int64)
             torch.ops.aten.max_pool2d_with_indices.out(some, [side, side], out=pooled_out, indices=found)
-            places_out.copy_(found)
-        ctx.save_for_backward(places)
+            positions_out.copy_(found)
+        ctx.save_for_backward(positions)
         ctx.shape, ctx.side = images.shape, side
         return pooled
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        (places,) = ctx.saved_tensors
-        grad_images = _empty(places, ctx.shape, grad.dtype)
+        (positions,) = ctx.saved_tensors
+        grad_images = _empty(positions, ctx.shape, grad.dtype)
         side = [ctx.side, ctx.side]
         backward = torch.ops.aten.max_pool2d_with_indices_backward.grad_input
-        for some, found, out in _parts(grad, places, grad_images):
+        for some, found, out in _parts(grad, positions, grad_images):
             backward(some, out, side, side, [0, 0], [1, 1], False, found.long(), grad_input=out)
         return grad_images, None
 

@@ -85,9 +85,9 @@ def _matrices(side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """
     points = torch.tensor(POINTS[side], dtype=torch.float64)
     B_T = torch.zeros(side + 2, side + 2, dtype=torch.float64)
-    for place, point in enumerate(points):
-        others = torch.cat([points[:place], points[place + 1 :]])
-        B_T[place, :-1] = _polynomial(others) / (point - others).prod()
+    for index, point in enumerate(points):
+        others = torch.cat([points[:index], points[index + 1 :]])
+        B_T[index, :-1] = _polynomial(others) / (point - others).prod()
     B_T[-1] = _polynomial(points)
     last = torch.zeros(side, dtype=torch.float64)
     last[-1] = 1
@@ -161,7 +161,7 @@ def _parts(tiling: tuple[int, int, int], *tensors: Tensor) -> Iterator[tuple[Ten
 
 
 def _unfold(images: Tensor, padding: tuple[int, ...], tiling: tuple[int, int, int]) -> Tensor:
-    """(B, H, W, C) -> ((m + 2)², B * tiles * C): what each tile sees, the place in the tile first."""
+    """(B, H, W, C) -> ((m + 2)², B * tiles * C): what each tile sees, the position in the tile first."""
     side, rows, columns = tiling
     left, _, top, _ = padding
     edges = left, side * columns + 2 - left - images.shape[2], top, side * rows + 2 - top - images.shape[1]
@@ -186,7 +186,7 @@ def _fold(seen: Tensor, padding: tuple[int, ...], tiling: tuple[int, int, int], 
 
 
 def _take(outputs: Tensor, tiling: tuple[int, int, int]) -> Tensor:
-    """(B, H', W', O) -> (m², B * tiles * O): the pixels of each tile, the place in the tile first."""
+    """(B, H', W', O) -> (m², B * tiles * O): the pixels of each tile, the position in the tile first."""
     side, rows, columns = tiling
     whole = F.pad(outputs, (0, 0, 0, side * columns - outputs.shape[2], 0, side * rows - outputs.shape[1]))
     tiles = whole.unflatten(2, (-1, side)).unflatten(1, (-1, side))

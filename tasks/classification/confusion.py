@@ -100,7 +100,7 @@ def worst_pairs(counts: np.ndarray, names: list[str]) -> list[tuple[str, int, fl
     """(what was taken for what, how many images, share of the true class) of the most frequent mistakes."""
     mistakes = counts - np.diag(np.diag(counts))
     order = np.argsort(-mistakes, axis=None, kind="stable")[:WORST]
-    pairs = [divmod(int(place), len(counts)) for place in order]
+    pairs = [divmod(int(row), len(counts)) for row in order]
     totals = np.maximum(counts.sum(1), 1)
     return [
         (f"{shorten(names[true], 24)} → {shorten(names[taken], 24)}", int(count), count / totals[true])
@@ -151,12 +151,12 @@ def _name_axes(axes: Axes, names: list[str], step: int, size: float, side: float
 
 def _draw_pairs(axes: Axes, worst: list[tuple[str, int, float]]) -> None:
     """Bars of the most frequent mistakes, the most frequent on top."""
-    places = range(len(worst))
-    axes.barh(places, [count for _, count, _ in worst], height=0.7, color=ORANGE)
-    for place, (_, count, share) in zip(places, worst, strict=True):
+    rows = range(len(worst))
+    axes.barh(rows, [count for _, count, _ in worst], height=0.7, color=ORANGE)
+    for row, (_, count, share) in zip(rows, worst, strict=True):
         text = f"{count:,} ({percent(share, 0)})"
-        axes.annotate(text, (count, place), (4, 0), textcoords="offset points", va="center", size=9, color=MUTED)
-    axes.set_yticks(places, [text for text, _, _ in worst], size=9, parse_math=False)
+        axes.annotate(text, (count, row), (4, 0), textcoords="offset points", va="center", size=9, color=MUTED)
+    axes.set_yticks(rows, [text for text, _, _ in worst], size=9, parse_math=False)
     axes.set_ylim(len(worst) - 0.5, -0.5)
     axes.set_xticks([])
     put_heading(axes, f"the {len(worst)} most frequent mistakes: true → predicted")

@@ -1,6 +1,6 @@
-"""The figures of the test report, computed offline by two `evaluate.Metric`s over scikit-learn.
+"""The metrics of the test report, computed offline by two `evaluate.Metric`s over scikit-learn.
 
-`evaluate` and scikit-learn take seconds to import: import this module where its figures are needed,
+`evaluate` and scikit-learn take seconds to import: import this module where its metrics are needed,
 not before.
 """
 
@@ -124,7 +124,7 @@ def _compute_both(labels: np.ndarray, probabilities: np.ndarray) -> tuple[dict, 
 
 
 def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: list[str]) -> dict:
-    """All figures of a classifier on one set of samples, ready for strict JSON: undefined figures are None.
+    """All metrics of a classifier on one set of samples, ready for strict JSON: undefined metrics are None.
 
     Args:
         labels: (N,) int64, the true classes, each in 0..K-1; N is at least 1.
@@ -139,7 +139,7 @@ def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_
         predicted; `per_class`: {name: {"precision", "recall", "f1", "auc", "support"}}, None but for the support where
         a class has no sample; `classes_without_samples`: their names; `confusion_matrix`: K lists of K counts, rows
         true, columns predicted; `samples`, `correct`: counts. Where a probability is not finite,
-        the figures that need it (`top5_accuracy`, `loss`, every `auc`) are None.
+        the metrics that need it (`top5_accuracy`, `loss`, every `auc`) are None.
 
     Raises:
         ValueError: the shapes do not agree, there is no sample, or a label is not one of the K classes.

@@ -39,8 +39,8 @@ def _draw_example(axes: Axes, image: np.ndarray, captions: list[tuple[str, str]]
     axes.set_anchor("SW")
     axes.imshow(image[..., 0] if grey else image, cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
     for line, (text, color) in enumerate(reversed(captions)):
-        place = {"xycoords": "axes fraction", "xytext": (0, 4 + 11 * line), "textcoords": "offset points"}
-        axes.annotate(text, (0, 1), size=8, color=color, parse_math=False, **place)
+        position = {"xycoords": "axes fraction", "xytext": (0, 4 + 11 * line), "textcoords": "offset points"}
+        axes.annotate(text, (0, 1), size=8, color=color, parse_math=False, **position)
 
 
 def _cells(is_right: np.ndarray, columns: int) -> list[tuple[int, int]]:

@@ -72,7 +72,7 @@ def predict_unlabelled(
         names, probabilities = list(data.unlabelled.arrays.names), logits.softmax(1).numpy()
         text = _as_csv(rows(names, probabilities, task.class_names, TOPK))
         encoded = text.encode("utf-8", errors="backslashreplace")
-        write_atomically(folder / UNLABELLED_FILE, lambda place: place.write_bytes(encoded))
+        write_atomically(folder / UNLABELLED_FILE, lambda staged: staged.write_bytes(encoded))
     return f"{len(data.unlabelled):,} images without labels: their classes are in {UNLABELLED_FILE}"
 
 
@@ -111,9 +111,9 @@ def put_out(rows: list[dict], output: str | None) -> None:
     # File names that are not UTF-8 reach Python as lone surrogates, which no encoding can hold.
     encoded = text.encode("utf-8", errors="backslashreplace")
     try:
-        write_atomically(Path(output), lambda place: place.write_bytes(encoded))
+        write_atomically(Path(output), lambda staged: staged.write_bytes(encoded))
     except OSError as error:
-        raise UserError(f"--output {output}: {error.strerror or error}; give another place") from error
+        raise UserError(f"--output {output}: {error.strerror or error}; give another path") from error
     say(f"written  {output}: {len(rows)} images")
 
 

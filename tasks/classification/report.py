@@ -1,4 +1,4 @@
-"""The end of a classifier's run: the test set, looked at once, in figures and pictures."""
+"""The end of a classifier's run: the test set, looked at once, in metrics and pictures."""
 
 import time
 from pathlib import Path
@@ -74,7 +74,7 @@ def _plot_examples(path: Path, data: DataSplits, labels: np.ndarray, probabiliti
         data.class_names,
         path,
         f"{data.name}, test set: {answers}",
-        [_short_name(names[place]) for place in shown],
+        [_short_name(names[index]) for index in shown],
     )
 
 

@@ -17,7 +17,7 @@ from tasks.inference import folder_beside, infer_files, tell_unreadable
 
 
 def check_options(args: PredictOptions) -> None:
-    """Raise UserError for options that say nothing to a model that makes images, or a place that is no folder."""
+    """Raise UserError for options that say nothing to a model that makes images, or a target that is no folder."""
     if args.tta is not None:
         raise UserError("--tta: these weights make images, of which there is one view; leave it out")
     if args.output is not None and not args.images:
@@ -43,13 +43,13 @@ def predict_files(
         UserError: no room or no right to write, or an image would be written over one that was given.
     """
     folder = Path(args.output or folder_beside(args.weights, "images"))
-    places = _places(paths, folder)
+    targets = _targets(paths, folder)
     unreadable: list[str] = []
     written, main = 0, accelerator.is_main_process
     for readable, made in infer_files(maker, task, paths, accelerator, batch_size, unreadable):
         if main:
             for path, pixels in zip(readable, made, strict=True):
-                _write(places[path], pixels)
+                _write(targets[path], pixels)
         written += len(readable)
     if main:
         tell_unreadable(unreadable, len(paths))
@@ -57,21 +57,21 @@ def predict_files(
     return 1 if unreadable else 0
 
 
-def _places(paths: list[Path], folder: Path) -> dict[Path, Path]:
+def _targets(paths: list[Path], folder: Path) -> dict[Path, Path]:
     """Where the image made of each goes: `photo.jpg` becomes `photo.jpg.png`, and none takes the place of another."""
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     given = {path.resolve(): path for path in paths}
-    places: dict[Path, Path] = {}
+    targets: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
     for path in paths:
         below = path.absolute().relative_to(root)
-        place = folder / (below if below.suffix == ".png" else below.with_name(f"{below.name}.png"))
-        if place.resolve() in given:
-            raise UserError(f"--output {folder}: {given[place.resolve()]} would be written over; give another folder")
-        if taken.setdefault(place, path).absolute() != path.absolute():
-            raise UserError(f"{taken[place]} and {path} would both become {place}: rename one of them")
-        places[path] = place
-    return places
+        target = folder / (below if below.suffix == ".png" else below.with_name(f"{below.name}.png"))
+        if target.resolve() in given:
+            raise UserError(f"--output {folder}: {given[target.resolve()]} would be written over; give another folder")
+        if taken.setdefault(target, path).absolute() != path.absolute():
+            raise UserError(f"{taken[target]} and {path} would both become {target}: rename one of them")
+        targets[path] = target
+    return targets
 
 
 def _write(path: Path, pixels: torch.Tensor) -> None:
@@ -79,6 +79,6 @@ def _write(path: Path, pixels: torch.Tensor) -> None:
     picture = Image.fromarray(pixels.squeeze(2).numpy() if pixels.shape[2] == 1 else pixels.numpy())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda place: picture.save(place, format="PNG"))
+        write_atomically(path, lambda target: picture.save(target, format="PNG"))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; give --output a folder with room") from error

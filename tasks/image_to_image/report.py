@@ -1,4 +1,4 @@
-"""The end of a run that makes images: the test set, looked at once, in figures and pictures."""
+"""The end of a run that makes images: the test set, looked at once, in metrics and pictures."""
 
 import time
 from pathlib import Path
@@ -40,17 +40,17 @@ def test_report(
     nothing = dict.fromkeys(SUMS, task.zero_metrics()[SAMPLES])
     sums = sum_over(model, task.predict, task, test_sums, nothing, data.test, accelerator, batch_size)
     seconds = time.perf_counter() - start
-    figures = test_metrics(sums)
-    report = {**figures, "seconds": seconds, "images_per_second": figures["samples"] / seconds, "data": data.notes}
+    metrics = test_metrics(sums)
+    report = {**metrics, "seconds": seconds, "images_per_second": metrics["samples"] / seconds, "data": data.notes}
     if accelerator.is_main_process:
         write_json(folder / "test.json", report)
         console.status("drawing pictures")
-        _plot_examples(folder / "examples.png", model, task, data, accelerator, figures)
+        _plot_examples(folder / "examples.png", model, task, data, accelerator, metrics)
     return report, None
 
 
 def _plot_examples(
-    path: Path, model: nn.Module, task: Task, data: DataSplits, accelerator: Accelerator, figures: dict
+    path: Path, model: nn.Module, task: Task, data: DataSplits, accelerator: Accelerator, metrics: dict
 ) -> None:
     """Ten images from all over the test set, not chosen by how they turned out."""
     count = min(EXAMPLES, len(data.test))
@@ -60,7 +60,7 @@ def _plot_examples(
     with torch.no_grad(), accelerator.autocast():
         outputs = task.predict(model, batch.images).float()
     shown = [images.permute(0, 2, 3, 1).cpu().numpy() for images in (task.targets(batch), outputs)]
-    title = f"{data.name}, test set: {_in_words(figures)}"
+    title = f"{data.name}, test set: {_in_words(metrics)}"
     pictures.plot_translations(batch.images.cpu().numpy(), *shown, path, title)
 
 
