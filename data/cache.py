@@ -6,8 +6,8 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from PIL import Image
 from common.errors import UserError
 from common.files import flush
 from data.decode import UNREADABLE, open_image, to_array
+from data.geometry import MIDDLE, Geometry, filled, from_dict
 from data.pixel_range import Ranges, is_cut
 from data.readers import UNLABELLED, RawSplit
 from data.survey import CHUNK, Survey
@@ -27,6 +28,8 @@ FORMAT = 6  # part of every key: raise it when what is stored changes
 ARRAYS = ("labels", "hashes", "moments")  # beside the images
 NAMED_AT_ONCE = 100  # bad images in a message
 CHUNK_BYTES = 2**22  # of decoded pixels at once
+FILL_FROM = 1000  # photos whose mean --fit pad fills with
+THUMBNAIL = 64  # pixels that the sides of a JPEG need for that, so that it is decoded at an eighth of its size or so
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Decoded(NamedTuple):
         remarks: what a person should know of how the source was understood, in sentences.
         ranges: of values of more than eight bits, in train: what became 0 and 255.
         sizes: how many images there were of each (height, width), in pixels, before they were brought to one.
+        geometry: how they were brought to it.
     """
 
     splits: dict[str, Arrays]
@@ -68,6 +72,7 @@ class Decoded(NamedTuple):
     remarks: list[str]
     ranges: Ranges
     sizes: dict[tuple[int, int], int]
+    geometry: Geometry = MIDDLE
 
 
 def cache_root() -> Path:
@@ -108,7 +113,7 @@ def _open(folder: Path) -> Decoded:
         splits[name] = Arrays(images, *rest, tuple(bad_images), tuple(names), cut_images)
     ranges = {kind: (low, high) for kind, (low, high) in meta["ranges"].items()}
     sizes = {(height, width): count for height, width, count in meta["sizes"]}
-    return Decoded(splits, meta["class_names"], meta["remarks"], ranges, sizes)
+    return Decoded(splits, meta["class_names"], meta["remarks"], ranges, sizes, from_dict(meta.get("geometry")))
 
 
 def build(
@@ -119,6 +124,7 @@ def build(
     *,
     image_size: int | None,
     skip_bad_images: bool,
+    geometry: Geometry,
 ) -> None:
     """Decode all splits into `folder`, which appears whole or not at all; nothing happens where it is there already.
 
@@ -129,6 +135,7 @@ def build(
         remarks: sentences about the splits, which are kept with them.
         image_size: side in pixels that images are brought to; None: they are all of one size.
         skip_bad_images: leave out what cannot be decoded or has no label.
+        geometry: how they are brought to that size; without `image_size` they stay whole.
 
     Raises:
         UserError: images that cannot be decoded (all are named), of many sizes without `image_size`, or no room.
@@ -144,7 +151,7 @@ def build(
             staging = home / "unfinished"
             staging.mkdir()
             try:
-                _build_into(staging, splits, seen, remarks, image_size, skip_bad_images)
+                _build_into(staging, splits, seen, remarks, image_size, skip_bad_images, geometry)
                 staging.rename(folder)
             finally:
                 if staging.exists():
@@ -171,6 +178,7 @@ def _build_into(
     remarks: Sequence[str],
     image_size: int | None,
     skip_bad_images: bool,
+    geometry: Geometry,
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of is either harmless or refused here, in one line
@@ -178,13 +186,18 @@ def _build_into(
         height, width = _common_size(seen.sizes.keys() or {(1, 1)}, image_size)
         shape = (height, width, 1 if seen.grey else 3)
         _check_room(staging, sum(split.length for split in splits.values()) * math.prod(shape))
-        written = {name: _decode(staging, name, split, shape, seen.ranges) for name, split in splits.items()}
+        if image_size is None:
+            geometry = replace(geometry, crop_pct=1.0)
+        elif geometry.fit == "pad":
+            geometry = filled(geometry, _some_photos(splits["train"], shape[2], seen.ranges))
+        written = {name: _decode(staging, name, split, shape, seen.ranges, geometry) for name, split in splits.items()}
     if not skip_bad_images:
         refuse_bad([line for _, bad_images, *_ in written.values() for line in bad_images])
     meta = {
         "class_names": splits["train"].class_names,
         "remarks": list(remarks),
         "ranges": seen.ranges,
+        "geometry": geometry.as_dict(),
         "sizes": [[*size, count] for size, count in seen.sizes.items()],
         "splits": written,
     }
@@ -214,8 +227,19 @@ def _check_room(folder: Path, wanted: int) -> None:
         )
 
 
+def _some_photos(split: RawSplit, channels: int, ranges: Ranges) -> Iterator[np.ndarray]:
+    """At most FILL_FROM photos from all over a split, uint8 (H, W, C), small; what cannot be read is passed over."""
+    for number in range(0, split.length, -(-split.length // FILL_FROM)):
+        try:
+            with open_image(split.read(range(number, number + 1))[0]) as image:
+                image.draft(None, (THUMBNAIL, THUMBNAIL))
+                yield to_array(image, channels, None, ranges)
+        except UNREADABLE:
+            continue
+
+
 def _decode(
-    staging: Path, name: str, split: RawSplit, shape: tuple[int, int, int], ranges: Ranges
+    staging: Path, name: str, split: RawSplit, shape: tuple[int, int, int], ranges: Ranges, geometry: Geometry
 ) -> tuple[list[int], list[str], list[str], int]:
     """Write the arrays of a split; returns the images' (N, H, W, C), and `bad_images`, `names`, `cut_images` of it."""
 
@@ -228,7 +252,7 @@ def _decode(
                 continue
             try:
                 with open_image(encoded) as image:
-                    picture = to_array(image, shape[2], shape[:2], ranges)
+                    picture = to_array(image, shape[2], shape[:2], ranges, geometry)
                     cut += is_cut(image, ranges)
             except UNREADABLE as error:
                 bad.append(f"{where}: {_complaint(error)}")

@@ -12,6 +12,7 @@ from data import cache, remarks
 from data.cache import Arrays, Decoded
 from data.class_folders import alike
 from data.decode import to_array
+from data.geometry import MIDDLE, Geometry
 from data.pixel_range import Ranges
 from data.readers import UNLABELLED, Columns, about_folder, read_raw_splits
 from data.sources import Source, find_source
@@ -35,6 +36,7 @@ class DataSplits:
         unlabelled: images of a test split whose labels are kept secret, to be predicted; None where there is none.
         ranges: of values of more than eight bits: what became 0 and 255, to prepare other images by.
         image_size: side in pixels that images of many sizes were brought to where nobody had said which; else None.
+        geometry: how they were brought to it, to prepare other images by.
     """
 
     name: str
@@ -51,6 +53,7 @@ class DataSplits:
     unlabelled: Subset | None = None
     ranges: Ranges = field(default_factory=dict)
     image_size: int | None = None
+    geometry: Geometry = MIDDLE
 
     def fingerprints(self) -> dict[str, str]:
         """Of "train", "validation" and "test" a hash of the images' pixels, labels and order, to know them again."""
@@ -99,6 +102,7 @@ def load_images(
     skip_bad_images: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    geometry: Geometry = MIDDLE,
     seed: int = 0,
 ) -> DataSplits:
     """Find, decode (once; see `data/cache.py`) and split a data set.
@@ -117,6 +121,7 @@ def load_images(
         rows: read no more than this many images of each split, for a smoke test: of classes without one nothing is
             said, and the limits are taken as far as there are images.
         skip_bad_images: leave out and count what cannot be decoded or has no label, instead of refusing.
+        geometry: how images are brought to another size.
         image_column, label_column: of a table; None: "image" and "label", or the only ones of such a type.
         seed: of the validation part, the folds, `limit_train` and `limit_val`.
 
@@ -125,7 +130,7 @@ def load_images(
     """
     source = find_source(dataset, data_dir)
     columns = Columns(image_column, label_column, coarse)
-    decoded = _decoded(source, columns, image_size, default_size, rows, skip_bad_images)
+    decoded = _decoded(source, columns, image_size, default_size, geometry, rows, skip_bad_images)
     splits, class_names, about_source, *_ = decoded
     if len(class_names) < 2:
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
@@ -162,7 +167,7 @@ def build_splits(
     """
     shape = train.arrays.images.shape[1:]
     notes = _notes(train, val, test, decoded.splits)
-    about_sizes = remarks.of_sizes(decoded.sizes, shape[:2], by_default)
+    about_sizes = remarks.of_sizes(decoded.sizes, shape[:2], decoded.geometry, by_default)
     moments = train.arrays.moments[train.ids].mean(0)
     about_source = [f"note: {sentence}" for sentence in decoded.remarks]
     hidden = decoded.splits.get(UNLABELLED)
@@ -181,6 +186,7 @@ def build_splits(
         unlabelled=Subset(hidden, np.arange(len(hidden.labels))) if hidden and len(hidden.labels) else None,
         ranges=decoded.ranges,
         image_size=shape[0] if by_default else None,
+        geometry=decoded.geometry,
     )
 
 
@@ -189,18 +195,20 @@ def _decoded(
     columns: Columns,
     image_size: int | None,
     default_size: Callable[[], int] | None,
+    geometry: Geometry,
     rows: int | None,
     skip_bad_images: bool,
 ) -> Decoded:
     if source.kind in ("digits", "tree"):
         columns.refuse(source.name)
     if source.kind == "digits":
-        return _digits(image_size, rows)
+        return _digits(image_size, geometry, rows)
     raw = None if source.fingerprint else read_raw_splits(source, columns)
     fingerprint = source.fingerprint or raw[0]["train"].fingerprint
 
     def folder(side: int | None) -> Path:
-        return cache.cache_folder(source.name, fingerprint, source.where, columns, side, rows)
+        choices = [source.where, columns, side, rows, *([] if geometry == MIDDLE else [geometry])]
+        return cache.cache_folder(source.name, fingerprint, *choices)
 
     cached = _cached(folder, image_size, default_size)
     if cached is None:
@@ -209,8 +217,8 @@ def _decoded(
         seen = survey(splits)
         if image_size is None and default_size is not None and len(seen.sizes) > 1:
             image_size = default_size()
-        how = {"image_size": image_size, "skip_bad_images": skip_bad_images}
-        cache.build(folder(image_size), splits, seen, about_source, **how)
+        how = {"skip_bad_images": skip_bad_images, "geometry": geometry}
+        cache.build(folder(image_size), splits, seen, about_source, image_size=image_size, **how)
         cached = cache.read(folder(image_size))
     elif not skip_bad_images:  # built by a run that was told to skip
         cache.refuse_bad([line for split in cached.splits.values() for line in split.bad_images])
@@ -230,7 +238,7 @@ def _cached(
     return found
 
 
-def _digits(image_size: int | None, rows: int | None) -> Decoded:
+def _digits(image_size: int | None, geometry: Geometry, rows: int | None) -> Decoded:
     """scikit-learn's 1,797 scans: 8x8 pixels in 0..16, from the UCI "Optical Recognition of Handwritten Digits"."""
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -240,11 +248,13 @@ def _digits(image_size: int | None, rows: int | None) -> Decoded:
     images = (digits.images[chosen] * (255 / 16)).round().astype(np.uint8)[..., None]
     sizes = {images.shape[1:3]: len(images)}
     if image_size is not None:
-        images = np.stack([to_array(Image.fromarray(i[..., 0]), 1, (image_size, image_size)) for i in images])
+        scans, size = [Image.fromarray(scan[..., 0]) for scan in images], (image_size, image_size)
+        images = np.stack([to_array(scan, 1, size, None, geometry) for scan in scans])
     labels = digits.target[chosen].astype(np.int64)
     names = tuple(f"digits[{number}]" for number in np.arange(len(digits.target))[chosen])
     splits = {"train": Arrays(images, labels, *cache.describe(images), names=names)}
-    return Decoded(splits, [str(name) for name in digits.target_names], [], {}, sizes)
+    geometry = geometry if image_size is not None else Geometry(geometry.fit)
+    return Decoded(splits, [str(name) for name in digits.target_names], [], {}, sizes, geometry)
 
 
 def _notes(train: Subset, val: Subset, test: Subset, splits: dict[str, Arrays]) -> dict[str, int]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.Image import Transpose
 
+from data.geometry import MIDDLE, Geometry
 from data.pixel_range import Ranges, as_bytes, is_cut
 
 # Pillow only warns above this many pixels; a picture that large is a mistake or an attack (a decompression bomb).
@@ -74,16 +75,20 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def to_array(
-    image: Image.Image, channels: int, size: tuple[int, int] | None, ranges: Ranges | None = None
+    image: Image.Image,
+    channels: int,
+    size: tuple[int, int] | None,
+    ranges: Ranges | None = None,
+    geometry: Geometry = MIDDLE,
 ) -> np.ndarray:
     """Decode to uint8 (height, width, channels).
 
     Args:
         image: any mode; grey of more than 8 bits is scaled to them, transparency is dropped.
         channels: 1 or 3.
-        size: (height, width) in pixels that the picture is resized to fill (bicubic, antialiased) before its
-            middle is cut out; None keeps its own size.
+        size: (height, width) in pixels that the picture is brought to; None keeps its own size.
         ranges: of the values that are signed, of 32 bits or floats: what becomes 0 and 255.
+        geometry: how it is brought to that size.
 
     Raises:
         OSError, SyntaxError, ValueError: the file is damaged, or has values that are not finite or have no range.
@@ -94,24 +99,26 @@ def to_array(
         image = image.transpose(UPRIGHT[orientation])
     image.info.pop("transparency", None)  # transparency is dropped in any case, and here Pillow would warn of it
     image = image.convert("L" if channels == 1 else "RGB")
-    if size is not None and (image.height, image.width) != size:
-        image = ImageOps.fit(image, (size[1], size[0]), method=Image.Resampling.BICUBIC)
+    if size is not None:
+        image = geometry.apply(image, size)
     return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
 
 
-def read_image(path: Path, shape: tuple[int, int, int], ranges: Ranges | None = None) -> np.ndarray:
+def read_image(
+    path: Path, shape: tuple[int, int, int], ranges: Ranges | None = None, geometry: Geometry = MIDDLE
+) -> np.ndarray:
     """One image file as uint8 of `shape` (height, width, channels), prepared as training images of that shape were.
 
     Args:
         path: of the file.
         shape: of the training images.
-        ranges: of their values, see `to_array`.
+        ranges, geometry: theirs, see `to_array`.
 
     Raises:
         OSError, SyntaxError, ValueError, DecompressionBombError: it cannot be read; see UNREADABLE.
     """
     with open_image(path) as image:
-        return to_array(image, shape[2], shape[:2], ranges)
+        return to_array(image, shape[2], shape[:2], ranges, geometry)
 
 
 def loses_values(path: Path, ranges: Ranges) -> bool:

@@ -1,13 +1,21 @@
 """What a person should know of a data set before its metrics are believed, in sentences."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from data.geometry import Geometry
 from data.pixel_range import NATURAL, Ranges
 
 FEW = 5  # images of a class; a fifth of fewer is less than one
 NAMED_AT_ONCE = 5
+MUCH = 0.2  # of a photo that is cut off
+HOW = {
+    "crop": "resized, middle cut out",
+    "pad": "resized, padded with the mean of train",
+    "stretch": "stretched",
+}
 
 
 def named(names: Sequence[str]) -> str:
@@ -53,12 +61,15 @@ def _classes(labels: np.ndarray) -> str:
     return "1 class has" if len(labels) == 1 else f"{len(labels)} classes have"
 
 
-def of_sizes(sizes: Mapping[tuple[int, int], int], shape: tuple[int, int], by_default: bool) -> list[str]:
-    """A sentence about what was done to images that were not of one size, or not of this one.
+def of_sizes(
+    sizes: Mapping[tuple[int, int], int], shape: tuple[int, int], geometry: Geometry, by_default: bool
+) -> list[str]:
+    """Sentences about what was done to images that were not of one size, or not of this one.
 
     Args:
         sizes: how many images there are of each (height, width).
         shape: the (height, width) that they were brought to.
+        geometry: how.
         by_default: nobody asked for this one.
     """
     if not sizes.keys() - {shape}:
@@ -67,9 +78,21 @@ def of_sizes(sizes: Mapping[tuple[int, int], int], shape: tuple[int, int], by_de
     least, most = (f"{width}x{height}" for height, width in (ordered[0], ordered[-1]))
     of = f"{len(sizes)} sizes, {least} to {most}" if len(sizes) > 1 else least
     same_form = all(height * shape[1] == width * shape[0] for height, width in sizes)
-    how = "resized" if same_form else "shorter side resized, middle cut"
+    how = "resized" if same_form and geometry.crop_pct == 1 else HOW[geometry.fit]
     size = f"{shape[1]}x{shape[0]}" + (", the model's own (--image-size gives another)" if by_default else "")
-    return [f"{sum(sizes.values()):,} photos of {of}, brought to {size}: {how}"]
+    left_out = _median({own: geometry.share_left_out(own, shape) for own in sizes}, sizes)
+    warning = f"warning: --fit crop cuts off {left_out:.0%} of the median photo; --fit pad or stretch keeps all of it"
+    return [
+        f"{sum(sizes.values()):,} photos of {of}, brought to {size}: {how}",
+        *([warning] if left_out > MUCH else []),
+    ]
+
+
+def _median(values: Mapping[Any, float], counts: Mapping[Any, int]) -> float:
+    """The median of values of which there are so many each, by the same keys."""
+    ordered = sorted(values, key=lambda key: values[key])
+    up_to = np.cumsum([counts[key] for key in ordered])
+    return values[ordered[int(np.searchsorted(up_to, up_to[-1] / 2))]]
 
 
 def of_ranges(ranges: Ranges) -> list[str]:

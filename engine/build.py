@@ -13,6 +13,7 @@ import tasks
 from common import console
 from common.errors import ImpossibleOptions, UserError
 from data.dataset import DataSplits, load_images
+from data.geometry import Geometry
 from data.loader import TrainSampler
 from data.pairs import load_pairs
 from engine.checkpoints import pretrained
@@ -51,6 +52,8 @@ def resolve(args: TrainOptions, data: DataSplits, num_processes: int) -> TrainOp
     return replace(
         args,
         image_size=args.image_size or data.image_size,
+        fit=data.geometry.fit,
+        crop_pct=data.geometry.crop_pct,
         batch_size=args.batch_size or default_batch_size(len(data.train), num_processes * args.accumulate),
     )
 
@@ -133,8 +136,22 @@ def _load_data(args: TrainOptions) -> DataSplits:
         skip_bad_images=args.skip_bad_images,
         image_column=args.image_column,
         label_column=args.label_column,
+        geometry=geometry_of(args),
         **of_every_task,
     )
+
+
+def geometry_of(args: TrainOptions) -> Geometry:
+    """How photos become inputs: as is asked for, else as the weights of --pretrained know it.
+
+    Raises:
+        UserError: --crop-pct with another --fit than crop.
+    """
+    known = pretrained.preparation(args) if args.fit is None or args.crop_pct is None else {}
+    fit = args.fit or known.get("fit") or "crop"
+    if args.crop_pct not in (None, 1) and fit != "crop":
+        raise UserError(f"--crop-pct {args.crop_pct:g} is of --fit crop, not of {fit}: leave it out")
+    return Geometry(fit, (args.crop_pct or known.get("crop_pct") or 1.0) if fit == "crop" else 1.0)
 
 
 def _model_size(args: TrainOptions) -> int:
@@ -159,6 +176,7 @@ def build_task(args: TrainOptions, data: DataSplits, device: torch.device) -> Ta
             std=_per_channel(args.std, channels, "--std") or data.std,
             device=device,
             ranges=data.ranges,
+            geometry=data.geometry,
             augment=args.augment,
             num_samples=len(data.train),
             pairs=None if data.targets is None else torch.from_numpy(data.targets),

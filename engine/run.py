@@ -242,6 +242,7 @@ class Run(Parts):
             "mean": self.task.mean,
             "std": self.task.std,
             "ranges": self.task.ranges,
+            "geometry": self.task.geometry.as_dict(),
             "options": dict(vars(self.args)),
             "mixed_precision": self.accelerator.mixed_precision,
             "output_shape": self.task.model_kwargs.get("output_shape"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import models
+from data.geometry import FITS
 from data.transforms.spec import known as known_transforms
 from data.transforms.spec import parse as parse_transform
 from options.parser import (
@@ -92,6 +93,25 @@ class DataOptions:
         None, "label column of a table (default: label, or the only ClassLabel)", metavar="NAME", of_test=True
     )
     coarse: bool = option(False, "use the coarse set of classes, where there are two", of_test=True, classes_only=True)
+    fit: str | None = option(
+        None,
+        "how photos of another shape become an input: crop the middle, pad (letterbox, with the mean of train) or "
+        "stretch (default: as the weights of --pretrained were trained, else crop)",
+        choices=FITS,
+        of_test=True,
+        filled_in=True,
+        earlier="crop",
+    )
+    crop_pct: float | None = option(
+        None,
+        "share of the height and width of that middle to keep, for --fit crop (default: as the weights of --pretrained "
+        "were tested, else 1)",
+        type=number(float, 0, 1, open_low=True),
+        metavar="SHARE",
+        of_test=True,
+        filled_in=True,
+        earlier=1.0,
+    )
     val_fraction: float | None = option(
         None,
         "share of train held out for validation, stratified; 0 for none (default: the data set's own split if it "
@@ -274,5 +294,6 @@ OPTIONS = declared(TrainOptions)  # by name
 
 
 def saved_options(saved: Mapping[str, Any]) -> TrainOptions:
-    """Options as a run kept them, also by an earlier version: what that lacked is by default, what is gone left out."""
-    return TrainOptions(**{name: value for name, value in saved.items() if name in OPTIONS})
+    """Options as a run kept them, also by an earlier version: what that lacked is as it was, what is gone left out."""
+    earlier = {name: found.earlier for name, found in OPTIONS.items() if found.earlier is not None}
+    return TrainOptions(**earlier | {name: value for name, value in saved.items() if name in OPTIONS})

@@ -41,7 +41,7 @@ def argv_of_the_run(parser: Parser, asked: argparse.Namespace, typed: dict) -> l
         return []
     folder = _folder_of(asked)
     if exists(folder / OPTIONS_FILE):
-        options = recipe_argv(parser, str(folder / OPTIONS_FILE))
+        options = [*_earlier(), *recipe_argv(parser, str(folder / OPTIONS_FILE))]  # what is kept wins
         in_its_folder = asked.resume != "auto" and asked.run_name is None
         own_folder = [f"--output-dir={folder.parent}", f"--run-name={folder.name}"] if in_its_folder else []
         return options + own_folder
@@ -59,6 +59,11 @@ def argv_of_the_run(parser: Parser, asked: argparse.Namespace, typed: dict) -> l
     elif not any(_says_what_to_train(name) for name in typed) and runs_in(folder.parent):
         raise UserError(f"--run-name {folder.name}: no such run{_hint(folder)}; to start it, give its options")
     return []
+
+
+def _earlier() -> list[str]:
+    """What options that are younger than a run were in it, as it would be typed."""
+    return [f"{found.flag}={found.earlier}" for found in OPTIONS.values() if found.earlier is not None]
 
 
 def _says_what_to_train(name: str) -> bool:

@@ -40,6 +40,7 @@ class Option:
         filled_in: whether a run fills it in from data or weights where it is None.
         classes_only: whether it is of use for classes alone.
         per_machine: whether it may differ from machine to machine of one run.
+        earlier: its value in runs that are older than the option is; None: its default.
         environment: the variable that holds its default, read when a command line is parsed; None where there is none.
         default_by: (another option, its value -> the default then, the default else); None where there is none.
     """
@@ -59,6 +60,7 @@ class Option:
     filled_in: bool = False
     classes_only: bool = False
     per_machine: bool = False
+    earlier: Any = None
     environment: str | None = None
     default_by: tuple[str, Mapping[str, Any], Any] | None = None
 

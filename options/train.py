@@ -106,11 +106,10 @@ def _check_task(args: argparse.Namespace) -> None:
         if args.transform:
             raise UserError("--transform needs --task transform")
         return
-    if args.transform is None and (args.folds or args.skip_bad_images or args.image_column or args.label_column):
-        raise UserError(
-            "--folds, --skip-bad-images, --image-column and --label-column do nothing for pairs: leave them out, or "
-            "give --transform"
-        )
+    of_labelled = ("folds", "skip_bad_images", "image_column", "label_column", "fit", "crop_pct")
+    odd = given({name: OPTIONS[name] for name in of_labelled}, args) if args.transform is None else []
+    if odd:
+        raise UserError(f"{', '.join(odd)}: of no use for pairs; leave it out, or give --transform")
     odd = given({name: found for name, found in OPTIONS.items() if found.classes_only}, args)
     if odd:
         raise UserError(f"{', '.join(odd)}: of no use for --task transform; leave it out")

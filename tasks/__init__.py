@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from data.geometry import MIDDLE, Geometry
 from data.pixel_range import Ranges
 from options.groups import TASKS
 from tasks.base import Task
@@ -29,6 +30,7 @@ def build_task(
     std: list[float],
     device: torch.device,
     ranges: Ranges | None,
+    geometry: Geometry = MIDDLE,
     augment: str = "none",
     num_samples: int = 1,
     pairs: Tensor | None = None,
@@ -38,7 +40,7 @@ def build_task(
 
     Args:
         options: by name, without dashes; younger ones may be missing.
-        shape, class_names, mean, std, device, ranges, augment, num_samples: see `Task`.
+        shape, class_names, mean, std, device, ranges, geometry, augment, num_samples: see `Task`.
         pairs, output_shape: see `Task.from_options`.
 
     Raises:
@@ -60,4 +62,5 @@ def build_task(
         input_size=options.get("input_size"),
         interpolation=options.get("interpolation"),
         ranges=ranges,
+        geometry=geometry,
     )

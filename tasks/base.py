@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from data.augment.batch import Augment
 from data.augment.spec import parse as parse_augment
 from data.dataset import DataSplits
+from data.geometry import MIDDLE, Geometry
 from data.loader import Batch
 from data.pixel_range import Ranges
 from options.infer import PredictOptions
@@ -36,6 +37,7 @@ class Task(ABC):
         input_size: side in pixels that images are brought to before the model sees them; None: as they are.
         interpolation: how they are, "bilinear" or "bicubic".
         ranges: by which the images' values of more than eight bits became bytes; see `data/pixel_range.py`.
+        geometry: by which photos of another shape became such images; see `data/geometry.py`.
 
     Attributes:
         image_shape: (height, width, channels) of the images; `input_shape`: (channels, height, width) of the inputs.
@@ -63,9 +65,10 @@ class Task(ABC):
         input_size: int | None = None,
         interpolation: str | None = None,
         ranges: Ranges | None = None,
+        geometry: Geometry = MIDDLE,
     ) -> None:
         self.class_names = class_names
-        self.image_shape, self.ranges = shape, ranges or {}
+        self.image_shape, self.ranges, self.geometry = shape, ranges or {}, geometry
         self.input_shape = (shape[2], input_size or shape[0], input_size or shape[1])
         self.interpolation = interpolation or "bilinear"
         self.mean, self.std = mean, std

@@ -53,7 +53,7 @@ def read_images(paths: list[Path], task: Task, unreadable: list[str]) -> tuple[l
 
     def read(path: Path) -> np.ndarray | str:
         try:
-            pixels = read_image(path, task.image_shape, task.ranges)
+            pixels = read_image(path, task.image_shape, task.ranges, task.geometry)
             if task.ranges and loses_values(path, task.ranges):
                 print(f"note: {path} has values beyond the range of training, cut to it", file=sys.stderr)
             return pixels

@@ -244,7 +244,7 @@ def test_pairs_that_do_not_match_are_refused_by_name(tmp_path: Path, capsys) -> 
         ("--transform vflip --tta flip --label-smoothing 0.1", "--label-smoothing, --tta: of no use"),
         ("--task classify --transform vflip", "--transform needs --task transform"),
         ("--task classify", "it makes images, not classes"),
-        ("--folds 3", "do nothing for pairs"),
+        ("--folds 3", "of no use for pairs"),
         ("--dataset digits", "needs a folder of pairs, input/ and target/"),
     ],
 )

@@ -12,6 +12,7 @@ import tasks
 from common.errors import UserError
 from common.files import write_atomically
 from common.suggest import did_you_mean
+from data.geometry import from_dict
 from engine.checkpoints.store import load_weights
 from models.factory import create_model
 from options.resumed import near_runs
@@ -85,6 +86,7 @@ def restore(
         std=content["std"],
         device=torch.device(device),
         ranges=content.get("ranges"),
+        geometry=from_dict(content.get("geometry")),
         output_shape=content.get("output_shape"),
     )
     arguments = {name: value for name, value in content["model_args"].items() if name not in FIRST_WEIGHTS}

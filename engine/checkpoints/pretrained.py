@@ -20,20 +20,24 @@ from options.training import HUB
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "weights")  # under which files keep their weights
 PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataParallel put before names
+CROP_MODES = {"center": "crop", "squash": "stretch", "border": "pad"}  # timm's words for --fit
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 def completed(args: TrainOptions) -> TrainOptions:
     """The options with mean, std, input size and interpolation, where none is given, as the weights know them.
 
+    `fit` and `crop_pct` are settled with the images, which they may not concern.
+
     Raises:
         ImpossibleOptions: --pretrained names no weights, or weights that cannot be had.
     """
-    return replace(args, **{name: known for name, known in preparation(args).items() if getattr(args, name) is None})
+    known = {name: value for name, value in preparation(args).items() if name not in ("fit", "crop_pct")}
+    return replace(args, **{name: value for name, value in known.items() if getattr(args, name) is None})
 
 
 def preparation(args: TrainOptions) -> dict:
-    """Mean, std, input size and interpolation, as far as the weights of --pretrained know them; nothing without them.
+    """Mean, std, input size, interpolation, fit and crop_pct, as far as the weights of --pretrained know them.
 
     Raises:
         UserError: as `completed`.
@@ -47,6 +51,8 @@ def preparation(args: TrainOptions) -> dict:
             # Images that are not square are taken as they are.
             "input_size": options.get("input_size") or (height if height == width else None),
             "interpolation": options.get("interpolation"),
+            "fit": options.get("fit"),
+            "crop_pct": options.get("crop_pct"),
         }
     if not args.model.startswith(models.TIMM):
         return {}
@@ -60,6 +66,8 @@ def preparation(args: TrainOptions) -> dict:
         "std": list(config.std),
         "input_size": config.input_size[-1],
         "interpolation": config.interpolation if config.interpolation in INTERPOLATIONS else "bicubic",
+        "fit": CROP_MODES.get(config.crop_mode),
+        "crop_pct": config.crop_pct,
     }
 
 
