@@ -22,6 +22,14 @@ IMAGE_SPECS = [
     "randaugment=2:17",
     "trivialaugment",
     "flip,crop,randaugment,cutout",
+    "vflip",
+    "rrc=0.2:2",
+    "rotate=40",
+    "color",
+    "grayscale=0.5",
+    "blur=0.5",
+    "erase=0.5",
+    "rrc,flip,vflip,rotate,trivialaugment,color,grayscale,blur,cutout,erase",
 ]
 MIX_SPECS = ["mixup", "cutmix", "mixup,cutmix"]
 FILL = (120, 80, 200)
@@ -153,7 +161,9 @@ def test_images_too_small_or_of_another_kind_are_refused_in_words():
         Augment({}, 0, 10, fill=FILL)(noise(1, 4, 4, 1), torch.arange(1), 0)
 
 
-@pytest.mark.parametrize("spec", ["flip", "cutout", "randaugment=3:30", "trivialaugment"])
+@pytest.mark.parametrize(
+    "spec", ["flip", "cutout", "randaugment=3:30", "trivialaugment", "rrc,vflip,rotate,color,grayscale,blur=1,erase=1"]
+)
 def test_an_image_of_one_pixel_is_augmented(spec):
     images = noise(300, 1, 1, 3)
     assert Augment(parse(spec), 0, 10)(images, torch.arange(300), 0).shape == images.shape
@@ -263,7 +273,7 @@ def test_specs_are_read_with_their_defaults():
 @pytest.mark.parametrize(
     "spec, names",
     [
-        ("blur", "'blur'; there are flip=0.5, altflip, crop=4, .*trivialaugment, mixup=0.2, cutmix=1.0"),
+        ("zoom", "'zoom'; there are flip=0.5, altflip, .*rrc=0.08:1.333, .*trivialaugment, mixup=0.2, cutmix=1"),
         ("flip,,crop", "''"),
         ("none,flip", "'none'"),
         ("flip,crop,flip=0.1", "flip is named twice"),
@@ -280,6 +290,10 @@ def test_specs_are_read_with_their_defaults():
         ("mixup=0", "mixup=0 "),
         ("cutmix=inf", "cutmix=inf "),
         ("randaugment,trivialaugment", "randaugment and trivialaugment"),
+        ("crop,rrc", "crop and rrc"),
+        ("rrc=0.5", "rrc=0.5 .*least share of the area .*rrc=0.08:1.333"),
+        ("rrc=0:1", "rrc=0:1 "),
+        ("color=0.4:0.4:0.4:0.6", "0 to 0.5"),
     ],
 )
 def test_a_bad_spec_is_an_error_of_one_line_that_names_it(spec, names):

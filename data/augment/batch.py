@@ -4,53 +4,24 @@ No generator is kept or advanced: what is drawn is hashed from those numbers, so
 whatever the batch, the number of processes, or the step a run resumed from.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from data.augment import randaugment
+from data.augment import boxes, photo, randaugment
+from data.augment.draws import QUANTILES, integers, interpolate, uniform
 from data.augment.spec import parse
 
 __all__ = ["Augment", "integers", "parse", "uniform"]
 
 # One stream for each number drawn, so that no two draws of a sample are related.
 FLIP, CROP_Y, CROP_X, CUTOUT_Y, CUTOUT_X, PARTNER, MIX_KIND, MIX_LAMBDA, BOX_Y, BOX_X, BRIGHTNESS, CONTRAST = range(12)
+VFLIP, ANGLE, COLOR_ORDER, GREY, BLUR, BLUR_WIDTH, ERASE = range(12, 19)
+FIRST_COLOR = 20  # then one stream for each property
 FIRST_OP = 100  # then three streams for each operation of RandAugment
-
-GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-QUANTILES = 4096
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    # torch shifts int64 arithmetically; the mask clears the copies of the sign.
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _hash(seed: int, epoch: int, indices: Tensor, stream: int) -> Tensor:
-    """64 mixed bits as int64 (B,): splitmix64's finaliser (Steele et al. 2014) over each number in turn."""
-    # The numbers before the indices meet in a tensor of no dimensions, which needs no copy to the device.
-    x = torch.tensor(GOLDEN, device="cpu")
-    for number in (seed, epoch, stream, indices):
-        x = (x ^ number) * GOLDEN
-        x = (x ^ _shift_right(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-        x = (x ^ _shift_right(x, 27)) * (0x94D049BB133111EB - 2**64)
-        x = x ^ _shift_right(x, 31)
-    return x
-
-
-def uniform(seed: int, epoch: int, indices: Tensor, stream: int) -> Tensor:
-    """Uniform numbers in [0, 1), float32 (B,), multiples of 2**-24, hashed from all four arguments.
-
-    `indices` int64 (B,), on any device; the result is there too, with the same bits on each. `seed`, `epoch`
-    and `stream` fit in int64.
-    """
-    return _shift_right(_hash(seed, epoch, indices, stream), 40).float() * 2**-24
-
-
-def integers(seed: int, epoch: int, indices: Tensor, stream: int, high: int) -> Tensor:
-    """Uniform integers in 0..high-1, int64 (B,); arguments as in `uniform`."""
-    return _shift_right(_hash(seed, epoch, indices, stream), 1) % high
+FIRST_CROP, FIRST_ERASED = 200, 300  # then those of a box
 
 
 class Augment:
@@ -69,7 +40,8 @@ class Augment:
         self._quantiles = {name: _beta_quantiles(*spec[name]) for name in ("mixup", "cutmix") if name in spec}
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """Flip, crop, RandAugment or TrivialAugment, and cutout, in that order, of what the spec names.
+        """What the spec names, in this order: random resized crop, flip and crop, rotation, RandAugment or
+        TrivialAugment, colour, grey, blur, cutout, erasing.
 
         `images` uint8 (B, H, W, C) with C 1 or 3; `indices` int64 (B,), the samples' indices in the data set,
         on the same device. Returns uint8 (B, H, W, C); `images` is left as it was.
@@ -81,8 +53,15 @@ class Augment:
         if len(self._fill) not in (1, images.shape[-1]):
             raise ValueError(f"fill has {len(self._fill)} numbers for images of {images.shape[-1]} channels")
         self._fill = self._fill.to(images.device)
-        if self.spec.keys() & {"flip", "altflip", "crop"}:
+        if "rrc" in self.spec:
+            least, ratio = self.spec["rrc"]
+            drawn = (self.seed, epoch, indices, FIRST_CROP)
+            images = photo.resized_crop(images, *boxes.to_crop(images.shape[1:3], *drawn, (least, 1), ratio))
+        if self.spec.keys() & {"flip", "altflip", "vflip", "crop"}:
             images = self._flip_and_crop(images, indices, epoch)
+        if "rotate" in self.spec:
+            steps = integers(self.seed, epoch, indices, ANGLE, 2 * photo.STEPS + 1) - photo.STEPS
+            images = photo.rotate(images, steps, self.spec["rotate"][0], self._fill)
         if "randaugment" in self.spec:
             num_ops, magnitude = map(int, self.spec["randaugment"])
             bins = torch.full_like(indices, magnitude)
@@ -91,8 +70,17 @@ class Augment:
         if "trivialaugment" in self.spec:
             bins = integers(self.seed, epoch, indices, FIRST_OP + 2, randaugment.MAX_BIN + 1)
             images = self._operate(images, indices, epoch, 0, bins, randaugment.TRIVIALAUGMENT)
+        if "color" in self.spec:
+            images = self._change_color(images, indices, epoch)
+        if "grayscale" in self.spec:
+            chosen = uniform(self.seed, epoch, indices, GREY) < self.spec["grayscale"][0]
+            images = torch.where(chosen.view(-1, 1, 1, 1), photo.to_grey(images), images)
+        if "blur" in self.spec:
+            images = self._blur(images, indices, epoch)
         if "cutout" in self.spec:
             images = self._cut_out(images, indices, epoch)
+        if "erase" in self.spec:
+            images = self._erase(images, indices, epoch)
         return images
 
     def _flip_and_crop(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
@@ -110,6 +98,9 @@ class Augment:
         flipped = self._flipped(indices, epoch)
         if flipped is not None:
             columns = torch.where(flipped[:, None], columns.flip(1), columns)
+        if "vflip" in self.spec:
+            upside_down = uniform(self.seed, epoch, indices, VFLIP) < self.spec["vflip"][0]
+            rows = torch.where(upside_down[:, None], rows.flip(1), rows)
         first = torch.arange(batch, device=images.device)[:, None] * height
         # The fastest gather of those tried: whole pixels of a flat view, with no padded copy.
         pixels = ((first + rows)[:, :, None] * width + columns[:, None, :]).view(-1)
@@ -140,16 +131,51 @@ class Augment:
 
     def _cut_out(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """Cutout: a square about a uniform centre, clipped at the border. DeVries and Taylor 2017."""
-        _, height, width, channels = images.shape
+        _, height, width, _ = images.shape
         spans = []
         for stream, side in ((CUTOUT_Y, height), (CUTOUT_X, width)):
             size = int(self.spec["cutout"][0])
             start = integers(self.seed, epoch, indices, stream, side) - size // 2
             spans.append(_span(start, start + size, side))
+        return self._filled(images, *spans)
+
+    def _erase(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """Random erasing, with the fill. Zhong et al. 2017, arXiv:1708.04896."""
+        _, height, width, _ = images.shape
+        drawn = (self.seed, epoch, indices, FIRST_ERASED)
+        top, left, tall, wide = boxes.to_erase((height, width), *drawn)
+        tall = torch.where(uniform(self.seed, epoch, indices, ERASE) < self.spec["erase"][0], tall, 0)
+        return self._filled(images, _span(top, top + tall, height), _span(left, left + wide, width))
+
+    def _filled(self, images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """`images` with the fill where row and column are both marked, bool (B, H) and (B, W)."""
+        _, _, width, channels = images.shape
         # Rows of width * channels bytes: a mask broadcast over three channels is far slower.
-        hole = spans[0][:, :, None] & spans[1].repeat_interleave(channels, dim=1)[:, None, :]
+        hole = rows[:, :, None] & columns.repeat_interleave(channels, dim=1)[:, None, :]
         fill = self._fill.expand(channels).repeat(width)
         return torch.where(hole, fill, images.flatten(2)).view(images.shape)
+
+    def _change_color(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """Brightness, contrast, saturation and hue, each image's in its own order, as torchvision's ColorJitter."""
+        orders = torch.tensor(list(itertools.permutations(range(len(photo.COLORS)))), device=images.device)
+        order = orders[integers(self.seed, epoch, indices, COLOR_ORDER, len(orders))]
+        images = images.clone()
+        for turn in range(len(photo.COLORS)):
+            for number, (name, most) in enumerate(zip(photo.COLORS, self.spec["color"], strict=True)):
+                rows = (order[:, turn] == number).nonzero().view(-1)
+                if most and len(rows):
+                    drawn = uniform(self.seed, epoch, indices[rows], FIRST_COLOR + number)
+                    images[rows] = photo.adjust(images[rows], name, (2 * drawn - 1) * most)
+        return images
+
+    def _blur(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        rows = (uniform(self.seed, epoch, indices, BLUR) < self.spec["blur"][0]).nonzero().view(-1)
+        images = images.clone()
+        if len(rows):
+            images[rows] = photo.blur(
+                images[rows], integers(self.seed, epoch, indices[rows], BLUR_WIDTH, photo.STEPS + 1)
+            )
+        return images
 
     @property
     def mixes(self) -> bool:
@@ -181,10 +207,10 @@ class Augment:
         u = uniform(self.seed, epoch, indices, MIX_LAMBDA)
         ways = []
         if "mixup" in self.spec:
-            share = _interpolate(self._quantiles["mixup"], u)
+            share = interpolate(self._quantiles["mixup"], u)
             ways.append((share[:, None, None], share))
         if "cutmix" in self.spec:
-            share = _interpolate(self._quantiles["cutmix"], u)
+            share = interpolate(self._quantiles["cutmix"], u)
             ways.append(self._cut_mix(share, indices, epoch, *images.shape[-2:]))
         weight, share = ways[0]
         if len(ways) == 2:
@@ -225,10 +251,3 @@ def _beta_quantiles(alpha: float) -> Tensor:
     from scipy.special import betaincinv  # slow to import, so only for mixing
 
     return torch.from_numpy(betaincinv(alpha, alpha, torch.linspace(0, 1, QUANTILES + 1).double().numpy())).float()
-
-
-def _interpolate(table: Tensor, u: Tensor) -> Tensor:
-    """The quantile at each u in [0, 1), linear between those in the table."""
-    position = u * QUANTILES
-    below = position.long()
-    return table[below] + (table[below + 1] - table[below]) * (position - below)

@@ -66,9 +66,9 @@ def apply_op(op: str, images: Tensor, bins: Tensor, signs: Tensor, space: Space,
     if op == "Identity":
         return images
     if op in ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"):
-        return _affine(images, *_source(op, images.shape, bins, signs, space), fill)
+        return nearest(images, *_source(op, images.shape, bins, signs, space), fill)
     if op in ("Brightness", "Color", "Contrast", "Sharpness"):
-        return _blend(images, _degenerate(op, images), -(signs * bins) * (space.blend / MAX_BIN))
+        return blend(images, degenerate(op, images), -(signs * bins) * (space.blend / MAX_BIN))
     if op == "Posterize":
         dropped = (bins * (space.posterize / MAX_BIN)).round().to(torch.uint8)
         return (images >> _column(dropped)) << _column(dropped)
@@ -115,7 +115,7 @@ def _shift(bins: Tensor, signs: Tensor, side: int, space: Space) -> Tensor:
     return (signs * (bins * most // (parts * MAX_BIN))).view(-1, 1, 1)
 
 
-def _affine(images: Tensor, rows: Tensor, columns: Tensor, fill: Tensor) -> Tensor:
+def nearest(images: Tensor, rows: Tensor, columns: Tensor, fill: Tensor) -> Tensor:
     """The nearest pixel at (rows, columns); `fill` where that lies outside."""
     batch, height, width, channels = images.shape
     row, column = rows.round().long(), columns.round().long()
@@ -126,26 +126,26 @@ def _affine(images: Tensor, rows: Tensor, columns: Tensor, fill: Tensor) -> Tens
     return pixels.index_select(0, pixel.view(-1)).view(images.shape)
 
 
-def _blend(images: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+def blend(images: Tensor, other: Tensor, weight: Tensor) -> Tensor:
     """`images` moved towards `other` by `weight` (B,), or away from it where that is negative."""
     mixed = images + (other - images.float()) * _column(weight)
     return mixed.clamp(0, 255).to(torch.uint8)
 
 
-def _degenerate(op: str, images: Tensor) -> Tensor:
+def degenerate(op: str, images: Tensor) -> Tensor:
     """The image without the property that `op` changes: black, grey, flat or smooth."""
     if op == "Brightness":
         return torch.zeros_like(images)
     if op == "Sharpness":
         return _smooth(images)
-    grey = _grey(images)
+    luma = grey(images)
     if op == "Color":
-        return grey
+        return luma
     pixels = images.shape[1] * images.shape[2]
-    return grey.sum(dim=(1, 2, 3), keepdim=True, dtype=torch.int64).float() / pixels
+    return luma.sum(dim=(1, 2, 3), keepdim=True, dtype=torch.int64).float() / pixels
 
 
-def _grey(images: Tensor) -> Tensor:
+def grey(images: Tensor) -> Tensor:
     """Luma of ITU-R BT.601, (B, H, W, 1); a grey image as it is."""
     if images.shape[-1] == 1:
         return images

@@ -15,8 +15,25 @@ class Strength(NamedTuple):
 AUGMENTATIONS = {
     "flip": Strength((0.5,), ((0, 1),), False, "probability of a left-right flip"),
     "altflip": Strength((), (), True, "flipped or not at random at first, then the other way every other epoch"),
+    "vflip": Strength((0.5,), ((0, 1),), False, "probability of an upside-down flip"),
+    "rrc": Strength(
+        (0.08, 4 / 3),
+        ((0.001, 1), (1, 100)),
+        False,
+        "random resized crop, least share of the area : most of width over height and of height over width",
+    ),
     "crop": Strength((4,), ((1, 1024),), True, "pixels of reflected padding to crop from"),
     "cutout": Strength((8,), ((1, 1024),), True, "side of the erased square, in pixels"),
+    "rotate": Strength((15,), ((0, 180),), False, "most degrees, either way"),
+    "color": Strength(
+        (0.4, 0.4, 0.4, 0.1),
+        ((0, 1), (0, 1), (0, 1), (0, 0.5)),
+        False,
+        "most change of brightness : contrast : saturation : hue, as shares, of hue in turns",
+    ),
+    "grayscale": Strength((0.1,), ((0, 1),), False, "probability of losing all colour"),
+    "blur": Strength((0.1,), ((0, 1),), False, "probability of a Gaussian blur"),
+    "erase": Strength((0.25,), ((0, 1),), False, "probability of a rectangle being erased, of 2 to 33 % of the area"),
     "jitter": Strength((0.1,), ((0, 1),), False, "change of brightness, in standard deviations, and of contrast"),
     "randaugment": Strength((2, 9), ((1, 14), (0, 30)), True, "operations : magnitude"),
     "trivialaugment": Strength((), (), True, "one operation of random magnitude, so no strength"),
@@ -44,7 +61,7 @@ def parse(spec: str) -> dict[str, tuple[float, ...]]:
         if name in found:
             raise ValueError(f"--augment: {name} is named twice; name it once")
         found[name] = _numbers(name, strength) if has_strength else AUGMENTATIONS[name].default
-    for one, other in (("randaugment", "trivialaugment"), ("flip", "altflip")):
+    for one, other in (("randaugment", "trivialaugment"), ("flip", "altflip"), ("crop", "rrc")):
         if one in found and other in found:
             raise ValueError(f"--augment: {one} and {other} exclude each other; name one of them")
     return found
@@ -78,7 +95,7 @@ def known() -> str:
 
 
 def _written(name: str, numbers: tuple[float, ...]) -> str:
-    return f"{name}={':'.join(map(str, numbers))}" if numbers else name
+    return f"{name}={':'.join(f'{number:.4g}' for number in numbers)}" if numbers else name
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:

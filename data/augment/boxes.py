@@ -1,0 +1,73 @@
+"""Boxes of a random area and form in an image, as torchvision's RandomResizedCrop and RandomErasing draw them."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from data.augment.draws import QUANTILES, integers, interpolate, uniform
+
+TRIES = 10  # until a box fits
+ERASED_AREA, ERASED_RATIO = (0.02, 0.33), 1 / 0.3
+
+
+def to_crop(
+    size: tuple[int, int], seed: int, epoch: int, indices: Tensor, stream: int, area: tuple[float, float], ratio: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A box for each sample to crop: (top, left, height, width), int64 (B,), in pixels.
+
+    Args:
+        size: (height, width) of the images, in pixels.
+        seed, epoch, indices, stream: as in `uniform`, the first of 2 * TRIES + 2 streams.
+        area: least and most share of the image's.
+        ratio: most of width over height, and of height over width.
+
+    Where no try fits, it is the largest box of an allowed form, in the middle.
+    """
+    height, width = size
+    tall, wide, fits = _tries(size, seed, epoch, indices, stream, area, ratio)
+    fits &= (tall <= height) & (wide <= width)
+    tall, wide = (_first(fits, sides) for sides in (tall, wide))
+    top = integers(seed, epoch, indices, stream + 2 * TRIES, 2**62) % (height - tall + 1).clamp(min=1)
+    left = integers(seed, epoch, indices, stream + 2 * TRIES + 1, 2**62) % (width - wide + 1).clamp(min=1)
+    whole = min(height, round(width * ratio)), min(width, round(height * ratio))
+    middle = (height - whole[0]) // 2, (width - whole[1]) // 2
+    none = ~fits.any(0)
+    drawn, otherwise = (top, left, tall, wide), (*middle, *whole)
+    return tuple(torch.where(none, other, own) for own, other in zip(drawn, otherwise, strict=True))
+
+
+def to_erase(
+    size: tuple[int, int], seed: int, epoch: int, indices: Tensor, stream: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A box for each sample to erase, as in `to_crop`, smaller than the image; where no try fits, it is empty."""
+    height, width = size
+    tall, wide, fits = _tries(size, seed, epoch, indices, stream, ERASED_AREA, ERASED_RATIO)
+    fits &= (tall < height) & (wide < width)
+    tall, wide = (torch.where(fits.any(0), _first(fits, sides), 0) for sides in (tall, wide))
+    top = integers(seed, epoch, indices, stream + 2 * TRIES, 2**62) % (height - tall + 1)
+    left = integers(seed, epoch, indices, stream + 2 * TRIES + 1, 2**62) % (width - wide + 1)
+    return top, left, tall, wide
+
+
+def _tries(
+    size: tuple[int, int], seed: int, epoch: int, indices: Tensor, stream: int, area: tuple[float, float], ratio: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """TRIES boxes for each sample: height and width, int64 (TRIES, B), and whether they have pixels at all."""
+    low, high = area
+    logs = torch.linspace(-math.log(ratio), math.log(ratio), QUANTILES + 1, dtype=torch.float64)
+    forms = torch.exp(logs).float().to(indices.device)  # even on a logarithmic scale
+    tall, wide = [], []
+    for number in range(TRIES):
+        share = low + (high - low) * uniform(seed, epoch, indices, stream + 2 * number)
+        form = interpolate(forms, uniform(seed, epoch, indices, stream + 2 * number + 1))
+        pixels = size[0] * size[1] * share
+        tall.append((pixels / form).sqrt().round().long())
+        wide.append((pixels * form).sqrt().round().long())
+    heights, widths = torch.stack(tall), torch.stack(wide)
+    return heights, widths, (heights > 0) & (widths > 0)
+
+
+def _first(fits: Tensor, sides: Tensor) -> Tensor:
+    """Of the tries (TRIES, B) the first that fits, (B,); any where none does."""
+    return sides.gather(0, fits.int().argmax(0)[None])[0]
