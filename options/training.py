@@ -193,8 +193,9 @@ class AugmentationOptions:
     )
     augment: str = option(
         "none",
-        "augmentations, separated by commas: flip[=P] altflip crop[=PIXELS] jitter[=SHARE] cutout[=PIXELS] "
-        "randaugment[=OPS:MAGNITUDE] trivialaugment mixup[=ALPHA] cutmix[=ALPHA]; or none",
+        "augmentations, separated by commas: flip[=P] altflip vflip[=P] crop[=PIXELS] rrc[=SCALE:RATIO] "
+        "rotate[=DEGREES] randaugment[=OPS:MAGNITUDE] trivialaugment color[=BRIGHTNESS:CONTRAST:SATURATION:HUE] "
+        "grayscale[=P] blur[=P] jitter[=SHARE] cutout[=PIXELS] erase[=P] mixup[=ALPHA] cutmix[=ALPHA]; or none",
         type=in_words(parse_augment),
         metavar="LIST",
     )
