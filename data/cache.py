@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from PIL import Image
 from common.errors import UserError
 from common.files import flush
 from data.decode import UNREADABLE, open_image, to_array
-from data.geometry import MIDDLE, Geometry, filled, from_dict
+from data.geometry import MIDDLE, Geometry, from_dict
 from data.pixel_range import Ranges, is_cut
 from data.readers import UNLABELLED, RawSplit
 from data.survey import CHUNK, Survey
@@ -225,6 +225,12 @@ def _check_room(folder: Path, wanted: int) -> None:
             f"decoded, the images take {wanted / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: "
             "make room, give a smaller --image-size, or set HF_HOME to a larger disk"
         )
+
+
+def filled(geometry: Geometry, photos: Iterable[np.ndarray]) -> Geometry:
+    """The geometry with the mean of photos, uint8 (H, W, C) of any sizes, to pad with; each photo counts as much."""
+    means = [photo.reshape(-1, photo.shape[-1]).mean(0) for photo in photos]
+    return replace(geometry, fill=tuple(np.mean(means, 0).round().astype(int).tolist())) if means else geometry
 
 
 def _some_photos(split: RawSplit, channels: int, ranges: Ranges) -> Iterator[np.ndarray]:

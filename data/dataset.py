@@ -16,7 +16,7 @@ from data.geometry import MIDDLE, Geometry
 from data.pixel_range import Ranges
 from data.readers import UNLABELLED, Columns, about_folder, read_raw_splits
 from data.sources import Source, find_source
-from data.subsets import Subset, check_classes, check_counts, cut_subsets, few, few_ids, subsample
+from data.subsets import Subset, check_classes, check_counts, cut_subsets, few, few_ids, long_tailed, subsample
 from data.survey import survey
 
 
@@ -103,6 +103,7 @@ def load_images(
     image_column: str | None = None,
     label_column: str | None = None,
     geometry: Geometry = MIDDLE,
+    long_tail: float | None = None,
     seed: int = 0,
 ) -> DataSplits:
     """Find, decode (once; see `data/cache.py`) and split a data set.
@@ -122,6 +123,7 @@ def load_images(
             said, and the limits are taken as far as there are images.
         skip_bad_images: leave out and count what cannot be decoded or has no label, instead of refusing.
         geometry: how images are brought to another size.
+        long_tail: thin train out, class after class, down to so many times fewer images.
         image_column, label_column: of a table; None: "image" and "label", or the only ones of such a type.
         seed: of the validation part, the folds, `limit_train` and `limit_val`.
 
@@ -138,6 +140,8 @@ def load_images(
     if rows is None:
         check_classes(dataset, parts, class_names)
     check_counts(dataset, parts, val_fraction, folds)
+    if long_tail is not None:
+        parts = (long_tailed(parts[0], long_tail, seed), *parts[1:])
     parts = subsample(parts, (limit_train, limit_val, limit_test), seed, smoke=rows is not None)
     name = f"{source.name}-coarse" if coarse else source.name
     about_source = [*about_source, *alike(class_names)]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.Image import Transpose
 
 from data.geometry import MIDDLE, Geometry
@@ -35,6 +35,7 @@ UPRIGHT = {
     8: Transpose.ROTATE_90,
 }
 
+RESAMPLING = Image.Resampling.BICUBIC
 UPRIGHT_ALREADY = ("TIFF",)  # formats that Pillow itself sets upright when it decodes them
 
 
@@ -100,8 +101,23 @@ def to_array(
     image.info.pop("transparency", None)  # transparency is dropped in any case, and here Pillow would warn of it
     image = image.convert("L" if channels == 1 else "RGB")
     if size is not None:
-        image = geometry.apply(image, size)
+        image = fitted(image, size, geometry)
     return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
+
+
+def fitted(image: Image.Image, size: tuple[int, int], geometry: Geometry) -> Image.Image:
+    """`image`, of mode "L" or "RGB", as one of `size` (height, width) in pixels; bicubic, antialiased."""
+    height, width = size
+    if geometry.fit == "crop" and geometry.crop_pct < 1:
+        return ImageOps.fit(image, (width, height), RESAMPLING, bleed=(1 - geometry.crop_pct) / 2)
+    if (image.height, image.width) == size:
+        return image
+    if geometry.fit == "crop":
+        return ImageOps.fit(image, (width, height), RESAMPLING)
+    if geometry.fit == "pad":
+        fill = geometry.fill
+        return ImageOps.pad(image, (width, height), RESAMPLING, color=fill[0] if fill and len(fill) == 1 else fill)
+    return image.resize((width, height), RESAMPLING)
 
 
 def read_image(

@@ -1,13 +1,12 @@
-"""How a photo of any shape becomes an image of the one size that a model takes: cut, padded or stretched."""
+"""How a photo of any shape becomes an image of the one size that a model takes: cut, padded or stretched.
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+Nothing heavy is imported, as options are parsed with it; `data/decode.py` does it.
+"""
 
-import numpy as np
-from PIL import Image, ImageOps
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 FITS = ("crop", "pad", "stretch")
-RESAMPLING = Image.Resampling.BICUBIC
 
 
 @dataclass(frozen=True)
@@ -24,20 +23,6 @@ class Geometry:
     fit: str = "crop"
     crop_pct: float = 1.0
     fill: tuple[int, ...] | None = None
-
-    def apply(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
-        """`image`, of mode "L" or "RGB", as one of `size` (height, width) in pixels; bicubic, antialiased."""
-        height, width = size
-        if self.fit == "crop" and self.crop_pct < 1:
-            return ImageOps.fit(image, (width, height), RESAMPLING, bleed=(1 - self.crop_pct) / 2)
-        if (image.height, image.width) == size:
-            return image
-        if self.fit == "crop":
-            return ImageOps.fit(image, (width, height), RESAMPLING)
-        if self.fit == "pad":
-            color = self.fill if self.fill is None or len(self.fill) > 1 else self.fill[0]
-            return ImageOps.pad(image, (width, height), RESAMPLING, color=color)
-        return image.resize((width, height), RESAMPLING)
 
     def share_left_out(self, image_size: tuple[int, int], size: tuple[int, int]) -> float:
         """The share of a photo's area that "crop" cuts off, 0..1; sizes are (height, width) in pixels."""
@@ -60,9 +45,3 @@ def from_dict(values: Mapping | None) -> Geometry:
         return MIDDLE
     fill = values["fill"]
     return Geometry(values["fit"], values["crop_pct"], None if fill is None else tuple(fill))
-
-
-def filled(geometry: Geometry, photos: Iterable[np.ndarray]) -> Geometry:
-    """The geometry with the mean of photos, uint8 (H, W, C) of any sizes, to pad with; each photo counts as much."""
-    means = [photo.reshape(-1, photo.shape[-1]).mean(0) for photo in photos]
-    return replace(geometry, fill=tuple(np.mean(means, 0).round().astype(int).tolist())) if means else geometry

@@ -76,6 +76,25 @@ def epoch_order(ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(ids)
 
 
+def balanced_order(ids: np.ndarray, labels: np.ndarray, power: float, seed: int, epoch: int) -> np.ndarray:
+    """As many samples in an order that is a function of (seed, epoch), rare classes more often.
+
+    A class's share is proportional to the number of its images to a power: 1 as they are, 0 all the same. Each of its
+    images is drawn as often as any other of it, or once more.
+    """
+    random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = len(ids) * counts**power / (counts**power).sum()
+    wanted = np.floor(exact).astype(int)
+    wanted[np.argsort(wanted - exact, kind="stable")[: len(ids) - wanted.sum()]] += 1  # the largest remainders
+    drawn = []
+    for label, count in zip(classes, wanted, strict=True):
+        own = ids[labels == label]
+        rounds = [random.permutation(own) for _ in range(-(-count // len(own)))]
+        drawn += [*rounds[:-1], rounds[-1][: count - len(own) * (len(rounds) - 1)]] if rounds else []
+    return random.permutation(np.concatenate(drawn))
+
+
 @dataclass
 class TrainSampler:
     """Yields the ids of one micro-batch after another for one process, from `start_step` to the end of the run.
@@ -89,6 +108,7 @@ class TrainSampler:
         accumulate: micro-batches of a step.
         rank, num_processes: this process among all.
         partners: (ids, epoch) -> positions in `ids` of the images to mix with, or None.
+        labels: int64 (N,) of the samples, for `balance`: the power of a class's images that its share goes by.
     """
 
     ids: np.ndarray
@@ -100,6 +120,8 @@ class TrainSampler:
     rank: int
     num_processes: int
     partners: Callable[[Tensor, int], Tensor] | None = None
+    labels: np.ndarray | None = None
+    balance: float = 1.0
     _order: tuple[int, np.ndarray] = field(default=(-1, np.empty(0)), repr=False)  # of the epoch last asked for
 
     def __len__(self) -> int:
@@ -121,8 +143,13 @@ class TrainSampler:
         share = self.global_batch_size // self.num_processes
         start = step_of_epoch * self.global_batch_size + self.rank * share
         if epoch != self._order[0]:
-            self._order = (epoch, epoch_order(self.ids, self.seed, epoch))
+            self._order = (epoch, self._order_of(epoch))
         return self._order[1][start : start + share]
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        if self.balance == 1 or self.labels is None:
+            return epoch_order(self.ids, self.seed, epoch)
+        return balanced_order(self.ids, self.labels, self.balance, self.seed, epoch)
 
     def _with_partners(self, ids: np.ndarray, epoch: int) -> np.ndarray:
         if self.partners is None:

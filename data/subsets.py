@@ -51,6 +51,22 @@ def subsample(parts: Subsets, limits: tuple[int | None, ...], seed: int, *, smok
     return tuple(kept)
 
 
+def long_tailed(part: Subset, ratio: float, seed: int) -> Subset:
+    """The exponential profile of long-tailed CIFAR (Cao et al. 2019, arXiv:1906.07413), from classes of any size.
+
+    Of the k-th of K classes n * ratio^(-k / (K - 1)) images are left, where n is how many the largest has; at most as
+    many as there are, and at least one. They are a function of `seed`.
+    """
+    labels = part.arrays.labels[part.ids]
+    counts = np.bincount(labels)
+    random = np.random.default_rng(seed)
+    kept = []
+    for label in np.flatnonzero(counts):
+        wanted = int(counts.max() * ratio ** (-label / max(len(counts) - 1, 1)))
+        kept.append(random.permutation(part.ids[labels == label])[: max(wanted, 1)])
+    return Subset(part.arrays, np.sort(np.concatenate(kept)))
+
+
 def few(splits: dict[str, RawSplit], rows: int | None) -> dict[str, RawSplit]:
     """Splits of at most so many images, classes in proportion, of which no more are read; None: as they are."""
     return splits if rows is None else {name: _few(split, rows) for name, split in splits.items()}

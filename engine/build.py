@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from torch import nn
@@ -22,7 +23,7 @@ from models.factory import argument_names, create_model, image_size
 from models.layers.sync_batch_norm import synchronize_batch_norm
 from options.groups import TrainOptions
 from options.parser import by_epoch, parse_freeze
-from options.training import SYNC_BN_BELOW, OptimOptions
+from options.training import BALANCE, SYNC_BN_BELOW, OptimOptions
 from tasks.base import Task
 
 SMOKE_ROWS = 64  # images of each split that a smoke test reads, for its parts to be cut from
@@ -137,6 +138,7 @@ def _load_data(args: TrainOptions) -> DataSplits:
         image_column=args.image_column,
         label_column=args.label_column,
         geometry=geometry_of(args),
+        long_tail=args.long_tail,
         **of_every_task,
     )
 
@@ -180,10 +182,14 @@ def build_task(args: TrainOptions, data: DataSplits, device: torch.device) -> Ta
             augment=args.augment,
             num_samples=len(data.train),
             pairs=None if data.targets is None else torch.from_numpy(data.targets),
+            class_counts=np.bincount(
+                data.train.arrays.labels[data.train.ids], minlength=len(data.class_names)
+            ).tolist(),
         )
     except (ValueError, RuntimeError) as error:
         asked = f"--augment {args.augment}" if args.transform is None else f"--transform {args.transform}"
-        raise ImpossibleOptions(f"{asked}: {error}") from error
+        named = str(error).startswith("--")
+        raise ImpossibleOptions(str(error) if named else f"{asked}: {error}") from error
 
 
 def _per_channel(values: list[float] | None, channels: int, option: str) -> list[float] | None:
@@ -305,4 +311,6 @@ def build_sampler(
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
         partners=task.augment.partners if task.augment.mixes else None,
+        labels=data.train.arrays.labels[data.train.ids],
+        balance=BALANCE[args.balance],
     )

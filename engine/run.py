@@ -139,7 +139,7 @@ class Run(Parts):
             "epoch": epoch,
             "step": self.state.step,
             **{f"train_{name}": value for name, value in means(sums).items()},
-            **{f"val_{name}": validated.get(name) for name in self.task.metrics},
+            **{f"val_{name}": validated.get(name) for name in (*self.task.metrics, *self.task.eval_only)},
             "lr": self.lr_at(self.state.step - 1),
             "seconds": seconds,
             "images_per_second": sums[SAMPLES] / seconds,

@@ -119,6 +119,13 @@ class DataOptions:
         type=number(float, 0, 0.9),
         metavar="SHARE",
     )
+    long_tail: float | None = option(
+        None,
+        "thin train out, class after class, down to RATIO times fewer images: for experiments with imbalance",
+        type=number(float, 1),
+        metavar="RATIO",
+        classes_only=True,
+    )
     limit_train: int | None = option(None, "number of training images (default: all)", type=POSITIVE, metavar="N")
     limit_val: int | None = option(None, "number of validation images (default: all)", type=POSITIVE, metavar="N")
     limit_test: int | None = option(

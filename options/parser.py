@@ -184,6 +184,54 @@ def parse_freeze(text: str) -> list[tuple[str, float]]:
     return parts
 
 
+LOSSES = ("ce", "bce", "focal")
+FOCUS = 2.0  # gamma of the focal loss, as its authors chose it
+
+
+def parse_loss(text: str) -> tuple[str, float]:
+    """Read `--loss`, such as "focal=2": (a name of LOSSES, gamma).
+
+    Raises ValueError, with one line, for an unknown name or a gamma that is no number from 0.
+    """
+    name, has_gamma, gamma = text.partition("=")
+    if name not in LOSSES or (has_gamma and name != "focal"):
+        raise ValueError(f"--loss: '{text}' is none of ce, bce, focal and focal=GAMMA")
+    try:
+        found = float(gamma) if has_gamma else FOCUS
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise ValueError(f"--loss: '{gamma}' is no gamma: give a number from 0, as in focal=2")
+    return name, found
+
+
+def parse_class_weights(text: str) -> str | float | dict[str, float]:
+    """Read `--class-weights`: "auto", a beta such as 0.999, or weights by the names of classes.
+
+    Raises ValueError, with one line, for what is none of these.
+    """
+    if text == "auto":
+        return text
+    if "=" not in text:
+        try:
+            beta = float(text)
+        except ValueError:
+            beta = math.nan
+        if not 0 < beta < 1:
+            raise ValueError(f"--class-weights: '{text}' is not auto, a beta between 0 and 1, or CLASS=WEIGHT,...")
+        return beta
+    weights = {}
+    for item in text.split(","):
+        name, _, weight = item.rpartition("=")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            weights[name] = math.nan
+        if not name or not 0 <= weights[name] < math.inf:
+            raise ValueError(f"--class-weights: '{item}' is not CLASS=WEIGHT, with a weight from 0, as in cat=3")
+    return weights
+
+
 def by_epoch(parts: Sequence[tuple], epochs: int) -> list:
     """What is in force in each epoch, from (what, share of the epochs) in order; an epoch is cut at its middle."""
     ends = [sum(share for _, share in parts[: index + 1]) for index in range(len(parts))]

@@ -4,7 +4,16 @@ from dataclasses import dataclass
 
 from data.augment.spec import parse as parse_augment
 from data.augment.spec import parse_sizes
-from options.parser import POSITIVE, in_words, number, number_list, parse_freeze, path
+from options.parser import (
+    POSITIVE,
+    in_words,
+    number,
+    number_list,
+    parse_class_weights,
+    parse_freeze,
+    parse_loss,
+    path,
+)
 from options.schema import option
 
 OPTIMIZERS = (
@@ -27,6 +36,8 @@ BIAS_LR = {"muon": 0.2}
 MOMENTUM = {"muon": 0.6}
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0, "rmsprop": 0.0, "muon": 0.0}  # adam's is no decoupled one
 WARMUP = {"onecycle": 0.3}
+BALANCE = {"none": 1.0, "sqrt": 0.5, "uniform": 0.0}  # the power of a class's images that its share is proportional to
+MONITORS = ("accuracy", "macro_f1", "balanced_accuracy", "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +91,34 @@ class OptimOptions:
         type=number(float, 0, 1),
         metavar="SHARE",
         default_by=("schedule", WARMUP, 0.05),
+    )
+    loss: str = option(
+        "ce",
+        "ce: cross-entropy; bce: binary cross-entropy of each class, as timm's; focal[=GAMMA]: focal loss",
+        type=in_words(parse_loss),
+        metavar="NAME",
+        classes_only=True,
+    )
+    class_weights: str | None = option(
+        None,
+        "weights of the classes in the loss: auto (inverse of their training images), a beta (of their effective "
+        "number, e.g. 0.999) or CLASS=WEIGHT,...",
+        type=in_words(parse_class_weights),
+        metavar="auto|BETA|LIST",
+        classes_only=True,
+    )
+    balance: str = option(
+        "none",
+        "show rare classes more often: uniform (all classes equally often) or sqrt (by the square root of their "
+        "images)",
+        choices=tuple(BALANCE),
+        classes_only=True,
+    )
+    monitor: str = option(
+        "accuracy",
+        f"validation metric that best.pth and --patience go by: {', '.join(MONITORS)}",
+        choices=MONITORS,
+        classes_only=True,
     )
     label_smoothing: float = option(
         0.0, "label smoothing", type=number(float, 0, 0.99), metavar="SHARE", classes_only=True

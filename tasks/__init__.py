@@ -35,13 +35,14 @@ def build_task(
     num_samples: int = 1,
     pairs: Tensor | None = None,
     output_shape: Sequence[int] | None = None,
+    class_counts: Sequence[int] | None = None,
 ) -> Task:
     """The task of a run, or of weights, that options and images describe.
 
     Args:
         options: by name, without dashes; younger ones may be missing.
         shape, class_names, mean, std, device, ranges, geometry, augment, num_samples: see `Task`.
-        pairs, output_shape: see `Task.from_options`.
+        pairs, output_shape, class_counts: see `Task.from_options`.
 
     Raises:
         ValueError, RuntimeError: an augmentation or a transform does not fit the images.
@@ -50,6 +51,7 @@ def build_task(
         options,
         pairs=pairs,
         output_shape=output_shape,
+        class_counts=class_counts,
         shape=shape,
         class_names=class_names,
         mean=mean,

@@ -19,7 +19,7 @@ from data.geometry import MIDDLE, Geometry
 from data.loader import Batch
 from data.pixel_range import Ranges
 from options.infer import PredictOptions
-from tasks.metric_sums import SAMPLES, MetricSums
+from tasks.metric_sums import SAMPLES, MetricSums, means
 
 
 class Task(ABC):
@@ -47,6 +47,7 @@ class Task(ABC):
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")  # of each epoch; these two every task has
+    eval_only: ClassVar[tuple[str, ...]] = ()  # more of each validation
     report_files: ClassVar[tuple[str, ...]]  # pictures of a whole report, as they are drawn
     train_sizes: list[int] | None = None
 
@@ -101,13 +102,21 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def from_options(cls, options: Mapping, pairs: Tensor | None, output_shape: Sequence[int] | None, **common) -> Self:
+    def from_options(
+        cls,
+        options: Mapping,
+        pairs: Tensor | None,
+        output_shape: Sequence[int] | None,
+        class_counts: Sequence[int] | None,
+        **common,
+    ) -> Self:
         """The task that a run's options ask for.
 
         Args:
             options: by name, without dashes; those that are younger than the run may be missing.
             pairs: the targets that a data set of pairs brings, uint8 (N, H, W, C); None: it brings none.
             output_shape: of the outputs where they are images, as weights say; None: to be derived.
+            class_counts: training images of each class; None where nothing is to be trained.
             common: what `Task` takes.
         """
 
@@ -159,6 +168,14 @@ class Task(ABC):
         """The sums over no sample: float64 where the device has it."""
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         return {name: torch.zeros((), dtype=dtype, device=self.device) for name in (*self.metrics, SAMPLES)}
+
+    def zero_eval_metrics(self) -> MetricSums:
+        """What `eval_metrics` are added to."""
+        return self.zero_metrics()
+
+    def summarize(self, sums: dict[str, float | list[float]]) -> dict[str, float]:
+        """The metrics of an evaluation, from their sums over all processes."""
+        return means(sums)
 
     @abstractmethod
     def selection_key(self, record: dict) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from common.progress import track
 from data.dataset import Subset
 from data.loader import Batch, eval_loader, eval_rows
 from tasks.base import Task
-from tasks.metric_sums import MetricSums, add, means, over_processes
+from tasks.metric_sums import MetricSums, add, over_processes
 
 
 def outputs_of(
@@ -56,11 +56,11 @@ def evaluate(
     def plain(model: nn.Module, images: Tensor) -> Tensor:
         return model(task.inputs(images))
 
-    zero = task.zero_metrics()
+    zero = task.zero_eval_metrics()
     sums = sum_over(
         model, plain, task, task.eval_metrics, zero, part, accelerator, batch_size, between_batches, "validating"
     )
-    return means(sums)
+    return task.summarize(sums)
 
 
 def sum_over(
@@ -74,7 +74,7 @@ def sum_over(
     batch_size: int,
     between_batches: Callable[[], None] = lambda: None,
     title: str = "testing",
-) -> dict[str, float]:
+) -> dict[str, float | list[float]]:
     """`score`'s sums of (outputs, targets) over a part, added to `sums`, each sample once; the same on every process.
 
     Args:

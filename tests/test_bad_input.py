@@ -34,7 +34,7 @@ EARLY = [
     ("--recipe flag.yaml", "compile is true or false, not 'maybe'"),
     ("--recipe broken.yaml", "cannot be read as YAML"),
     ("--recipe list.yaml", "must hold lines of 'option: value'"),
-    ("--augment flip,blur", "no augmentation is called 'blur'"),
+    ("--augment flip,zoom", "no augmentation is called 'zoom'"),
     ("--augment crop=-1", "crop=-1 is out of range"),
     ("--augment randaugment,trivialaugment", "exclude each other"),
     ("--lr 0", "0 is out of range: give a number above 0"),

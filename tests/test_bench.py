@@ -328,7 +328,7 @@ def test_a_budget_is_divided_among_the_benches_and_what_does_not_fit_is_said(
         ("--batch-sizes 8 -1", "-1 is out of range"),
         ("--model nmlp", "unknown model 'nmlp'"),
         ("--channels 2", "invalid choice"),
-        ("--augment blur", "no augmentation is called 'blur'"),
+        ("--augment zoom", "no augmentation is called 'zoom'"),
         ("--augment crop=8", "reflects 8 pixels"),
         ("--model cnn --image-size 4 --augment none", "cnn does not work on 4x4 images"),
         ("--what data conv --model mlp --image-size 4 --augment none", "conv: byhand_cnn needs images of at least 8"),

@@ -66,7 +66,7 @@ def test_all_that_was_added_trains_together(extended: Path, tmp_path: Path) -> N
     for seed, name in enumerate(("square", "cross")):
         write_images(tmp_path / "data" / "shapes" / name, 40, seed=seed)
     options = "--cpu --track none --model linear --model-arg dropout=0.1 --dataset shapes --augment invert=0.3 "
-    options += "--optimizer adamax --lr 0.01 --task focal --epochs 2 --run-name run"
+    options += "--optimizer adamax --lr 0.01 --task poly --epochs 2 --run-name run"
     command = [sys.executable, str(extended / "train.py"), *options.split(), "--output-dir", str(tmp_path / "runs")]
     command += ["--data-dir", str(tmp_path / "data")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -12,9 +12,10 @@ from torchvision.transforms import functional as reference
 
 import train
 from common.errors import UserError
+from data.cache import filled
 from data.dataset import load_images
-from data.decode import read_image
-from data.geometry import FITS, MIDDLE, Geometry, filled
+from data.decode import fitted, read_image
+from data.geometry import FITS, MIDDLE, Geometry
 from engine.build import geometry_of
 from engine.checkpoints import best_weights
 from options.groups import TrainOptions
@@ -36,13 +37,13 @@ def photo(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_stretch_is_torchvisions_resize_bit_for_bit(size: tuple[int, int]) -> None:
-    found = Geometry("stretch").apply(photo(size), (32, 48))
+    found = fitted(photo(size), (32, 48), Geometry("stretch"))
     assert np.array_equal(np.asarray(found), np.asarray(reference.resize(photo(size), [32, 48], BICUBIC)))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_pad_shows_all_of_a_photo_in_its_own_form_amid_the_fill(size: tuple[int, int]) -> None:
-    found = np.asarray(Geometry("pad", fill=(9, 80, 200)).apply(photo(size), (64, 64)))
+    found = np.asarray(fitted(photo(size), (64, 64), Geometry("pad", fill=(9, 80, 200))))
     width, height = (max(1, round(64 * side / max(size))) for side in size)
     top, left = round((64 - height) / 2), round((64 - width) / 2)
     whole = reference.resize(photo(size), [height, width], BICUBIC)
@@ -63,7 +64,7 @@ def test_pad_shows_all_of_a_photo_in_its_own_form_amid_the_fill(size: tuple[int,
 )
 def test_crop_is_the_resized_middle_of_that_share(size: tuple, share: float, box: tuple) -> None:
     geometry = Geometry("crop", share)
-    found = geometry.apply(photo(size), (40, 40))
+    found = fitted(photo(size), (40, 40), geometry)
     assert np.array_equal(np.asarray(found), np.asarray(photo(size).resize((40, 40), Image.Resampling.BICUBIC, box)))
     kept = (box[2] - box[0]) * (box[3] - box[1]) / (size[0] * size[1])
     assert geometry.share_left_out((size[1], size[0]), (40, 40)) == pytest.approx(1 - kept)

@@ -132,7 +132,8 @@ def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_
         class_names: the K names, all different.
 
     Returns:
-        `accuracy`, `top5_accuracy` (None for K <= 5): fractions 0..1; `loss`: mean cross-entropy in nats, the
+        `accuracy`, `balanced_accuracy` (the mean recall), `top5_accuracy` (None for K <= 5): fractions 0..1;
+        `loss`: mean cross-entropy in nats, the
         probabilities clipped from below at the smallest normal float32; `auc`: area under the ROC curve, for
         K = 2 of class 1, else the mean over the one-vs-rest curves of the classes that have samples;
         `precision`, `recall`, `f1`: {"macro", "weighted"}, over the classes that have samples, 0 where one is never
@@ -153,6 +154,7 @@ def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_
     }
     return {
         "accuracy": by_label["accuracy"],
+        "balanced_accuracy": by_label["averages"]["recall"]["macro"],
         "top5_accuracy": by_probability["top5_accuracy"],
         "loss": by_probability["loss"],
         "auc": by_probability["auc"],

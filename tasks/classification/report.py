@@ -100,7 +100,13 @@ def plot_history(folder: Path, history: list[dict], name: str, test: dict) -> No
 
 def final_metrics(test: dict) -> dict[str, float | None]:
     """What trackers show of the test."""
-    return {"accuracy": test["accuracy"], "loss": test["loss"], "macro_f1": test["f1"]["macro"]}
+    recall = test["recall"]["macro"]
+    return {
+        "accuracy": test["accuracy"],
+        "balanced_accuracy": recall,
+        "loss": test["loss"],
+        "macro_f1": test["f1"]["macro"],
+    }
 
 
 def thumbnails(
@@ -135,8 +141,11 @@ def headline(test: dict) -> str:
     classes, absent = len(test["per_class"]), len(test.get("classes_without_samples", []))
     top5 = test["top5_accuracy"] if classes > 10 else None
     top5 = "" if top5 is None else f", top-5 {console.percent(top5)}"
+    supports = [row["support"] for row in test["per_class"].values() if row["support"]]
+    uneven = max(supports) >= 2 * min(supports)
+    balanced = f", balanced {console.percent(test['recall']['macro'])}" if uneven else ""
     over = f" over the {classes - absent} of {classes} classes that have test images" if absent else ""
     return (
-        f"test accuracy {console.percent(test['accuracy'])}{top5} on {test['samples']:,} images, loss {loss}, "
-        f"macro F1 {test['f1']['macro']:.4f}{over}"
+        f"test accuracy {console.percent(test['accuracy'])}{balanced}{top5} on {test['samples']:,} images, "
+        f"loss {loss}, macro F1 {test['f1']['macro']:.4f}{over}"
     )

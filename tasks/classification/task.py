@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from data.augment.spec import parse_sizes
 from data.loader import Batch
-from options.parser import by_epoch
+from options.parser import by_epoch, parse_class_weights, parse_loss
 from tasks.base import Task, finite, resize
-from tasks.classification import predictions, report
-from tasks.metric_sums import SAMPLES, MetricSums
+from tasks.classification import losses, predictions, report
+from tasks.metric_sums import SAMPLES, MetricSums, means
 
 
 class Classification(Task):
@@ -21,31 +21,53 @@ class Classification(Task):
     Args:
         label_smoothing: share of the target spread over all classes, in training.
         train_sizes: side in pixels of the training images in each epoch; None: as they are.
+        loss: a name of `options.parser.LOSSES`, and gamma of the focal loss.
+        class_weights: of each class in the training loss, float32 (K,); None: all are 1.
+        monitor: the validation metric that the best epoch is chosen by.
         tta: views that predictions are averaged over: "none", "flip" (mirrored too) or "shift" (shifted too).
         of_every_task: see `Task`.
     """
 
     metrics = ("loss", "accuracy")
+    eval_only = ("macro_f1", "balanced_accuracy")
     report_files = ("confusion_matrix.png", "examples.png", "curves.png", "loss.png", "accuracy.png")
 
     def __init__(
         self,
         *,
         label_smoothing: float = 0.0,
+        loss: tuple[str, float] = ("ce", 0.0),
+        class_weights: Tensor | None = None,
+        monitor: str = "accuracy",
         train_sizes: list[int] | None = None,
         tta: str = "none",
         **of_every_task,
     ) -> None:
         super().__init__(**of_every_task)
         self.label_smoothing, self.train_sizes, self.tta = label_smoothing, train_sizes, tta
+        self.per_sample = losses.BY_NAME[loss[0]](loss[1])
+        self.class_weights = None if class_weights is None else class_weights.to(self.device)
+        self.monitor = monitor
 
     @classmethod
-    def from_options(cls, options: Mapping, pairs: Tensor | None, output_shape: Sequence[int] | None, **common) -> Self:
+    def from_options(
+        cls,
+        options: Mapping,
+        pairs: Tensor | None,
+        output_shape: Sequence[int] | None,
+        class_counts: Sequence[int] | None,
+        **common,
+    ) -> Self:
         """See `Task`."""
-        sizes = options.get("train_sizes")
+        sizes, weights = options.get("train_sizes"), options.get("class_weights")
+        if weights is not None and class_counts is not None:
+            weights = losses.weights_of_classes(parse_class_weights(weights), class_counts, common["class_names"])
         return cls(
             label_smoothing=options.get("label_smoothing", 0.0),
             train_sizes=by_epoch(parse_sizes(sizes), options["epochs"]) if sizes else None,
+            loss=parse_loss(options.get("loss", "ce")),
+            class_weights=None if class_counts is None else weights,
+            monitor=options.get("monitor", "accuracy"),
             tta=options.get("tta", "none"),
             **common,
         )
@@ -77,8 +99,14 @@ class Classification(Task):
         return self.augment.mix(images, partners, targets, others, batch.ids.chunk(2)[0], epoch)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The training loss: mean cross-entropy in nats."""
-        return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
+        """The mean training loss; weighted, it is divided by the number of images all the same, not by their weights,
+        so that it is the same on any number of processes."""
+        if self.per_sample is losses.cross_entropy and self.class_weights is None:
+            return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)  # in one kernel
+        of_each = self.per_sample(logits.float(), targets, self.label_smoothing)
+        if self.class_weights is not None:
+            of_each = of_each * losses.weights_of_samples(self.class_weights, targets)
+        return of_each.mean()
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Logits (B, K) of uint8 (B, H, W, C), averaged over the views of `tta`."""
@@ -111,12 +139,29 @@ class Classification(Task):
         }
 
     def eval_metrics(self, outputs: Tensor, targets: Tensor) -> MetricSums:
-        """The same sums for evaluation: plain cross-entropy, whatever the training loss is smoothed by."""
-        return self.batch_metrics(F.cross_entropy(outputs.float(), targets), outputs, targets)
+        """The same sums for evaluation, by plain cross-entropy whatever the training loss is, and counts by class."""
+        classes = len(self.class_names)
+        true, said = F.one_hot(targets, classes), F.one_hot(outputs.argmax(1), classes)
+        counts = {"true": true.sum(0), "said": said.sum(0), "right": (true * said).sum(0)}
+        sums = self.batch_metrics(F.cross_entropy(outputs.float(), targets), outputs, targets)
+        return sums | {name: count.to(sums[SAMPLES]) for name, count in counts.items()}
+
+    def zero_eval_metrics(self) -> MetricSums:
+        """See `Task`."""
+        zero = self.zero_metrics()
+        return zero | {name: zero[SAMPLES].repeat(len(self.class_names)) for name in ("true", "said", "right")}
+
+    def summarize(self, sums: dict[str, float | list[float]]) -> dict[str, float]:
+        """See `Task`; averages are over the classes that have samples."""
+        true, said, right = (torch.tensor(sums[name], dtype=torch.float64) for name in ("true", "said", "right"))
+        there = true > 0
+        f1, recall = 2 * right / (true + said), right / true
+        return means(sums) | {"macro_f1": f1[there].mean().item(), "balanced_accuracy": recall[there].mean().item()}
 
     def selection_key(self, record: dict) -> tuple[float, ...]:
-        """Accuracy, then a small loss."""
-        return record["val_accuracy"], -finite(record["val_loss"])
+        """The metric to monitor, then a small loss."""
+        loss = -finite(record["val_loss"])
+        return (loss, record["val_accuracy"]) if self.monitor == "loss" else (record[f"val_{self.monitor}"], loss)
 
     headline = staticmethod(report.headline)
     final_metrics = staticmethod(report.final_metrics)

@@ -54,7 +54,14 @@ class Transformation(Task):
         self._output_shape = tuple(output_shape)
 
     @classmethod
-    def from_options(cls, options: Mapping, pairs: Tensor | None, output_shape: Sequence[int] | None, **common) -> Self:
+    def from_options(
+        cls,
+        options: Mapping,
+        pairs: Tensor | None,
+        output_shape: Sequence[int] | None,
+        class_counts: Sequence[int] | None,
+        **common,
+    ) -> Self:
         """See `Task`."""
         if pairs is not None:
             height, width, channels = pairs.shape[1:]
