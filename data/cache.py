@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,15 +21,13 @@ from data.decode import UNREADABLE, open_image, to_array
 from data.geometry import MIDDLE, Geometry, from_dict
 from data.pixel_range import Ranges, is_cut
 from data.readers import UNLABELLED, RawSplit
-from data.survey import CHUNK, Survey
+from data.survey import CHUNK, Survey, filled, some_photos
 from data.threads import in_threads
 
 FORMAT = 6  # part of every key: raise it when what is stored changes
 ARRAYS = ("labels", "hashes", "moments")  # beside the images
 NAMED_AT_ONCE = 100  # bad images in a message
 CHUNK_BYTES = 2**22  # of decoded pixels at once
-FILL_FROM = 1000  # photos whose mean --fit pad fills with
-THUMBNAIL = 64  # pixels that the sides of a JPEG need for that, so that it is decoded at an eighth of its size or so
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,7 @@ class Arrays:
         bad_images: "where: why" of every sample that could not be decoded or has no label, and was left out.
         names: where each image is from, a file or a row of a split; empty where nobody knows.
         cut_images: how many had values outside of the range of train, which were cut off.
+        groups: int64 (N,), equal for images that belong together; None: each is by itself.
     """
 
     images: np.ndarray
@@ -53,6 +52,7 @@ class Arrays:
     bad_images: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     cut_images: int = 0
+    groups: np.ndarray | None = None
 
 
 class Decoded(NamedTuple):
@@ -110,7 +110,9 @@ def _open(folder: Path) -> Decoded:
         path = folder / f"{name}-images.raw"
         images = np.memmap(path, np.uint8, "c", shape=tuple(shape)) if shape[0] else np.zeros(shape, np.uint8)
         rest = [np.load(folder / f"{name}-{array}.npy") for array in ARRAYS]
-        splits[name] = Arrays(images, *rest, tuple(bad_images), tuple(names), cut_images)
+        grouped = folder / f"{name}-groups.npy"
+        groups = np.load(grouped) if grouped.exists() else None
+        splits[name] = Arrays(images, *rest, tuple(bad_images), tuple(names), cut_images, groups)
     ranges = {kind: (low, high) for kind, (low, high) in meta["ranges"].items()}
     sizes = {(height, width): count for height, width, count in meta["sizes"]}
     return Decoded(splits, meta["class_names"], meta["remarks"], ranges, sizes, from_dict(meta.get("geometry")))
@@ -189,7 +191,7 @@ def _build_into(
         if image_size is None:
             geometry = replace(geometry, crop_pct=1.0)
         elif geometry.fit == "pad":
-            geometry = filled(geometry, _some_photos(splits["train"], shape[2], seen.ranges))
+            geometry = filled(geometry, some_photos(splits["train"], shape[2], seen.ranges))
         written = {name: _decode(staging, name, split, shape, seen.ranges, geometry) for name, split in splits.items()}
     if not skip_bad_images:
         refuse_bad([line for _, bad_images, *_ in written.values() for line in bad_images])
@@ -225,23 +227,6 @@ def _check_room(folder: Path, wanted: int) -> None:
             f"decoded, the images take {wanted / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: "
             "make room, give a smaller --image-size, or set HF_HOME to a larger disk"
         )
-
-
-def filled(geometry: Geometry, photos: Iterable[np.ndarray]) -> Geometry:
-    """The geometry with the mean of photos, uint8 (H, W, C) of any sizes, to pad with; each photo counts as much."""
-    means = [photo.reshape(-1, photo.shape[-1]).mean(0) for photo in photos]
-    return replace(geometry, fill=tuple(np.mean(means, 0).round().astype(int).tolist())) if means else geometry
-
-
-def _some_photos(split: RawSplit, channels: int, ranges: Ranges) -> Iterator[np.ndarray]:
-    """At most FILL_FROM photos from all over a split, uint8 (H, W, C), small; what cannot be read is passed over."""
-    for number in range(0, split.length, -(-split.length // FILL_FROM)):
-        try:
-            with open_image(split.read(range(number, number + 1))[0]) as image:
-                image.draft(None, (THUMBNAIL, THUMBNAIL))
-                yield to_array(image, channels, None, ranges)
-        except UNREADABLE:
-            continue
 
 
 def _decode(
@@ -285,6 +270,8 @@ def _decode(
     arrays = (labels, *(np.concatenate(part) for part in zip(*parts, strict=True)))
     for array_name, array in zip(ARRAYS, arrays, strict=True):
         np.save(staging / f"{name}-{array_name}.npy", array)
+    if split.groups is not None:
+        np.save(staging / f"{name}-groups.npy", np.asarray(split.groups, dtype=np.int64)[kept])
     return [len(kept), *shape], complaints, names, cut_images
 
 

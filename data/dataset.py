@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from data import cache, remarks
+from data import cache, digits, remarks
 from data.cache import Arrays, Decoded
 from data.class_folders import alike
-from data.decode import to_array
 from data.geometry import MIDDLE, Geometry
+from data.label_files import LabelFile, find_metadata
 from data.pixel_range import Ranges
-from data.readers import UNLABELLED, Columns, about_folder, read_raw_splits
+from data.readers import UNLABELLED, Columns, about_folder, read_labelled_splits, read_raw_splits
 from data.sources import Source, find_source
-from data.subsets import Subset, check_classes, check_counts, cut_subsets, few, few_ids, long_tailed, subsample
+from data.subsets import Subset, check_classes, check_counts, cut_subsets, few, long_tailed, subsample
 from data.survey import survey
 
 
@@ -103,6 +103,9 @@ def load_images(
     image_column: str | None = None,
     label_column: str | None = None,
     geometry: Geometry = MIDDLE,
+    labels: str | None = None,
+    split_column: str | None = None,
+    group_column: str | None = None,
     long_tail: float | None = None,
     seed: int = 0,
 ) -> DataSplits:
@@ -123,6 +126,8 @@ def load_images(
             said, and the limits are taken as far as there are images.
         skip_bad_images: leave out and count what cannot be decoded or has no label, instead of refusing.
         geometry: how images are brought to another size.
+        labels: a table of the labels of a folder of images; None: metadata.csv in it, else its folders are classes.
+        split_column, group_column: of that table.
         long_tail: thin train out, class after class, down to so many times fewer images.
         image_column, label_column: of a table; None: "image" and "label", or the only ones of such a type.
         seed: of the validation part, the folds, `limit_train` and `limit_val`.
@@ -132,7 +137,8 @@ def load_images(
     """
     source = find_source(dataset, data_dir)
     columns = Columns(image_column, label_column, coarse)
-    decoded = _decoded(source, columns, image_size, default_size, geometry, rows, skip_bad_images)
+    table = _label_file(source, labels, columns, split_column, group_column)
+    decoded = _decoded(source, columns, table, image_size, default_size, geometry, rows, skip_bad_images)
     splits, class_names, about_source, *_ = decoded
     if len(class_names) < 2:
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
@@ -194,29 +200,49 @@ def build_splits(
     )
 
 
+def _label_file(
+    source: Source, labels: str | None, columns: Columns, split_column: str | None, group_column: str | None
+) -> LabelFile | None:
+    """The table that labels are in, if they are in one."""
+    if labels is not None:
+        return LabelFile(labels, columns.image, columns.label, split_column, group_column)
+    if split_column is not None or group_column is not None:
+        raise UserError("--split-column and --group-column are of the table --labels: give that too, or leave them out")
+    return find_metadata(source.folder) if source.kind == "tree" and source.folder is not None else None
+
+
 def _decoded(
     source: Source,
     columns: Columns,
+    table: LabelFile | None,
     image_size: int | None,
     default_size: Callable[[], int] | None,
     geometry: Geometry,
     rows: int | None,
     skip_bad_images: bool,
 ) -> Decoded:
-    if source.kind in ("digits", "tree"):
+    if source.kind == "digits" and table is not None:
+        raise UserError("--labels is for a folder of images: give one by --dataset, or leave it out")
+    if source.kind in ("digits", "tree") and table is None:
         columns.refuse(source.name)
     if source.kind == "digits":
-        return _digits(image_size, geometry, rows)
+        return digits.load(image_size, geometry, rows)
     raw = None if source.fingerprint else read_raw_splits(source, columns)
     fingerprint = source.fingerprint or raw[0]["train"].fingerprint
+    if table is not None:
+        fingerprint += table.fingerprint()
 
     def folder(side: int | None) -> Path:
         choices = [source.where, columns, side, rows, *([] if geometry == MIDDLE else [geometry])]
+        choices += [] if table is None else [table.path]
         return cache.cache_folder(source.name, fingerprint, *choices)
 
     cached = _cached(folder, image_size, default_size)
     if cached is None:
-        splits, about_source = raw or read_raw_splits(source, columns)
+        if table is None:
+            splits, about_source = raw or read_raw_splits(source, columns)
+        else:
+            splits, about_source = read_labelled_splits(source, table, skip_bad_images)
         splits = few(splits, rows)
         seen = survey(splits)
         if image_size is None and default_size is not None and len(seen.sizes) > 1:
@@ -227,7 +253,7 @@ def _decoded(
     elif not skip_bad_images:  # built by a run that was told to skip
         cache.refuse_bad([line for split in cached.splits.values() for line in split.bad_images])
     # Files that are no images leave the cache as it is: what is said of them is not kept there.
-    return cached._replace(remarks=[*cached.remarks, *about_folder(source)])
+    return cached._replace(remarks=[*cached.remarks, *(about_folder(source) if table is None else [])])
 
 
 def _cached(
@@ -240,25 +266,6 @@ def _cached(
         if found is not None and len(found.sizes) < 2:  # of one size, which somebody else asked to be brought to this
             return None
     return found
-
-
-def _digits(image_size: int | None, geometry: Geometry, rows: int | None) -> Decoded:
-    """scikit-learn's 1,797 scans: 8x8 pixels in 0..16, from the UCI "Optical Recognition of Handwritten Digits"."""
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    chosen = slice(None) if rows is None else few_ids(digits.target, rows)
-    images = (digits.images[chosen] * (255 / 16)).round().astype(np.uint8)[..., None]
-    sizes = {images.shape[1:3]: len(images)}
-    if image_size is not None:
-        scans, size = [Image.fromarray(scan[..., 0]) for scan in images], (image_size, image_size)
-        images = np.stack([to_array(scan, 1, size, None, geometry) for scan in scans])
-    labels = digits.target[chosen].astype(np.int64)
-    names = tuple(f"digits[{number}]" for number in np.arange(len(digits.target))[chosen])
-    splits = {"train": Arrays(images, labels, *cache.describe(images), names=names)}
-    geometry = geometry if image_size is not None else Geometry(geometry.fit)
-    return Decoded(splits, [str(name) for name in digits.target_names], [], {}, sizes, geometry)
 
 
 def _notes(train: Subset, val: Subset, test: Subset, splits: dict[str, Arrays]) -> dict[str, int]:

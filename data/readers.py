@@ -6,13 +6,14 @@ cached (see `data/cache.py`) does without it.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import UserError
 from data import tables
 from data.class_folders import read_class_folders, same_form
 from data.folders import left_out_in_words
+from data.label_files import LabelFile, class_names, read_label_file
 from data.sources import Source
 from data.split_names import named_splits
 
@@ -29,6 +30,7 @@ class RawSplit:
         labels: one int for each sample; -1 where it has none.
         class_names: the name of each label.
         fingerprint: changes when the data changes.
+        groups: a number for each sample, equal for those that belong together; None: each is by itself.
     """
 
     length: int
@@ -36,6 +38,7 @@ class RawSplit:
     labels: list[int]
     class_names: list[str]
     fingerprint: str
+    groups: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,36 @@ class Columns:
         for option, column in (("--image-column", self.image), ("--label-column", self.label)):
             if column is not None:
                 raise UserError(f"{option}: {name} is no table, so it has no columns; leave it out")
+
+
+def read_labelled_splits(
+    source: Source, file: LabelFile, skip_bad_images: bool
+) -> tuple[dict[str, RawSplit], list[str]]:
+    """The splits of a folder of images whose labels are in a table; returns what `read_raw_splits` does.
+
+    Raises:
+        UserError: what is wrong with the table, see `read_label_file`; or a split has classes that train lacks.
+    """
+    if source.folder is None or source.kind != "tree":
+        raise UserError(f"--labels is for a folder of images, which {source.name} is not: leave it out")
+    found = read_label_file(file, source.folder, skip_bad_images)
+    names = class_names(found.splits["train"])
+    number = {name: label for label, name in enumerate(names)}
+    groups = {row.group: index for index, row in enumerate(row for rows in found.splits.values() for row in rows)}
+    splits = {}
+    for split, rows in found.splits.items():
+        unknown = [
+            f"{row.label} (line {row.line})" for row in rows if row.label not in number and row.label is not None
+        ]
+        if unknown:
+            raise UserError(f"--labels {file.path}: {split} has classes that train lacks: {', '.join(unknown[:5])}")
+        labels = [-1 if row.label is None else number[row.label] for row in rows]
+        raw = _raw_split([row.path for row in rows], labels, names)
+        alone = range(-1, -1 - len(rows), -1)  # rows without a group are by themselves
+        numbers = [groups[row.group] if row.group else own for row, own in zip(rows, alone, strict=True)]
+        hidden = split == "test" and max(labels, default=0) < 0
+        splits[UNLABELLED if hidden else split] = replace(raw, groups=numbers if file.group else None)
+    return splits, found.remarks
 
 
 def read_raw_splits(source: Source, columns: Columns) -> tuple[dict[str, RawSplit], list[str]]:

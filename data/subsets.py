@@ -78,7 +78,9 @@ def _few(split: RawSplit, rows: int) -> RawSplit:
     def read(indices: range) -> list[dict]:
         return [image for row in chosen[indices.start : indices.stop] for image in split.read(range(row, row + 1))]
 
-    return replace(split, length=len(chosen), read=read, labels=[split.labels[row] for row in chosen])
+    groups = None if split.groups is None else [split.groups[row] for row in chosen]
+    labels = [split.labels[row] for row in chosen]
+    return replace(split, length=len(chosen), read=read, labels=labels, groups=groups)
 
 
 def few_ids(labels: np.ndarray, rows: int) -> np.ndarray:
@@ -101,8 +103,8 @@ def cut_subsets(
     else:
         test = own["test"] if "test" in own else own["validation"]
     if fold is not None:
-        labels, hashes = train.arrays.labels[train.ids], train.arrays.hashes[train.ids]
-        chosen = stratified_folds(labels, hashes, fold[0], seed) == fold[1]
+        labels = train.arrays.labels[train.ids]
+        chosen = stratified_folds(labels, together(train), fold[0], seed) == fold[1]
         return Subset(train.arrays, train.ids[~chosen]), Subset(train.arrays, train.ids[chosen]), test
     if "test" in own and "validation" in own and val_fraction is None:
         val = own["validation"]
@@ -118,9 +120,24 @@ def cut_subsets(
 
 
 def _carve(part: Subset, fraction: float, seed: int, *, one_of_each: bool = False) -> tuple[Subset, Subset]:
-    labels, hashes = part.arrays.labels[part.ids], part.arrays.hashes[part.ids]
-    rest, carved = stratified_split(labels, hashes, fraction, seed, one_of_each=one_of_each)
+    labels = part.arrays.labels[part.ids]
+    rest, carved = stratified_split(labels, together(part), fraction, seed, one_of_each=one_of_each)
     return Subset(part.arrays, part.ids[rest]), Subset(part.arrays, part.ids[carved])
+
+
+def together(part: Subset) -> np.ndarray:
+    """A number for each sample, uint64 (N,): equal where images are, or belong to one group, or to one by others."""
+    hashes = part.arrays.hashes[part.ids]
+    if part.arrays.groups is None:
+        return hashes
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    _, of_pixels = np.unique(hashes, return_inverse=True)
+    _, of_groups = np.unique(part.arrays.groups[part.ids], return_inverse=True)
+    size = of_pixels.max() + of_groups.max() + 2
+    links = coo_array((np.ones(len(hashes)), (of_pixels, of_pixels.max() + 1 + of_groups)), shape=(size, size))
+    return connected_components(links, directed=False)[1][of_pixels].astype(np.uint64)
 
 
 def check_counts(dataset: str, parts: Subsets, val_fraction: float | None, folds: int | None) -> None:

@@ -2,14 +2,19 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
-from data.decode import UNREADABLE, is_grey, open_image, upright_size
+import numpy as np
+
+from data.decode import UNREADABLE, is_grey, open_image, to_array, upright_size
+from data.geometry import Geometry
 from data.pixel_range import Ranges, extent, settled, union
 from data.readers import RawSplit
 from data.threads import in_threads
 
+FILL_FROM = 1000  # photos whose mean --fit pad fills with
+THUMBNAIL = 64  # pixels that the sides of a JPEG need for that, so that it is decoded at an eighth of its size or so
 CHUNK = 32  # images that a thread reads at once: the cost of a slice is spread, and few encoded photos are in memory
 
 
@@ -78,3 +83,20 @@ def merged(parts: Iterable[Survey]) -> Survey:
         kinds.update(part.kinds)
         ranges = union(ranges, part.ranges)
     return Survey(kinds, settled(ranges))
+
+
+def filled(geometry: Geometry, photos: Iterable[np.ndarray]) -> Geometry:
+    """The geometry with the mean of photos, uint8 (H, W, C) of any sizes, to pad with; each photo counts as much."""
+    means = [photo.reshape(-1, photo.shape[-1]).mean(0) for photo in photos]
+    return replace(geometry, fill=tuple(np.mean(means, 0).round().astype(int).tolist())) if means else geometry
+
+
+def some_photos(split: RawSplit, channels: int, ranges: Ranges) -> Iterator[np.ndarray]:
+    """At most FILL_FROM photos from all over a split, uint8 (H, W, C), small; what cannot be read is passed over."""
+    for number in range(0, split.length, -(-split.length // FILL_FROM)):
+        try:
+            with open_image(split.read(range(number, number + 1))[0]) as image:
+                image.draft(None, (THUMBNAIL, THUMBNAIL))
+                yield to_array(image, channels, None, ranges)
+        except UNREADABLE:
+            continue

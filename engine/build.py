@@ -138,6 +138,9 @@ def _load_data(args: TrainOptions) -> DataSplits:
         image_column=args.image_column,
         label_column=args.label_column,
         geometry=geometry_of(args),
+        labels=args.labels,
+        split_column=args.split_column,
+        group_column=args.group_column,
         long_tail=args.long_tail,
         **of_every_task,
     )

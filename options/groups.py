@@ -86,6 +86,27 @@ class DataOptions:
         of_test=True,
         per_machine=True,
     )
+    labels: str | None = option(
+        None,
+        "table of the labels of a folder of images: .csv, .tsv, .jsonl or .parquet, a row per image (default: "
+        "metadata.csv in the folder, else its folders are the classes)",
+        type=path,
+        metavar="FILE",
+        may_change=True,
+        of_test=True,
+        per_machine=True,
+        classes_only=True,
+    )
+    split_column: str | None = option(
+        None, "column of --labels that says train, validation or test", metavar="NAME", of_test=True, classes_only=True
+    )
+    group_column: str | None = option(
+        None,
+        "column of --labels of what belongs together (a patient, a video): never in two of train, validation and test",
+        metavar="NAME",
+        of_test=True,
+        classes_only=True,
+    )
     image_column: str | None = option(
         None, "image column of a table (default: image, or the only one)", metavar="NAME", of_test=True
     )

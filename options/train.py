@@ -50,6 +50,8 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainOptions:
     args.member_of = None  # set by experiments/multirun.py
     fill_in_defaults(OPTIONS, args)
     args.dataset, args.data_dir = from_anywhere(args.dataset, args.data_dir)
+    if args.labels is not None:
+        args.labels = str(Path(args.labels).absolute())
     if args.pretrained not in (None, HUB):
         args.pretrained = str(Path(weights_file(args.pretrained)).expanduser().absolute())
     if args.match_classes and args.pretrained is None:

@@ -12,10 +12,10 @@ from torchvision.transforms import functional as reference
 
 import train
 from common.errors import UserError
-from data.cache import filled
 from data.dataset import load_images
 from data.decode import fitted, read_image
 from data.geometry import FITS, MIDDLE, Geometry
+from data.survey import filled
 from engine.build import geometry_of
 from engine.checkpoints import best_weights
 from options.groups import TrainOptions
