@@ -126,7 +126,7 @@ def build(
     *,
     image_size: int | None,
     skip_bad_images: bool,
-    geometry: Geometry,
+    geometry: Geometry = MIDDLE,
 ) -> None:
     """Decode all splits into `folder`, which appears whole or not at all; nothing happens where it is there already.
 

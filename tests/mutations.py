@@ -3,7 +3,7 @@
 The promises are numbered as they were given: to survive SIGKILL (1), seeds (2), the ledger of samples (3), workers (4),
 processes (5, also across a resume: 6), evaluation (7), drift (8), learning rates (9), accumulation (10), saving under
 SIGKILL (11) and on a full disk (12), damage (13), pickles (14), signals (15), a killed process (16), NaN (17), bad
-images (18), classes (19), options (20). There is none for 16: that the others end when one process is killed is the
+images (18), classes (19), options (20), photos, tables of labels and rare classes (21). There is none for 16: that the others end when one process is killed is the
 launcher's doing, and that a relaunch goes on is promise 1.
 """
 
@@ -83,14 +83,14 @@ MUTATIONS = [
     Mutation(
         "2 seed ignored by the order",
         "data/loader.py",
-        "key=[seed, epoch]",
-        "key=[0, epoch]",
+        "return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(ids)",
+        "return np.random.Generator(np.random.Philox(key=[0, epoch])).permutation(ids)",
         "tests/test_loader.py::test_an_epoch_is_a_permutation_of_seed_and_epoch",
         "assert len(set(map(tuple, orders))) == 5",
     ),
     Mutation(
         "2 seed ignored by augmentation",
-        "data/augment/batch.py",
+        "data/augment/draws.py",
         "for number in (seed, epoch, stream, indices):",
         "for number in (0, epoch, stream, indices):",
         "tests/test_augment.py::test_another_epoch_seed_or_index_gives_another_draw[crop=5]",
@@ -122,7 +122,7 @@ MUTATIONS = [
     ),
     Mutation(
         "4 augmentation drawn by the place in the batch",
-        "data/augment/batch.py",
+        "data/augment/draws.py",
         "for number in (seed, epoch, stream, indices):",
         "for number in (seed, epoch, stream, torch.arange(len(indices))):",
         "tests/test_augment.py::test_a_samples_augmentation_does_not_depend_on_its_batch[crop=5-1]",
@@ -336,5 +336,30 @@ MUTATIONS = [
         "if False:",
         BAD_INPUT + "what_cannot_be_trained_is_refused[--batch-size 4000]",
         "train.main(",
+    ),
+    Mutation(
+        "21 prediction cuts photos that training padded",
+        "tasks/inference.py",
+        "read_image(path, task.image_shape, task.ranges, task.geometry)",
+        "read_image(path, task.image_shape, task.ranges)",
+        "tests/test_geometry.py::test_prediction_prepares_a_photo_as_training_did[pad]",
+        "assert np.array_equal(images, part.arrays.images[part.ids])",
+    ),
+    Mutation(
+        "21 groups not kept together",
+        "data/subsets.py",
+        "    if part.arrays.groups is None:",
+        "    if True:",
+        "tests/test_label_files.py::test_a_group_is_never_in_two_parts[None]",
+        "assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]",
+    ),
+    Mutation(
+        "21 balanced sampling forgets the epoch",
+        "data/loader.py",
+        "random = np.random.Generator(np.random.Philox(key=[seed, epoch]))",
+        "random = np.random.Generator(np.random.Philox(key=[seed, 0]))",
+        "tests/test_imbalance.py::"
+        "test_balanced_sampling_shows_classes_by_their_share_and_images_of_one_equally_often[0.0-shares0]",
+        "assert not np.array_equal(order, balanced_order(ids, labels, power, 1, 4))",
     ),
 ]

@@ -13,12 +13,13 @@ from torchvision.transforms import functional as reference
 import train
 from common.errors import UserError
 from data.dataset import load_images
-from data.decode import fitted, read_image
+from data.decode import fitted
 from data.geometry import FITS, MIDDLE, Geometry
 from data.survey import filled
 from engine.build import geometry_of
 from engine.checkpoints import best_weights
 from options.groups import TrainOptions
+from tasks.inference import read_images
 from tests.conftest import fresh_process, predict
 
 SIZES = [(90, 60), (60, 90), (64, 64), (200, 40), (31, 47)]  # (width, height)
@@ -102,9 +103,8 @@ def test_prediction_prepares_a_photo_as_training_did(fit: str, photos: Path, tmp
     assert task.geometry == Geometry(fit, 0.9 if fit == "crop" else 1.0, task.geometry.fill)
     data = load_images(str(photos), image_size=24, geometry=Geometry(fit, task.geometry.crop_pct))
     for part in (data.train, data.test):
-        for name, id in zip(part.names(), part.ids, strict=True):
-            found = read_image(Path(name), task.image_shape, task.ranges, task.geometry)
-            assert np.array_equal(found, part.arrays.images[id])
+        _, images = read_images([Path(name) for name in part.names()], task, [])
+        assert np.array_equal(images, part.arrays.images[part.ids])
     code, _, error = predict(capsys, "--weights", run)
     assert (code, error) == (0, "")
     (again,) = run.glob("*/test.json")
