@@ -3,8 +3,8 @@
 The promises are numbered as they were given: to survive SIGKILL (1), seeds (2), the ledger of samples (3), workers (4),
 processes (5, also across a resume: 6), evaluation (7), drift (8), learning rates (9), accumulation (10), saving under
 SIGKILL (11) and on a full disk (12), damage (13), pickles (14), signals (15), a killed process (16), NaN (17), bad
-images (18), classes (19), options (20), photos, tables of labels and rare classes (21). There is none for 16: that the others end when one process is killed is the
-launcher's doing, and that a relaunch goes on is promise 1.
+images (18), classes (19), options (20), photos, tables of labels and rare classes (21). There is none for 16: that the
+others end when one process is killed is the launcher's doing, and that a relaunch goes on is promise 1.
 """
 
 from dataclasses import dataclass
