@@ -177,7 +177,7 @@ def build_splits(
     """
     shape = train.arrays.images.shape[1:]
     notes = _notes(train, val, test, decoded.splits)
-    about_sizes = remarks.of_sizes(decoded.sizes, shape[:2], decoded.geometry, by_default)
+    about_sizes = remarks.of_sizes(decoded.sizes, shape[:2], decoded.geometry, by_default, targets is not None)
     moments = train.arrays.moments[train.ids].mean(0)
     about_source = [f"note: {sentence}" for sentence in decoded.remarks]
     hidden = decoded.splits.get(UNLABELLED)

@@ -12,7 +12,7 @@ FEW = 5  # images of a class; a fifth of fewer is less than one
 NAMED_AT_ONCE = 5
 MUCH = 0.2  # of a photo that is cut off
 HOW = {
-    "crop": "resized, middle cut out",
+    "crop": "shorter side resized, middle cut",
     "pad": "resized, padded with the mean of train",
     "stretch": "stretched",
 }
@@ -62,7 +62,7 @@ def _classes(labels: np.ndarray) -> str:
 
 
 def of_sizes(
-    sizes: Mapping[tuple[int, int], int], shape: tuple[int, int], geometry: Geometry, by_default: bool
+    sizes: Mapping[tuple[int, int], int], shape: tuple[int, int], geometry: Geometry, by_default: bool, pairs: bool
 ) -> list[str]:
     """Sentences about what was done to images that were not of one size, or not of this one.
 
@@ -71,6 +71,7 @@ def of_sizes(
         shape: the (height, width) that they were brought to.
         geometry: how.
         by_default: nobody asked for this one.
+        pairs: they are inputs of pairs, for which there is no other way.
     """
     if not sizes.keys() - {shape}:
         return []
@@ -80,12 +81,13 @@ def of_sizes(
     same_form = all(height * shape[1] == width * shape[0] for height, width in sizes)
     how = "resized" if same_form and geometry.crop_pct == 1 else HOW[geometry.fit]
     size = f"{shape[1]}x{shape[0]}" + (", the model's own (--image-size gives another)" if by_default else "")
+    told = [f"{sum(sizes.values()):,} photos of {of}, brought to {size}: {how}"]
     left_out = _median({own: geometry.share_left_out(own, shape) for own in sizes}, sizes)
-    warning = f"warning: --fit crop cuts off {left_out:.0%} of the median photo; --fit pad or stretch keeps all of it"
-    return [
-        f"{sum(sizes.values()):,} photos of {of}, brought to {size}: {how}",
-        *([warning] if left_out > MUCH else []),
-    ]
+    if left_out > MUCH and not pairs:
+        told.append(
+            f"warning: --fit crop cuts off {left_out:.0%} of the median photo; --fit pad or stretch keeps it all"
+        )
+    return told
 
 
 def _median(values: Mapping[Any, float], counts: Mapping[Any, int]) -> float:

@@ -122,7 +122,7 @@ def test_pad_fills_with_the_mean_of_train(photos: Path, own_cache) -> None:
 
 def test_a_warning_says_how_much_crop_cuts_off_the_median_photo(photos: Path, own_cache) -> None:
     # The sizes leave out 1/3, 1/3, 0, 4/5 and 16/47 of their photos.
-    assert "warning: --fit crop cuts off 33% of the median photo; --fit pad or stretch keeps all of it" in (
+    assert "warning: --fit crop cuts off 33% of the median photo; --fit pad or stretch keeps it all" in (
         load_images(str(photos), image_size=24).remarks
     )
     for fit in ("pad", "stretch"):

@@ -32,7 +32,15 @@ def test_defaults_follow_from_other_options():
 
 
 def test_a_resumed_run_may_differ_in_what_does_not_change_its_results_alone():
-    results = {"dataset", "epochs", "patience", "cpu", "compile", "pretrained"}  # images are compared themselves
+    results = {
+        "dataset",
+        "epochs",
+        "patience",
+        "cpu",
+        "compile",
+        "pretrained",
+        "labels",
+    }  # images are compared themselves
     where = {"data_dir", "output_dir", "track", "log_every", "checkpoint_every", "keep", "workers", "verbose"}
     commands = {"recipe", "resume", "run_name", "max_time", "seeds", "sweep", "ensemble", "member_of"}
     assert {name for name, option in OPTIONS.items() if not option.must_match} == results | where | commands

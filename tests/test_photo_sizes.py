@@ -63,7 +63,10 @@ def test_images_of_one_size_stay_as_they_are_and_nothing_is_said(tree, own_cache
     args, data = loaded("--dataset", root, "--model", "timm/resnet18")
     assert (data.shape, args.image_size, data.remarks) == ((20, 30, 3), None, [])
     _, data = loaded("--dataset", root, "--image-size", "64")
-    assert data.remarks == ["20 photos of 30x20, brought to 64x64: shorter side resized, middle cut"]
+    assert data.remarks == [
+        "20 photos of 30x20, brought to 64x64: shorter side resized, middle cut",
+        "warning: --fit crop cuts off 33% of the median photo; --fit pad or stretch keeps it all",
+    ]
     args, data = loaded("--dataset", root, "--model", "cnn")  # whose own size is the one that is now cached too
     assert (data.shape, args.image_size) == ((20, 30, 3), None)
 
