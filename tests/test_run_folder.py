@@ -61,7 +61,8 @@ def test_the_figures_of_an_epoch_are_complete(demo: Path) -> None:
     epochs = strict(demo / "train.json")["epochs"]
     assert [epoch["epoch"] for epoch in epochs] == list(range(1, 21))
     wanted = {"epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"}
-    assert all(set(epoch) == wanted | {"images_per_second"} for epoch in epochs)
+    wanted |= {"val_macro_f1", "val_balanced_accuracy", "images_per_second"}
+    assert all(set(epoch) == wanted for epoch in epochs)
     environment = strict(demo / "environment.json")
     assert environment["sameloop"] == VERSION
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
