@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.runtime.signals import StopRequest
 from tests.conftest import REPOSITORY
 
 OPTIONS = "train.py --cpu --dataset digits --model mlp --track none --epochs 1 --limit-train 320".split()
@@ -50,3 +51,16 @@ def test_in_the_test_report_it_says_how_to_finish_that(tmp_path: Path) -> None:
     printed, error = again.communicate(timeout=120)
     assert (again.returncode, error) == (0, "") and "step 20 of 20" in printed
     assert {path.name for path in run.iterdir()} >= REPORT
+
+
+def test_a_library_that_takes_the_end_for_an_error_of_its_own_changes_nothing(capfd: pytest.CaptureFixture) -> None:
+    """As pybind11 does while it converts arguments, where a signal is heard too."""
+    with pytest.raises(SystemExit) as ended, StopRequest():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except SystemExit:
+            raise TypeError("incompatible function arguments") from None
+    assert ended.value.code == 130
+    assert capfd.readouterr().err.count("stopped before the first step") == 1
+    with pytest.raises(TypeError, match="a bug"), StopRequest():  # without a signal an error is an error
+        raise TypeError("a bug")

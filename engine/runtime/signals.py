@@ -61,13 +61,17 @@ class StopRequest:
         launcher.follow()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         self._left.set()
         if self._told is not None:
             signal.set_wakeup_fd(self._told_before)
             self._told.close()
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        # Compiled libraries that are converting arguments when a signal comes take its SystemExit for an argument of a
+        # wrong type (pybind11, so matplotlib): the end that it asked for, and has been told of, stands.
+        if isinstance(error, Exception) and self.exit_code is not None and not self.patient:
+            sys.exit(self.exit_code)
 
     def _note(self, number: int, _frame: object) -> None:
         if number == getattr(signal, "SIGHUP", None):
