@@ -47,9 +47,11 @@ def begin(args: TrainOptions, accelerator: "Accelerator", data: "DataSplits", st
     from engine.optim.ema import EMA
     from engine.optim.factory import build_optimizer
     from engine.run import Parts
+    from engine.runtime import agreement
     from models import summary
 
     args = build.resolve(args, data, accelerator.num_processes)
+    agreement.check_options(args)  # and what has been filled in
     task = build.build_task(args, data, accelerator.device)
     plan = build.plan_steps(args, len(data.train), accelerator.num_processes)
     sharded = accelerator.is_fsdp2

@@ -16,10 +16,15 @@ from options.groups import OPTIONS, TrainOptions
 def check_options(args: TrainOptions) -> None:
     """To be called by all processes.
 
+    What a run fills in is compared where all have it: at a resume the machine that has the run's folder knows it from
+    the start, the others when they have looked at data and weights.
+
     Raises:
         UserError: their options differ, on every process; names the first few.
     """
-    options = {OPTIONS[name].flag: str(value) for name, value in vars(args).items() if not OPTIONS[name].per_machine}
+    values = {name: getattr(args, name) for name, found in OPTIONS.items() if not found.per_machine}
+    known = {name: value for name, value in values.items() if value is not None or not OPTIONS[name].filled_in}
+    options = {OPTIONS[name].flag: str(value) for name, value in known.items()}
     pretrained = Path(args.pretrained or "hub")
     if pretrained.is_file():
         with pretrained.open("rb") as file:
@@ -47,10 +52,10 @@ def _differing(mine: dict[str, str]) -> str:
     """What is not the same on all processes, in words: what the first has, and the first process that differs."""
     first, *others = gather_object([mine])
     words = []
-    for name in first:
-        rank = next((rank for rank, other in enumerate(others, 1) if other.get(name) != first[name]), None)
+    for name in filter(lambda name: all(name in other for other in others), first):
+        rank = next((rank for rank, other in enumerate(others, 1) if other[name] != first[name]), None)
         if rank is not None:
-            words.append(f"{name} is {first[name]} on process 0 and {others[rank - 1].get(name)} on process {rank}")
+            words.append(f"{name} is {first[name]} on process 0 and {others[rank - 1][name]} on process {rank}")
     return ", ".join(words[:3])
 
 
