@@ -180,8 +180,8 @@ def _rows(file: LabelFile, table: "pandas.DataFrame", folder: Folder) -> tuple[l
     for line, (_, row) in enumerate(table.iterrows(), first_line):
         found = find(row[image])
         if len(found) != 1:
-            which = f"several images, {found[0]} and {found[1]}" if found else "no image"
-            faults.append(f"line {line}: {which} {row[image]!r}" if not found else f"line {line}: {which}")
+            which = f"several images, {found[0]} and {found[1]}" if found else f"no image {row[image]!r}"
+            faults.append(f"line {line}: {which}")
             continue
         value = None if row[label] in ("", "-1") else same_form(row[label])
         rows.append(Row(line, found[0], value, row[split] if split else "", row[group] if group else ""))
