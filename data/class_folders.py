@@ -16,12 +16,12 @@ class ClassFolders:
     """What a folder of class folders holds.
 
     Attributes:
-        splits: the images of each class, by split: "train", and "validation" and "test" where there are such.
+        splits: the folder of each class, by split: "train", and "validation" and "test" where there are such.
         unlabelled: images of a test split that has no class folders.
         remarks: what was left out, and how the folders were understood where they could be understood otherwise.
     """
 
-    splits: dict[str, dict[str, list[Path]]]
+    splits: dict[str, dict[str, Folder]]
     unlabelled: list[Path]
     remarks: list[str]
 
@@ -60,8 +60,8 @@ def read_class_folders(root: Folder) -> ClassFolders:
         unlabelled = folders.pop("test").images_here()
     splits = {split: _classes(folder, split) for split, folder in folders.items()}
     left_out = root.left_out()
-    read = len(unlabelled) + sum(len(images) for classes in splits.values() for images in classes.values())
-    left_out["beside the class folders"] = _count(root) - read - sum(map(_count, others))
+    read = len(unlabelled) + sum(folder.count_images() for classes in splits.values() for folder in classes.values())
+    left_out["beside the class folders"] = root.count_images() - read - sum(other.count_images() for other in others)
     if +left_out:
         remarks.append(left_out_in_words(+left_out))
     return ClassFolders(splits, unlabelled, remarks)
@@ -87,7 +87,8 @@ def _split_folders(root: Folder) -> tuple[dict[str, Folder], list[Folder], list[
         return {"train": root}, [], [remark]
     found = named_splits(called, str(root.path))
     others = [name for name in full if name not in found.values()]
-    remarks = [f"the folder {name}/ is left out: {_count(full[name]):,} images that no split holds" for name in others]
+    counts = {name: full[name].count_images() for name in others}
+    remarks = [f"the folder {name}/ is left out: {n:,} images that no split holds" for name, n in counts.items()]
     empty = [folder.path.name for folder in root.folders() if not folder.holds_images()]
     remarks += [f"the folder {name}/ is left out: it holds no image" for name in empty if splits_in(name)]
     return {split: _unwrapped(full[name]) for split, name in found.items()}, [full[name] for name in others], remarks
@@ -105,32 +106,27 @@ def _is_flat(folder: Folder) -> bool:
     return bool(folder.images_here()) and not any(inner.holds_images() for inner in folder.folders())
 
 
-def _classes(root: Folder, split: str) -> dict[str, list[Path]]:
-    """The images of each class, in the order of the classes' names."""
+def _classes(root: Folder, split: str) -> dict[str, Folder]:
+    """The folder of each class, in the order of the classes' names."""
     folders = root.folders()
     if not folders:
         raise UserError(f"the folder {root.path} has no folder for each class: put images into <class name>/ in it")
-    found: dict[str, list[Path]] = {}
+    found: dict[str, Folder] = {}
     names: dict[str, Path] = {}
     for folder in folders:
-        images = list(folder.images())
         other = names.setdefault(same_form(folder.path.name), folder.path)
         if other != folder.path:
             raise UserError(
                 f"the class folders {other} and {folder.path} differ in the form of their accents alone: merge them"
             )
-        if images:
-            found[folder.path.name] = images
+        if folder.holds_images():
+            found[folder.path.name] = folder
         elif split == "train":  # another split may lack a class
             raise UserError(
                 f"the class folder {folder.path} holds no image{in_brackets(folder.left_out())}: put images there or "
                 "remove the folder"
             )
     return found
-
-
-def _count(folder: Folder) -> int:
-    return sum(1 for _ in folder.images())
 
 
 def _listed(names: list[str]) -> str:

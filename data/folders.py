@@ -30,12 +30,13 @@ class Folder:
 
     Attributes:
         path: of the folder.
-        entries: files and folders, in the order of their names.
+        entries: names of files, and folders, in the order of their names. Of a million files paths would take a
+            gigabyte: they are made as they are asked for.
         passed_over: how many files directly in it are neither, by reason: broken links, files in folders "__name".
     """
 
     path: Path
-    entries: tuple["Path | Folder", ...]
+    entries: tuple["str | Folder", ...]
     passed_over: Counter[str] = field(default_factory=Counter)
 
     def folders(self) -> list["Folder"]:
@@ -44,23 +45,36 @@ class Folder:
 
     def files(self) -> Iterator[Path]:
         """All files below it, in the order of their paths."""
+        return map(Path, self.file_names())
+
+    def file_names(self) -> Iterator[str]:
+        """The same as text, which is a third of the work where there are very many."""
+        prefix = str(self.path / "_")[:-1]
         for entry in self.entries:
             if isinstance(entry, Folder):
-                yield from entry.files()
+                yield from entry.file_names()
             else:
-                yield entry
+                yield prefix + entry
 
     def images(self) -> Iterator[Path]:
         """All files below it that have an image's suffix, in the order of their paths."""
-        return (path for path in self.files() if is_image(path))
+        return (Path(name) for name in self.file_names() if is_image(name))
+
+    def count_images(self) -> int:
+        """How many images there are below it."""
+        return sum(map(is_image, self.file_names()))
 
     def holds_images(self) -> bool:
         """Whether there is any image below it."""
-        return next(self.images(), None) is not None
+        return any(map(is_image, self.file_names()))
+
+    def files_here(self) -> list[Path]:
+        """The files directly in it."""
+        return [self.path / entry for entry in self.entries if isinstance(entry, str)]
 
     def images_here(self) -> list[Path]:
         """The images directly in it."""
-        return [entry for entry in self.entries if isinstance(entry, Path) and is_image(entry)]
+        return [path for path in self.files_here() if is_image(path)]
 
     def left_out(self) -> Counter[str]:
         """How many of the files below it are no images, by suffix or another reason."""
@@ -69,13 +83,14 @@ class Folder:
             if isinstance(entry, Folder):
                 counts += entry.left_out()
             elif not is_image(entry):
-                counts[entry.suffix.lower() or "without suffix"] += 1
+                counts[Path(entry).suffix.lower() or "without suffix"] += 1
         return counts
 
 
-def is_image(path: Path) -> bool:
+def is_image(path: str | Path) -> bool:
     """Whether a file's name has the suffix of an image."""
-    return path.suffix.lower() in image_suffixes()
+    _, dot, suffix = str(path).rpartition(".")
+    return dot + suffix.lower() in image_suffixes()
 
 
 def left_out_in_words(left_out: Counter[str]) -> str:
@@ -97,27 +112,27 @@ def walk(path: Path, above: tuple[Path, ...] = ()) -> Folder:
         UserError: a folder that may not be looked into.
     """
     above = (*above, path.resolve())
-    entries: list[Path | Folder] = []
+    entries: list[str | Folder] = []
     passed_over: Counter[str] = Counter()
-    for entry, kind in _entries(path):
-        if kind == "folder" and entry.resolve() in above:
+    for name, kind in _entries(path):
+        if kind == "folder" and (path / name).resolve() in above:
             continue
-        inside = walk(entry, above) if kind == "folder" else None
+        inside = walk(path / name, above) if kind == "folder" else None
         if kind == "broken":
             passed_over["broken links"] += 1
-        elif inside and entry.name.startswith("__"):  # what archives and Python keep for themselves
-            passed_over[f"in {entry.name}/"] += sum(1 for _ in inside.files())
+        elif inside and name.startswith("__"):  # what archives and Python keep for themselves
+            passed_over[f"in {name}/"] += sum(1 for _ in inside.files())
         else:
-            entries.append(inside or entry)
+            entries.append(inside or name)
     return Folder(path, tuple(entries), +passed_over)
 
 
-def _entries(folder: Path) -> list[tuple[Path, str]]:
-    """(path, "folder", "file" or "broken") of all in a folder but what is hidden, in the order of the names."""
+def _entries(folder: Path) -> list[tuple[str, str]]:
+    """(name, "folder", "file" or "broken") of all in a folder but what is hidden, in the order of the names."""
     try:
         with os.scandir(folder) as found:  # which knows what is a folder without asking the disk for each
             entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
-        return [(Path(e.path), "folder" if e.is_dir() else "file" if e.is_file() else "broken") for e in entries]
+        return [(e.name, "folder" if e.is_dir() else "file" if e.is_file() else "broken") for e in entries]
     except OSError as error:
         raise UserError(f"cannot look into {folder}: {error.strerror}; make it readable, or move it away") from error
 

@@ -81,8 +81,7 @@ class Labelled:
 
 def find_metadata(folder: Folder) -> LabelFile | None:
     """The metadata.csv that lies directly in a folder of images, if it has a column of labels."""
-    there = [entry for entry in folder.entries if isinstance(entry, Path) and entry.name in METADATA]
-    for path in there:
+    for path in (path for path in folder.files_here() if path.name in METADATA):
         columns = list(_read(path))
         label = next((name for name in LABEL_COLUMNS if name in columns), None)
         if "file_name" in columns and label:

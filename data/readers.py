@@ -12,7 +12,7 @@ from pathlib import Path
 from common.errors import UserError
 from data import tables
 from data.class_folders import read_class_folders, same_form
-from data.folders import left_out_in_words
+from data.folders import Folder, left_out_in_words
 from data.label_files import LabelFile, class_names, read_label_file
 from data.sources import Source
 from data.split_names import named_splits
@@ -160,13 +160,13 @@ def _tree_splits(source: Source) -> tuple[dict[str, RawSplit], list[str]]:
     return splits, []
 
 
-def _tree_split(classes: dict[str, list[Path]], train_names: list[str]) -> RawSplit:
+def _tree_split(classes: dict[str, Folder], train_names: list[str]) -> RawSplit:
     """A split of class folders, numbered as the train split's are, if that has all of them."""
     number = {same_form(name): label for label, name in enumerate(train_names)}
     known = all(same_form(name) in number for name in classes)
     own = number if known else {same_form(name): label for label, name in enumerate(classes)}
-    labels = [own[same_form(name)] for name, images in classes.items() for _ in images]
-    paths = [path for images in classes.values() for path in images]
+    labels = [own[same_form(name)] for name, folder in classes.items() for _ in range(folder.count_images())]
+    paths = [path for folder in classes.values() for path in folder.images()]
     return _raw_split(paths, labels, train_names if known else list(classes))
 
 
