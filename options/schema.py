@@ -150,5 +150,5 @@ def fill_in_defaults(options: Mapping[str, Option], args: argparse.Namespace) ->
 
 
 def given(options: Mapping[str, Option], args: argparse.Namespace) -> list[str]:
-    """Those that differ from their defaults, as they are typed."""
-    return [found.flag for name, found in options.items() if getattr(args, name) != found.default]
+    """Those that differ from their defaults, and from what they were before there was such an option, as typed."""
+    return [found.flag for name, found in options.items() if getattr(args, name) not in (found.default, found.earlier)]

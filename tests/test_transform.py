@@ -214,6 +214,9 @@ def test_pairs_of_ones_own_are_learnt_and_tested_on_what_is_held_out(tmp_path: P
     assert "200" not in capsys.readouterr().err
     code, out, _ = predict(capsys, "--weights", tmp_path / "run" / "best.pth")
     assert code == 0 and "40 images" in out
+    fresh_process()
+    resumed = train.main(["--resume", str(tmp_path / "run"), "--cpu"])  # done and reported: there is nothing to do
+    assert resumed["accuracy"] == test["accuracy"]
 
 
 def test_pairs_that_do_not_match_are_refused_by_name(tmp_path: Path, capsys) -> None:
