@@ -89,10 +89,14 @@ class Task(ABC):
 
     def normalise(self, images: Tensor, jitter: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W), jittered where `Augment.jitter` says how."""
-        shift, scale = self._shift, self._scale
-        if jitter is not None:
-            shift, scale = (shift + jitter[0]) * jitter[1], scale * jitter[1]
-        normalised = torch.addcmul(shift, images.float(), scale)
+        if jitter is None:
+            # By whole rows: broadcast over three channels it takes twice as long.
+            width, rows = images.shape[2], images.flatten(2).float()
+            torch.addcmul(self._shift.repeat(width), rows, self._scale.repeat(width), out=rows)
+            normalised = rows.view(images.shape)
+        else:
+            shift, scale = (self._shift + jitter[0]) * jitter[1], self._scale * jitter[1]
+            normalised = torch.addcmul(shift, images.float(), scale)
         return normalised.permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format)
 
     @classmethod
