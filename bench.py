@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 LEAST_RATIO = 0.9
 # Of the budget: what compiles, and learns, takes most.
-WEIGHTS = {"forward": 3, "train": 3, "loop": 2, "conv": 2, "data": 1, "transform": 3}
+ITS_OWN_BATCHES = ("decode", "transform")  # whatever --batch-sizes says
+WEIGHTS = {"forward": 3, "train": 3, "loop": 2, "conv": 2, "data": 1, "decode": 1, "transform": 3}
 
 
 def bench(args: BenchOptions) -> int:
@@ -88,7 +89,7 @@ def _refuse_early(args: BenchOptions, accelerator: "Accelerator") -> None:
 
 def _measure(args: BenchOptions, accelerator: "Accelerator", budget: "Budget") -> Iterator["Section"]:
     """One bench after another, for each batch size, as long as there is time."""
-    parts = [(what, size) for what in args.what for size in (args.batch_sizes if what != "transform" else [0])]
+    parts = [(what, size) for what in args.what for size in ([0] if what in ITS_OWN_BATCHES else args.batch_sizes)]
     for (what, batch_size), share in zip(parts, budget.divide([WEIGHTS[what] for what, _ in parts]), strict=True):
         if share.is_spent() and (what, batch_size) != parts[0]:
             console.say(f"{what}: left out, as --budget {args.budget} is spent; give it more seconds\n")
@@ -103,11 +104,13 @@ def _measure(args: BenchOptions, accelerator: "Accelerator", budget: "Budget") -
 def _measure_part(
     what: str, args: BenchOptions, accelerator: "Accelerator", batch_size: int, budget: "Budget"
 ) -> Iterator["Section"]:
-    from benches import conv, data, forward, loop, transform
+    from benches import conv, data, decode, forward, loop, transform
 
     device, precision = accelerator.device, accelerator.mixed_precision
     if what == "transform":
         yield transform.measure(args, accelerator, budget)
+    elif what == "decode":
+        yield decode.measure(args, budget)
     elif what == "loop":
         yield loop.measure(args, accelerator, batch_size, train.begin, train.steps, budget)
     elif what == "conv":

@@ -13,7 +13,7 @@ from benches.images import make_images
 from benches.report import Row, Section
 from benches.timing import calls_for, interleave, warm_up
 from data.dataset import DataSplits
-from data.loader import ArrayDataset
+from data.loader import ImageDataset
 from engine.build import build_task
 from options.bench import BenchOptions
 
@@ -53,8 +53,8 @@ def _whole_batch(
     """Inputs float32 (B, C, H, W) as train.py makes them."""
     augment = f"flip,crop={padding}" if padding else "none"
     options = replace(args, augment=augment)
-    task, dataset = build_task(options, data, device), ArrayDataset(data.train.arrays)
-    return lambda: task.training_batch(dataset.__getitems__(ids).to(device), 0)[0]
+    task, dataset = build_task(options, data, device), ImageDataset(data.train.arrays)
+    return lambda: task.training_batch(dataset.batch(ids).to(device), 0)[0]
 
 
 def _one_by_one(data: DataSplits, ids: np.ndarray, device: torch.device, padding: int | None) -> Callable[[], Tensor]:

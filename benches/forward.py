@@ -13,7 +13,7 @@ from benches.report import Row, Section
 from benches.step import autocast, training_step
 from benches.timing import calls_for, interleave, warm_up
 from benches.variants import EAGER, MODES, OWN_LAYERS, check_pays, check_time, why_not
-from data.loader import ArrayDataset
+from data.loader import ImageDataset
 from engine.build import build_model, build_task
 from options.bench import BenchOptions
 from tasks.base import Task
@@ -89,7 +89,7 @@ def _prepare(
     options = replace(args, channels_last=variant.channels_last)
     data = make_images(args.image_size, args.channels, batch_size)
     task = build_task(options, data, device)
-    batch = ArrayDataset(data.train.arrays).__getitems__(data.train.ids).to(device)
+    batch = ImageDataset(data.train.arrays).batch(data.train.ids).to(device)
     inputs, targets = task.inputs(batch.images), task.targets(batch)
     model = build_model(options, task, data, sharded=False).to(device)
     if what == "forward":

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.cache import Arrays
+from data.arrays import Arrays
 from data.dataset import DataSplits, Subset
 
 NUM_CLASSES = 10

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from benches.budget import Budget
 from benches.images import make_images
 from data.dataset import DataSplits
-from data.loader import ArrayDataset
+from data.loader import ImageDataset
 from engine.build import build_model, build_task
 from engine.optim.factory import build_optimizer
 from engine.optim.schedule import set_lr
@@ -71,10 +71,10 @@ def in_words(model: str, model_args: dict) -> str:
 def _train(model: nn.Module, task: Transformation, data: DataSplits, lr: float, steps: int) -> None:
     """Take so many steps, the learning rate falling to 0."""
     optimizer = build_optimizer(model, "adamw", lr=lr, momentum=0.9, weight_decay=0.0)
-    dataset, generator = ArrayDataset(data.train.arrays), np.random.default_rng(0)
+    dataset, generator = ImageDataset(data.train.arrays), np.random.default_rng(0)
     for step in range(steps):
         ids = generator.choice(data.train.ids[:TRAIN], BATCH_SIZE)
-        inputs, targets = task.training_batch(dataset.__getitems__(ids).to(task.device), 0)
+        inputs, targets = task.training_batch(dataset.batch(ids).to(task.device), 0)
         set_lr(optimizer, lr * (1 - step / steps))
         task.loss(model(inputs), targets).backward()
         optimizer.step()

@@ -3,21 +3,21 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from common.errors import UserError
-from data import cache, digits, remarks
-from data.cache import Arrays, Decoded
+from data import remarks
+from data.arrays import Arrays, Decoded
 from data.class_folders import alike
 from data.geometry import MIDDLE, Geometry
 from data.label_files import LabelFile, find_metadata
+from data.live import LiveImages
 from data.pixel_range import Ranges
-from data.readers import UNLABELLED, Columns, about_folder, read_labelled_splits, read_raw_splits
+from data.prepare import Wanted, prepare
+from data.readers import UNLABELLED, Columns
 from data.sources import Source, find_source
-from data.subsets import Subset, check_classes, check_counts, cut_subsets, few, long_tailed, subsample
-from data.survey import survey
+from data.subsets import Subset, check_classes, check_counts, cut_subsets, long_tailed, subsample
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class DataSplits:
         ranges: of values of more than eight bits: what became 0 and 255, to prepare other images by.
         image_size: side in pixels that images of many sizes were brought to where nobody had said which; else None.
         geometry: how they were brought to it, to prepare other images by.
+        live: whether they are decoded whenever they are asked for.
     """
 
     name: str
@@ -54,6 +55,7 @@ class DataSplits:
     ranges: Ranges = field(default_factory=dict)
     image_size: int | None = None
     geometry: Geometry = MIDDLE
+    live: bool = False
 
     def fingerprints(self) -> dict[str, str]:
         """Of "train", "validation" and "test" a hash of the images' pixels, labels and order, to know them again."""
@@ -107,9 +109,10 @@ def load_images(
     split_column: str | None = None,
     group_column: str | None = None,
     long_tail: float | None = None,
+    decode: str = "cache",
     seed: int = 0,
 ) -> DataSplits:
-    """Find, decode (once; see `data/cache.py`) and split a data set.
+    """Find, prepare (see `data/prepare.py`) and split a data set.
 
     Args:
         dataset: a name, a Hub id, or a folder of parquet files or of images in one folder a class.
@@ -129,6 +132,7 @@ def load_images(
         labels: a table of the labels of a folder of images; None: metadata.csv in it, else its folders are classes.
         split_column, group_column: of that table.
         long_tail: thin train out, class after class, down to so many times fewer images.
+        decode: images once, "cache", at every step, "live", or as there is room, "auto".
         image_column, label_column: of a table; None: "image" and "label", or the only ones of such a type.
         seed: of the validation part, the folds, `limit_train` and `limit_val`.
 
@@ -138,7 +142,8 @@ def load_images(
     source = find_source(dataset, data_dir)
     columns = Columns(image_column, label_column, coarse)
     table = _label_file(source, labels, columns, split_column, group_column)
-    decoded = _decoded(source, columns, table, image_size, default_size, geometry, rows, skip_bad_images)
+    wanted = Wanted(decode, image_size, default_size, geometry, rows, skip_bad_images)
+    decoded = prepare(source, columns, table, wanted)
     splits, class_names, about_source, *_ = decoded
     if len(class_names) < 2:
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
@@ -176,6 +181,7 @@ def build_splits(
     `by_default`: the images were of many sizes, and nobody said which to bring them to.
     """
     shape = train.arrays.images.shape[1:]
+    live = isinstance(train.arrays.images, LiveImages)
     notes = _notes(train, val, test, decoded.splits)
     about_sizes = remarks.of_sizes(decoded.sizes, shape[:2], decoded.geometry, by_default, targets is not None)
     moments = train.arrays.moments[train.ids].mean(0)
@@ -197,6 +203,7 @@ def build_splits(
         ranges=decoded.ranges,
         image_size=shape[0] if by_default else None,
         geometry=decoded.geometry,
+        live=live,
     )
 
 
@@ -209,63 +216,6 @@ def _label_file(
     if split_column is not None or group_column is not None:
         raise UserError("--split-column and --group-column are of the table --labels: give that too, or leave them out")
     return find_metadata(source.folder) if source.kind == "tree" and source.folder is not None else None
-
-
-def _decoded(
-    source: Source,
-    columns: Columns,
-    table: LabelFile | None,
-    image_size: int | None,
-    default_size: Callable[[], int] | None,
-    geometry: Geometry,
-    rows: int | None,
-    skip_bad_images: bool,
-) -> Decoded:
-    if source.kind == "digits" and table is not None:
-        raise UserError("--labels is for a folder of images: give one by --dataset, or leave it out")
-    if source.kind in ("digits", "tree") and table is None:
-        columns.refuse(source.name)
-    if source.kind == "digits":
-        return digits.load(image_size, geometry, rows)
-    raw = None if source.fingerprint else read_raw_splits(source, columns)
-    fingerprint = source.fingerprint or raw[0]["train"].fingerprint
-    if table is not None:
-        fingerprint += table.fingerprint()
-
-    def folder(side: int | None) -> Path:
-        choices = [source.where, columns, side, rows, *([] if geometry == MIDDLE else [geometry])]
-        choices += [] if table is None else [table.path]
-        return cache.cache_folder(source.name, fingerprint, *choices)
-
-    cached = _cached(folder, image_size, default_size)
-    if cached is None:
-        if table is None:
-            splits, about_source = raw or read_raw_splits(source, columns)
-        else:
-            splits, about_source = read_labelled_splits(source, table, skip_bad_images)
-        splits = few(splits, rows)
-        seen = survey(splits)
-        if image_size is None and default_size is not None and len(seen.sizes) > 1:
-            image_size = default_size()
-        how = {"skip_bad_images": skip_bad_images, "geometry": geometry}
-        cache.build(folder(image_size), splits, seen, about_source, image_size=image_size, **how)
-        cached = cache.read(folder(image_size))
-    elif not skip_bad_images:  # built by a run that was told to skip
-        cache.refuse_bad([line for split in cached.splits.values() for line in split.bad_images])
-    # Files that are no images leave the cache as it is: what is said of them is not kept there.
-    return cached._replace(remarks=[*cached.remarks, *(about_folder(source) if table is None else [])])
-
-
-def _cached(
-    folder: Callable[[int | None], Path], image_size: int | None, default_size: Callable[[], int] | None
-) -> Decoded | None:
-    """What is cached of a data set, at `image_size`, or as it is, or if it is of many sizes at the default one."""
-    found = cache.read(folder(image_size))
-    if found is None and image_size is None and default_size is not None:
-        found = cache.read(folder(default_size()))
-        if found is not None and len(found.sizes) < 2:  # of one size, which somebody else asked to be brought to this
-            return None
-    return found
 
 
 def _notes(train: Subset, val: Subset, test: Subset, splits: dict[str, Arrays]) -> dict[str, int]:

@@ -61,6 +61,11 @@ def open_image(encoded: dict | str | Path | None) -> Image.Image:
     return image
 
 
+def complaint(error: Exception) -> str:
+    """Why an image cannot be decoded, from what `UNREADABLE` names."""
+    return "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
+
+
 def is_grey(image: Image.Image) -> bool:
     """Whether the picture has no colour to keep, told from its mode alone."""
     return image.mode in GREY_MODES

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from data import cache
-from data.cache import Arrays, Decoded
+from data import decode_all
+from data.arrays import Arrays, Decoded
 from data.decode import to_array
 from data.geometry import Geometry
 from data.subsets import few_ids
@@ -23,6 +23,6 @@ def load(image_size: int | None, geometry: Geometry, rows: int | None) -> Decode
         images = np.stack([to_array(scan, 1, size, None, geometry) for scan in scans])
     labels = digits.target[chosen].astype(np.int64)
     names = tuple(f"digits[{number}]" for number in np.arange(len(digits.target))[chosen])
-    splits = {"train": Arrays(images, labels, *cache.describe(images), names=names)}
+    splits = {"train": Arrays(images, labels, *decode_all.describe(images), names=names)}
     geometry = geometry if image_size is not None else Geometry(geometry.fit)
     return Decoded(splits, [str(name) for name in digits.target_names], [], {}, sizes, geometry)

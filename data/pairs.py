@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from data import cache
-from data.cache import Arrays, Decoded
+from data import decode_all
+from data.arrays import Arrays, Decoded
 from data.dataset import DataSplits, build_splits
 from data.decode import UNREADABLE, open_image, to_array, upright_size
 from data.folders import Folder, left_out_in_words
@@ -68,7 +68,7 @@ def load_pairs(
         numbers[split] = np.flatnonzero(names == split)
         own = images[numbers[split]]
         labels = np.zeros(len(own), dtype=np.int64)
-        splits[split] = Arrays(own, labels, *cache.describe(own), cut_images=int(cut[numbers[split]].sum()))
+        splits[split] = Arrays(own, labels, *decode_all.describe(own), cut_images=int(cut[numbers[split]].sum()))
     parts = cut_subsets(dataset, splits, val_fraction, None, seed)
     if not all(len(part) for part in parts[::2]) or (not len(parts[1]) and val_fraction != 0):
         raise UserError(f"{dataset} has {len(pairs)} pairs, too few to hold some out: add pairs")

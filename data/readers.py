@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import UserError
 from data import tables
@@ -16,6 +17,9 @@ from data.folders import Folder, left_out_in_words
 from data.label_files import LabelFile, class_names, read_label_file
 from data.sources import Source
 from data.split_names import named_splits
+
+if TYPE_CHECKING:
+    import datasets
 
 UNLABELLED = "unlabelled"  # a split: the images of a test split whose labels are kept secret
 
@@ -31,6 +35,7 @@ class RawSplit:
         class_names: the name of each label.
         fingerprint: changes when the data changes.
         groups: a number for each sample, equal for those that belong together; None: each is by itself.
+        files: whether each image is a file of its own, at its "path".
     """
 
     length: int
@@ -39,6 +44,7 @@ class RawSplit:
     class_names: list[str]
     fingerprint: str
     groups: list[int] | None = None
+    files: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,13 +148,20 @@ def _table_splits(source: Source, columns: Columns) -> tuple[dict[str, RawSplit]
         train_names = splits["train"].class_names if "train" in splits else None
         labels, class_names = tables.labels(table, label, source, train_names)
         undecoded = table.cast_column(image, datasets.Image(decode=False))
-        split = RawSplit(len(table), _reader(undecoded, image), labels, class_names, table._fingerprint)
+        split = RawSplit(len(table), _Column(undecoded, image), labels, class_names, table._fingerprint)
         splits[UNLABELLED if name == "test" and max(labels) < 0 else name] = split
     return splits, remarks
 
 
-def _reader(table, column: str) -> Callable[[range], list[dict]]:
-    return lambda rows: table[rows.start : rows.stop][column]
+@dataclass(frozen=True)
+class _Column:
+    """Reads the images of a table; a class, so that worker processes can be given it."""
+
+    table: "datasets.Dataset"
+    name: str
+
+    def __call__(self, rows: range) -> list[dict]:
+        return self.table[rows.start : rows.stop][self.name]
 
 
 def _tree_splits(source: Source) -> tuple[dict[str, RawSplit], list[str]]:
@@ -175,7 +188,7 @@ def _raw_split(paths: list[Path], labels: list[int], class_names: list[str]) -> 
 
     table = datasets.Dataset.from_dict({"image": list(map(str, paths))})
     table = table.cast_column("image", datasets.Image(decode=False))
-    return RawSplit(len(paths), _reader(table, "image"), labels, class_names, table._fingerprint)
+    return RawSplit(len(paths), _Column(table, "image"), labels, class_names, table._fingerprint, files=True)
 
 
 def _check_classes(source: Source, split_name: str, split: RawSplit, train_names: list[str]) -> None:

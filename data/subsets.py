@@ -1,5 +1,6 @@
 """The parts of a data set: what is trained on, validated on and tested on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,12 +76,20 @@ def few(splits: dict[str, RawSplit], rows: int | None) -> dict[str, RawSplit]:
 def _few(split: RawSplit, rows: int) -> RawSplit:
     chosen = few_ids(np.asarray(split.labels), rows).tolist()
 
-    def read(indices: range) -> list[dict]:
-        return [image for row in chosen[indices.start : indices.stop] for image in split.read(range(row, row + 1))]
-
     groups = None if split.groups is None else [split.groups[row] for row in chosen]
     labels = [split.labels[row] for row in chosen]
-    return replace(split, length=len(chosen), read=read, labels=labels, groups=groups)
+    return replace(split, length=len(chosen), read=_Chosen(split.read, chosen), labels=labels, groups=groups)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Reads some images of a split, by their place among the chosen ones."""
+
+    read: Callable[[range], list[dict]]
+    rows: list[int]
+
+    def __call__(self, places: range) -> list[dict]:
+        return [image for row in self.rows[places.start : places.stop] for image in self.read(range(row, row + 1))]
 
 
 def few_ids(labels: np.ndarray, rows: int) -> np.ndarray:

@@ -36,6 +36,11 @@ class Survey:
         return all(grey for grey, _ in self.kinds)
 
     @property
+    def channels(self) -> int:
+        """What is needed to keep what they show: 1 or 3."""
+        return 1 if self.grey else 3
+
+    @property
     def sizes(self) -> Counter:
         """How many there are of each (height, width)."""
         found: Counter = Counter()

@@ -55,6 +55,7 @@ def resolve(args: TrainOptions, data: DataSplits, num_processes: int) -> TrainOp
         image_size=args.image_size or data.image_size,
         fit=data.geometry.fit,
         crop_pct=data.geometry.crop_pct,
+        decode="live" if data.live else "cache",
         batch_size=args.batch_size or default_batch_size(len(data.train), num_processes * args.accumulate),
     )
 
@@ -142,6 +143,7 @@ def _load_data(args: TrainOptions) -> DataSplits:
         split_column=args.split_column,
         group_column=args.group_column,
         long_tail=args.long_tail,
+        decode=args.decode or "auto",
         **of_every_task,
     )
 

@@ -67,6 +67,7 @@ class Run(Parts):
         state: what changes from step to step beside model, average and optimizer.
         folder: where everything is written.
         fingerprints: of the images, to know them again; see `DataSplits`.
+        workers: processes that load the training batches.
         log_every: steps between two entries in the trackers.
         reported: whether the run was resumed after its end and its report, so that nothing is left to do.
     """
@@ -75,6 +76,7 @@ class Run(Parts):
     folder: Path
     fingerprints: dict[str, str]
     sampler: TrainSampler
+    workers: int
     finite_guard: FiniteGuard
     progress: Progress
     stop: StopRequest
@@ -90,7 +92,7 @@ class Run(Parts):
     def batches(self) -> torch.utils.data.DataLoader:
         """This process's micro-batches from here to the end of the run."""
         pin_memory = self.accelerator.device.type == "cuda"
-        return train_loader(self.data.train, self.sampler, self.args.workers, pin_memory)
+        return train_loader(self.data.train, self.sampler, self.workers, pin_memory, self.task.augment.crop)
 
     @property
     def done(self) -> bool:

@@ -1,5 +1,6 @@
 """The start of a run, new or resumed: its folder, its parts put together, its first words on the screen."""
 
+import math
 import sys
 import time
 import weakref
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
-from data.loader import check_shared_memory
+from data.workers import count_workers
 from engine.build import build_sampler
 from engine.checkpoints import resume
 from engine.finite_guard import FiniteGuard
@@ -45,7 +46,12 @@ def start_run(parts: Parts, facts: dict, stop: StopRequest) -> Run:
     state, fingerprints = TrainState(parts.task.zero_metrics()), parts.data.fingerprints()
     found = None if args.resume is None else _restore(parts, state, folder, fingerprints, progress)
     sampler = build_sampler(args, parts.data, parts.task, plan, accelerator, state.step)
-    check_shared_memory(parts.data.train, sampler, args.workers, hardware.local_processes())
+    workers = count_workers(
+        args.workers,
+        live=parts.data.live,
+        batch_bytes=sampler.images_at_once * (math.prod(parts.data.shape) + 16),  # and label and id of each
+        processes_here=hardware.local_processes(),
+    )
     folder, claim = _take(folder, parts)
     run = Run(
         **vars(parts),
@@ -53,6 +59,7 @@ def start_run(parts: Parts, facts: dict, stop: StopRequest) -> Run:
         folder=folder,
         fingerprints=fingerprints,
         sampler=sampler,
+        workers=workers,
         finite_guard=FiniteGuard(accelerator, parts.optimizer, sampler.ids_at),
         progress=progress,
         stop=stop,

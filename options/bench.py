@@ -11,7 +11,7 @@ from options.parser import POSITIVE, Parser, in_words, number, path, weights_fil
 from options.schema import add_arguments, option
 from options.train import parse_train
 
-BENCHES = ("forward", "train", "loop", "data", "conv", "transform")
+BENCHES = ("forward", "train", "loop", "data", "decode", "conv", "transform")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,9 +170,17 @@ class DataOptions:
         compared=False,
         of_test=True,
     )
-    workers: int = option(
-        0,
-        "data loading processes; 0 loads in the training process",
+    decode: str | None = option(
+        None,
+        "decode images once and keep them (cache) or at every step (live), where --augment rrc cuts from the whole "
+        "photo (default: auto, cache while it fits in half of the free memory and disk)",
+        choices=("cache", "live", "auto"),
+        filled_in=True,
+        earlier="cache",
+    )
+    workers: int | None = option(
+        None,
+        "data loading processes; 0 loads in the training process (default: as many as cores for --decode live, else 0)",
         type=number(int, 0, 64),
         metavar="N",
         role=Role.OUTPUT,

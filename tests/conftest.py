@@ -1,8 +1,10 @@
 """What several test files need: real data sets, a cache of their own, made-up images, a trained model's predictions."""
 
 import os
+import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Threads that wait for one another spin by default, which on cores that are busy with other work takes several times as
@@ -82,6 +84,18 @@ def write_images(folder: Path, count: int, size: tuple[int, int] = (8, 8), mode:
     for number in range(count):
         pixels = generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
         Image.fromarray(pixels).convert(mode).save(folder / f"{number}.png")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("NOT TESTED: a full disk, as only root may mount one of 256 kB")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.fixture

@@ -42,7 +42,8 @@ def difference(ours: Tensor, theirs: Tensor) -> Tensor:
 @pytest.mark.parametrize("size", SIZES)
 def test_a_random_resized_crop_is_torchvisions_of_its_box(size: tuple[int, int], channels: int) -> None:
     images = noise(200, *size, channels)
-    found = boxes.to_crop(size, *drawn(A.FIRST_CROP, 200), (0.1, 1), 1.5)
+    seed, epoch, indices, stream = drawn(A.FIRST_CROP, 200)
+    found = boxes.RandomCrop(seed, stream, 0.1, 1.5).boxes(size, indices, epoch)
     theirs = each(
         images,
         *(side.tolist() for side in found),
@@ -53,7 +54,11 @@ def test_a_random_resized_crop_is_torchvisions_of_its_box(size: tuple[int, int],
 
 @pytest.mark.parametrize(("size", "area", "ratio"), [((40, 60), 0.08, 4 / 3), ((64, 16), 0.5, 1.2), ((50, 50), 0.9, 3)])
 def test_boxes_to_crop_are_distributed_as_torchvisions(size: tuple[int, int], area: float, ratio: float) -> None:
-    ours = torch.stack(boxes.to_crop(size, *drawn(0, MANY), (area, 1), ratio), 1)
+    seed, epoch, indices, stream = drawn(0, MANY)
+    crop = boxes.RandomCrop(seed, stream, area, ratio)
+    ours = torch.stack(crop.boxes(size, indices, epoch), 1)
+    of_each = [torch.full((MANY,), side) for side in size]
+    assert torch.equal(torch.stack(crop.boxes(of_each, indices, epoch), 1), ours)
     torch.manual_seed(0)
     transform = v2.RandomResizedCrop(8, (area, 1), (1 / ratio, ratio))
     image = torch.zeros(1, *size)

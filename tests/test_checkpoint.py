@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from data import cache
+from data import cache, decode_all
 from data.readers import RawSplit
 from data.survey import survey
 from engine.checkpoints import store
@@ -208,7 +208,7 @@ def a_cache(folder: Path) -> Path:
     png = io.BytesIO()
     Image.new("L", (8, 8)).save(png, "PNG")
     split = RawSplit(1, lambda rows: [{"bytes": png.getvalue(), "path": None} for _ in rows], [0], ["a"], "mark")
-    cache.build(folder, {"train": split}, survey({"train": split}), image_size=None, skip_bad_images=False)
+    decode_all.build(folder, {"train": split}, survey({"train": split}), image_size=None, skip_bad_images=False)
     return folder
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from data import cache, readers
+from data import decode_all, prepare, readers
 from data.dataset import load_images
 from data.sources import find_source
 from data.split import stratified_split, stratified_subset
@@ -167,8 +167,8 @@ def test_the_cache_is_built_once_and_again_when_a_file_changes(tree, own_cache, 
     root = tree("cat", "dog")
     first = load_images(str(root), val_fraction=0)
     with monkeypatch.context() as context:
-        context.setattr(cache, "to_array", None)  # any decoding would now raise
-        context.setattr(readers, "read_raw_splits", None)
+        context.setattr(decode_all, "to_array", None)  # any decoding would now raise
+        context.setattr(prepare, "read_raw_splits", None)
         again = load_images(str(root), val_fraction=0)
     assert np.array_equal(first.train.arrays.images, again.train.arrays.images)
     Image.fromarray(np.full((8, 8, 3), 7, dtype=np.uint8)).save(root / "cat" / "0.png")
@@ -182,15 +182,15 @@ def test_the_cache_is_built_once_and_again_when_a_file_changes(tree, own_cache, 
 BUILD = """
 import sys, time
 from pathlib import Path
-from data import cache
+from data import cache, decode_all
 from data.readers import RawSplit
 from data.survey import survey
-decoded = cache.to_array
+decoded = decode_all.to_array
 def to_array(*args):
     print("decoding", flush=True)
     time.sleep(9999 if "kill" in sys.argv else 0.02)
     return decoded(*args)
-cache.to_array = to_array
+decode_all.to_array = to_array
 paths = [str(path) for path in sorted(Path(sys.argv[1]).rglob("*.png"))]
 def read(rows):
     return [{"bytes": None, "path": path} for path in paths[rows.start : rows.stop]]
@@ -200,7 +200,7 @@ assert cache.read(folder) is None
 print("ready", flush=True)
 sys.stdin.readline()
 seen = survey({"train": split})
-cache.build(folder, {"train": split}, seen, image_size=None, skip_bad_images=False)
+decode_all.build(folder, {"train": split}, seen, image_size=None, skip_bad_images=False)
 print(len(cache.read(folder)[0]["train"].images), flush=True)
 """
 
@@ -232,17 +232,6 @@ def test_a_killed_build_leaves_nothing_that_loads_and_a_race_decodes_once(tree, 
     assert len(list(own_cache.glob("*/*/meta.json"))) == 1 and not litter.exists()
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("NOT TESTED: a full disk, as only root may mount one of 256 kB")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
 def test_a_full_disk_is_one_clear_line(tree, own_cache, small_disk, monkeypatch):
     root = tree("cat", "dog", size=(64, 64))
     monkeypatch.setenv("HF_HOME", str(small_disk))
@@ -251,7 +240,7 @@ def test_a_full_disk_is_one_clear_line(tree, own_cache, small_disk, monkeypatch)
         load_images(str(root), image_size=256)
     for blind in (False, True):  # where other programs fill the disk meanwhile, only writing tells
         if blind:
-            monkeypatch.setattr(cache, "_check_room", lambda folder, wanted: None)
+            monkeypatch.setattr(decode_all, "_check_room", lambda folder, wanted: None)
             with pytest.raises(UserError, match=r"No space left on device.*HF_HOME"):
                 load_images(str(root), image_size=256)
         assert not list(small_disk.glob("sameloop/*/*/"))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from data import cache
-from data.cache import Arrays
+from data import decode_all
+from data.arrays import Arrays
 from data.dataset import Subset
 from data.loader import TrainSampler, epoch_order, eval_loader, train_loader
 
@@ -18,7 +18,7 @@ def sampler(**options) -> TrainSampler:
 def global_batches(processes: int, accumulate: int, start: int = 0) -> list[list[int]]:
     """The ids of each step from `start`, over all processes and micro-batches, in order."""
     ranks = [
-        list(sampler(rank=rank, num_processes=processes, accumulate=accumulate, start_step=start))
+        [draw.ids for draw in sampler(rank=rank, num_processes=processes, accumulate=accumulate, start_step=start)]
         for rank in range(processes)
     ]
     assert all(len(rank) == (26 - start) * accumulate for rank in ranks)
@@ -45,7 +45,7 @@ def test_an_epoch_is_a_permutation_of_seed_and_epoch():
 
 def part(n: int) -> Subset:
     images = np.random.default_rng(n).integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)
-    return Subset(Arrays(images, np.arange(n) % 7, *cache.describe(images)), np.arange(n))
+    return Subset(Arrays(images, np.arange(n) % 7, *decode_all.describe(images)), np.arange(n))
 
 
 @pytest.mark.parametrize("n", [82, 97, 101])

@@ -7,7 +7,7 @@ from PIL import Image
 
 import train
 from common.errors import UserError
-from data import cache
+from data import decode_all
 from data.dataset import load_images
 from data.pairs import load_pairs
 from engine import build
@@ -79,7 +79,7 @@ def test_a_run_and_infer_agree_on_the_size_and_decode_once(photos, tmp_path, cap
     assert yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())["image_size"] == 64
     best = tmp_path / "run" / "best.pth"
     assert best_weights.load(best)["shape"] == [64, 64, 3]
-    monkeypatch.setattr(cache, "to_array", None)  # any decoding would now raise
+    monkeypatch.setattr(decode_all, "to_array", None)  # any decoding would now raise
     again = load_images(str(photos), default_size=lambda: 64)
     assert again.remarks[0].startswith("20 photos of 3 sizes")
     code, out, _ = predict(capsys, "--weights", best)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data.augment import boxes, photo, randaugment
+from data.augment.boxes import RandomCrop
 from data.augment.draws import QUANTILES, integers, interpolate, uniform
 from data.augment.spec import parse
 
@@ -30,6 +31,9 @@ class Augment:
     `num_samples` is the length of the training part, from which mixing draws its partners. `fill` is the
     colour, 0..255, of what is cut out or brought in from outside an image: one number, or one a channel; the
     data's mean makes it about 0 after normalisation.
+
+    Attributes:
+        crop: the random resized crop, if the spec names one.
     """
 
     def __init__(
@@ -37,14 +41,16 @@ class Augment:
     ) -> None:
         self.spec, self.seed, self.num_samples = spec, seed, num_samples
         self._fill = torch.tensor(fill, dtype=torch.uint8)
+        self.crop = RandomCrop(seed, FIRST_CROP, *spec["rrc"]) if "rrc" in spec else None
         self._quantiles = {name: _beta_quantiles(*spec[name]) for name in ("mixup", "cutmix") if name in spec}
 
-    def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+    def __call__(self, images: Tensor, indices: Tensor, epoch: int, *, cropped: bool = False) -> Tensor:
         """What the spec names, in this order: random resized crop, flip and crop, rotation, RandAugment or
         TrivialAugment, colour, grey, blur, cutout, erasing.
 
         `images` uint8 (B, H, W, C) with C 1 or 3; `indices` int64 (B,), the samples' indices in the data set,
-        on the same device. Returns uint8 (B, H, W, C); `images` is left as it was.
+        on the same device; `cropped` says that they are random resized crops already. Returns uint8 (B, H, W, C);
+        `images` is left as it was.
 
         Raises ValueError for images of another kind, or smaller than `crop` can reflect.
         """
@@ -53,10 +59,8 @@ class Augment:
         if len(self._fill) not in (1, images.shape[-1]):
             raise ValueError(f"fill has {len(self._fill)} numbers for images of {images.shape[-1]} channels")
         self._fill = self._fill.to(images.device)
-        if "rrc" in self.spec:
-            least, ratio = self.spec["rrc"]
-            drawn = (self.seed, epoch, indices, FIRST_CROP)
-            images = photo.resized_crop(images, *boxes.to_crop(images.shape[1:3], *drawn, (least, 1), ratio))
+        if self.crop is not None and not cropped:
+            images = photo.resized_crop(images, *self.crop.boxes(images.shape[1:3], indices, epoch))
         if self.spec.keys() & {"flip", "altflip", "vflip", "crop"}:
             images = self._flip_and_crop(images, indices, epoch)
         if "rotate" in self.spec:
@@ -91,6 +95,8 @@ class Augment:
                 f"crop={padding} reflects {padding} pixels, and an image of {height} x {width} has at most "
                 f"{min(height, width) - 1} to reflect: give a smaller crop, or none"
             )
+        if not padding:
+            return self._flip(images, indices, epoch)
         shift_y, shift_x = (
             integers(self.seed, epoch, indices, stream, 2 * padding + 1) - padding for stream in (CROP_Y, CROP_X)
         )
@@ -105,6 +111,18 @@ class Augment:
         # The fastest gather of those tried: whole pixels of a flat view, with no padded copy.
         pixels = ((first + rows)[:, :, None] * width + columns[:, None, :]).view(-1)
         return images.reshape(-1, channels).index_select(0, pixels).view(images.shape)
+
+    def _flip(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """The same bits as with a crop of no padding, and half of the work: of large images it takes longest."""
+        flips = [(2, self._flipped(indices, epoch))]
+        if "vflip" in self.spec:
+            flips.append((1, uniform(self.seed, epoch, indices, VFLIP) < self.spec["vflip"][0]))
+        images = images.clone()
+        for side, chosen in flips:
+            if chosen is not None:
+                rows = chosen.nonzero().view(-1)
+                images[rows] = images[rows].flip(side)
+        return images
 
     def _flipped(self, indices: Tensor, epoch: int) -> Tensor | None:
         if "flip" in self.spec:

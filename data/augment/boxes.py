@@ -1,6 +1,7 @@
 """Boxes of a random area and form in an image, as torchvision's RandomResizedCrop and RandomErasing draw them."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,36 +12,51 @@ TRIES = 10  # until a box fits
 ERASED_AREA, ERASED_RATIO = (0.02, 0.33), 1 / 0.3
 
 
-def to_crop(
-    size: tuple[int, int], seed: int, epoch: int, indices: Tensor, stream: int, area: tuple[float, float], ratio: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A box for each sample to crop: (top, left, height, width), int64 (B,), in pixels.
+class RandomCrop(NamedTuple):
+    """A box of each image, cut out at random for (seed, epoch, sample).
 
-    Args:
-        size: (height, width) of the images, in pixels.
-        seed, epoch, indices, stream: as in `uniform`, the first of 2 * TRIES + 2 streams.
-        area: least and most share of the image's.
+    Attributes:
+        seed: of the draws; `stream`: the first of 2 * TRIES + 2 streams of them.
+        least: least share of the image's area.
         ratio: most of width over height, and of height over width.
-
-    Where no try fits, it is the largest box of an allowed form, in the middle.
     """
-    height, width = size
-    tall, wide, fits = _tries(size, seed, epoch, indices, stream, area, ratio)
-    fits &= (tall <= height) & (wide <= width)
-    tall, wide = (_first(fits, sides) for sides in (tall, wide))
-    top = integers(seed, epoch, indices, stream + 2 * TRIES, 2**62) % (height - tall + 1).clamp(min=1)
-    left = integers(seed, epoch, indices, stream + 2 * TRIES + 1, 2**62) % (width - wide + 1).clamp(min=1)
-    whole = min(height, round(width * ratio)), min(width, round(height * ratio))
-    middle = (height - whole[0]) // 2, (width - whole[1]) // 2
-    none = ~fits.any(0)
-    drawn, otherwise = (top, left, tall, wide), (*middle, *whole)
-    return tuple(torch.where(none, other, own) for own, other in zip(drawn, otherwise, strict=True))
+
+    seed: int
+    stream: int
+    least: float
+    ratio: float
+
+    def boxes(
+        self, size: tuple[int | Tensor, int | Tensor], indices: Tensor, epoch: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(top, left, height, width) for each sample, int64 (B,), in pixels.
+
+        Args:
+            size: height and width in pixels, of all images or of each, int64 (B,).
+            indices, epoch: as in `uniform`.
+
+        Where no try fits, it is the largest box of an allowed form, in the middle.
+        """
+        height, width = (torch.as_tensor(side, device=indices.device) for side in size)
+        drawn = (self.seed, epoch, indices)
+        tall, wide, fits = _tries((height, width), *drawn, self.stream, (self.least, 1), self.ratio)
+        fits &= (tall <= height) & (wide <= width)
+        tall, wide = (_first(fits, sides) for sides in (tall, wide))
+        top = integers(*drawn, self.stream + 2 * TRIES, 2**62) % (height - tall + 1).clamp(min=1)
+        left = integers(*drawn, self.stream + 2 * TRIES + 1, 2**62) % (width - wide + 1).clamp(min=1)
+        whole = [
+            torch.minimum(own, (other * self.ratio).round().long()) for own, other in ((height, width), (width, height))
+        ]
+        middle = (height - whole[0]) // 2, (width - whole[1]) // 2
+        none = ~fits.any(0)
+        boxes, otherwise = (top, left, tall, wide), (*middle, *whole)
+        return tuple(torch.where(none, other, own) for own, other in zip(boxes, otherwise, strict=True))
 
 
 def to_erase(
     size: tuple[int, int], seed: int, epoch: int, indices: Tensor, stream: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A box for each sample to erase, as in `to_crop`, smaller than the image; where no try fits, it is empty."""
+    """A box for each sample to erase, as in `RandomCrop`, smaller than the image; where no try fits, it is empty."""
     height, width = size
     tall, wide, fits = _tries(size, seed, epoch, indices, stream, ERASED_AREA, ERASED_RATIO)
     fits &= (tall < height) & (wide < width)
@@ -51,7 +67,13 @@ def to_erase(
 
 
 def _tries(
-    size: tuple[int, int], seed: int, epoch: int, indices: Tensor, stream: int, area: tuple[float, float], ratio: float
+    size: tuple[int | Tensor, int | Tensor],
+    seed: int,
+    epoch: int,
+    indices: Tensor,
+    stream: int,
+    area: tuple[float, float],
+    ratio: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """TRIES boxes for each sample: height and width, int64 (TRIES, B), and whether they have pixels at all."""
     low, high = area

@@ -88,7 +88,7 @@ class Classification(Task):
 
     def training_batch(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented inputs, float32 (B, C, H, W), and targets: labels int64 (B,), or float (B, K) where mixed."""
-        images = self.augment(batch.images, batch.ids, epoch)
+        images = self.augment(batch.images, batch.ids, epoch, cropped=batch.cropped)
         size = self.input_shape[1:] if self.train_sizes is None else (self.train_sizes[epoch],) * 2
         images = resize(images, size, self.interpolation)
         inputs = self.normalise(images, self.augment.jitter(batch.ids, epoch))

@@ -11,7 +11,7 @@ from torch import nn
 from common import console, plot_style
 from common.files import write_json
 from data.dataset import DataSplits
-from data.loader import ArrayDataset
+from data.loader import ImageDataset
 from tasks import curves
 from tasks.base import Task
 from tasks.evaluate import sum_over
@@ -55,7 +55,7 @@ def _plot_examples(
     """Ten images from all over the test set, not chosen by how they turned out."""
     count = min(EXAMPLES, len(data.test))
     ids = data.test.ids[:: max(1, len(data.test) // count)][:count]
-    batch = ArrayDataset(data.test.arrays).__getitems__(ids).to(accelerator.device)
+    batch = ImageDataset(data.test.arrays).batch(ids).to(accelerator.device)
     model.eval()
     with torch.no_grad(), accelerator.autocast():
         outputs = task.predict(model, batch.images).float()

@@ -94,7 +94,7 @@ class Transformation(Task):
 
     def training_batch(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented inputs, float32 (B, C, H, W), and the targets of these very images, float32 (B, C', H', W')."""
-        batch = Batch(self.augment(batch.images, batch.ids, epoch), batch.labels, batch.ids)
+        batch = Batch(self.augment(batch.images, batch.ids, epoch, cropped=batch.cropped), batch.labels, batch.ids)
         return self.inputs(batch.images), self.targets(batch)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -1,0 +1,174 @@
+"""A source becomes splits to train on: decoded once and kept, or indexed once and decoded at every step."""
+
+import functools
+import importlib.util
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from common.errors import UserError
+from data import cache, decode_all, digits
+from data.arrays import Decoded
+from data.geometry import MIDDLE, Geometry
+from data.label_files import LabelFile
+from data.readers import Columns, RawSplit, about_folder, read_labelled_splits, read_raw_splits
+from data.sources import Source
+from data.subsets import few
+from data.survey import survey
+
+AUTO = "auto"  # for --decode: once where there is room, else at every step
+Raw = Callable[[], tuple[dict[str, RawSplit], list[str]]]  # opened once, when it is first asked for
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How images are to be prepared.
+
+    Attributes:
+        decode: "cache", "live" or AUTO.
+        image_size: side in pixels that images of other sizes are brought to; None: they stay as they are.
+        default_size: asked for that side where they are of many sizes; None: they are refused.
+        geometry: how they are brought to it.
+        rows: of each split no more than so many.
+        skip_bad_images: leave out what cannot be decoded or has no label.
+    """
+
+    decode: str = "cache"
+    image_size: int | None = None
+    default_size: Callable[[], int] | None = None
+    geometry: Geometry = MIDDLE
+    rows: int | None = None
+    skip_bad_images: bool = False
+
+
+def prepare(source: Source, columns: Columns, table: LabelFile | None, wanted: Wanted) -> Decoded:
+    """The splits of a source as `wanted`.
+
+    Args:
+        source: where they are.
+        columns: of a table of images.
+        table: of the labels of a folder of images, where they are in one.
+
+    Raises:
+        UserError: whatever the user can put right; see the messages.
+    """
+    if source.kind == "digits" and table is not None:
+        raise UserError("--labels is for a folder of images: give one by --dataset, or leave it out")
+    if source.kind in ("digits", "tree") and table is None:
+        columns.refuse(source.name)
+    if source.kind == "digits":
+        if wanted.decode == "live":
+            raise UserError("--decode live is for encoded images, which the built-in digits are not: leave it out")
+        return digits.load(wanted.image_size, wanted.geometry, wanted.rows)
+    raw = functools.cache(lambda: _opened(source, columns, table, wanted))
+    folder = _folders(source, columns, table, wanted, raw)
+    decoded = _found(folder, wanted, raw) or _built(folder, wanted, raw)
+    if not wanted.skip_bad_images:  # it may have been built by a run that was told to skip
+        decode_all.refuse_bad([line for split in decoded.splits.values() for line in split.bad_images])
+    # Files that are no images leave what is kept as it is: what is said of them is not kept there.
+    return decoded._replace(remarks=[*decoded.remarks, *(about_folder(source) if table is None else [])])
+
+
+def _opened(
+    source: Source, columns: Columns, table: LabelFile | None, wanted: Wanted
+) -> tuple[dict[str, RawSplit], list[str]]:
+    splits, about_source = (
+        read_raw_splits(source, columns)
+        if table is None
+        else read_labelled_splits(source, table, wanted.skip_bad_images)
+    )
+    return few(splits, wanted.rows), about_source
+
+
+def _folders(
+    source: Source, columns: Columns, table: LabelFile | None, wanted: Wanted, raw: Raw
+) -> Callable[[str, int | None], Path]:
+    """(way, side in pixels) -> where what is prepared so is kept."""
+    fingerprint = source.fingerprint or raw()[0]["train"].fingerprint
+    if table is not None:
+        fingerprint += table.fingerprint()
+
+    def folder(way: str, side: int | None) -> Path:
+        choices = [source.where, columns, side, wanted.rows]
+        choices += [] if wanted.geometry == MIDDLE else [wanted.geometry]
+        choices += [] if table is None else [table.path]
+        choices += [way] if way == "live" else []
+        return cache.cache_folder(source.name, fingerprint, *choices)
+
+    return folder
+
+
+def _found(folder: Callable[[str, int | None], Path], wanted: Wanted, raw: Raw) -> Decoded | None:
+    """What an earlier run has left, if it is prepared in a way that is wanted."""
+
+    def read(way: str) -> Decoded | None:
+        return _at_its_size(lambda side: cache.read(folder(way, side), lambda: raw()[0]), wanted)
+
+    if wanted.decode != "live":
+        decoded = read("cache")
+        if decoded is not None or wanted.decode == "cache":
+            return decoded
+    index = read("live")
+    if index is None or wanted.decode == "live":
+        return index
+    images = [split.images.shape for split in index.splits.values()]
+    no_room = _no_room_for(sum(map(math.prod, images)))
+    return _with_remark(index, no_room) if no_room else None
+
+
+def _at_its_size(read: Callable[[int | None], Decoded | None], wanted: Wanted) -> Decoded | None:
+    """What is kept of a data set, at `image_size`, or as it is, or if it is of many sizes at the default one."""
+    found = read(wanted.image_size)
+    if found is None and wanted.image_size is None and wanted.default_size is not None:
+        found = read(wanted.default_size())
+        if found is not None and len(found.sizes) < 2:  # of one size, which somebody else asked to be brought to this
+            return None
+    return found
+
+
+def _built(folder: Callable[[str, int | None], Path], wanted: Wanted, raw: Raw) -> Decoded:
+    splits, about_source = raw()
+    seen = survey(splits)
+    side = wanted.image_size
+    if side is None and wanted.default_size is not None and len(seen.sizes) > 1:
+        side = wanted.default_size()
+    size, channels = decode_all.common_size(seen.sizes, side), seen.channels
+    no_room = _no_room_for(sum(split.length for split in splits.values()) * math.prod(size) * channels)
+    way = wanted.decode if wanted.decode != AUTO else "live" if no_room else "cache"
+    if way == "live" and importlib.util.find_spec("simplejpeg") is None:
+        raise UserError("to decode images at every step simplejpeg is needed: pip install simplejpeg")
+    decode_all.build(
+        folder(way, side),
+        splits,
+        seen,
+        about_source,
+        image_size=side,
+        skip_bad_images=wanted.skip_bad_images,
+        geometry=wanted.geometry,
+        live=way == "live",
+    )
+    built = cache.read(folder(way, side), lambda: splits)
+    return _with_remark(built, no_room) if way == "live" and wanted.decode == AUTO else built
+
+
+def _no_room_for(decoded_bytes: int) -> str:
+    """Why images of so many bytes are better not kept decoded; empty where they may be."""
+    room = {
+        "memory": psutil.virtual_memory().available,
+        "disk": shutil.disk_usage(cache.existing_root()).free,
+    }
+    of, free = min(room.items(), key=lambda item: item[1])
+    if decoded_bytes <= free / 2:
+        return ""
+    return (
+        f"decoded at every step: kept decoded they would take {decoded_bytes / 1e9:.1f} GB, more than half of the free "
+        f"{of} ({free / 1e9:.1f} GB); --decode cache keeps them all the same"
+    )
+
+
+def _with_remark(decoded: Decoded, remark: str) -> Decoded:
+    return decoded._replace(remarks=[*decoded.remarks, remark])
