@@ -15,7 +15,7 @@ from data.label_files import LabelFile, find_metadata
 from data.live import LiveImages
 from data.pixel_range import Ranges
 from data.prepare import Wanted, prepare
-from data.readers import UNLABELLED, Columns
+from data.readers import UNLABELLED, Selection
 from data.sources import Source, find_source
 from data.subsets import Subset, check_classes, check_counts, cut_subsets, long_tailed, subsample
 
@@ -110,6 +110,10 @@ def load_images(
     group_column: str | None = None,
     long_tail: float | None = None,
     decode: str = "cache",
+    hub_config: str | None = None,
+    train_split: str | None = None,
+    val_split: str | None = None,
+    test_split: str | None = None,
     seed: int = 0,
 ) -> DataSplits:
     """Find, prepare (see `data/prepare.py`) and split a data set.
@@ -133,6 +137,8 @@ def load_images(
         split_column, group_column: of that table.
         long_tail: thin train out, class after class, down to so many times fewer images.
         decode: images once, "cache", at every step, "live", or as there is room, "auto".
+        hub_config: of a table, which of several data sets that are kept together.
+        train_split, val_split, test_split: of a table; None: those whose names say so.
         image_column, label_column: of a table; None: "image" and "label", or the only ones of such a type.
         seed: of the validation part, the folds, `limit_train` and `limit_val`.
 
@@ -140,10 +146,10 @@ def load_images(
         UserError: whatever the user can put right; see the messages.
     """
     source = find_source(dataset, data_dir)
-    columns = Columns(image_column, label_column, coarse)
-    table = _label_file(source, labels, columns, split_column, group_column)
+    selection = Selection(image_column, label_column, coarse, hub_config, train_split, val_split, test_split)
+    table = _label_file(source, labels, selection, split_column, group_column)
     wanted = Wanted(decode, image_size, default_size, geometry, rows, skip_bad_images)
-    decoded = prepare(source, columns, table, wanted)
+    decoded = prepare(source, selection, table, wanted)
     splits, class_names, about_source, *_ = decoded
     if len(class_names) < 2:
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
@@ -208,11 +214,11 @@ def build_splits(
 
 
 def _label_file(
-    source: Source, labels: str | None, columns: Columns, split_column: str | None, group_column: str | None
+    source: Source, labels: str | None, selection: Selection, split_column: str | None, group_column: str | None
 ) -> LabelFile | None:
     """The table that labels are in, if they are in one."""
     if labels is not None:
-        return LabelFile(labels, columns.image, columns.label, split_column, group_column)
+        return LabelFile(labels, selection.image, selection.label, split_column, group_column)
     if split_column is not None or group_column is not None:
         raise UserError("--split-column and --group-column are of the table --labels: give that too, or leave them out")
     return find_metadata(source.folder) if source.kind == "tree" and source.folder is not None else None

@@ -15,7 +15,7 @@ from data import cache, decode_all, digits
 from data.arrays import Decoded
 from data.geometry import MIDDLE, Geometry
 from data.label_files import LabelFile
-from data.readers import Columns, RawSplit, about_folder, read_labelled_splits, read_raw_splits
+from data.readers import RawSplit, Selection, about_folder, read_labelled_splits, read_raw_splits
 from data.sources import Source
 from data.subsets import few
 from data.survey import survey
@@ -45,7 +45,7 @@ class Wanted:
     skip_bad_images: bool = False
 
 
-def prepare(source: Source, columns: Columns, table: LabelFile | None, wanted: Wanted) -> Decoded:
+def prepare(source: Source, selection: Selection, table: LabelFile | None, wanted: Wanted) -> Decoded:
     """The splits of a source as `wanted`.
 
     Args:
@@ -59,13 +59,13 @@ def prepare(source: Source, columns: Columns, table: LabelFile | None, wanted: W
     if source.kind == "digits" and table is not None:
         raise UserError("--labels is for a folder of images: give one by --dataset, or leave it out")
     if source.kind in ("digits", "tree") and table is None:
-        columns.refuse(source.name)
+        selection.refuse(source.name)
     if source.kind == "digits":
         if wanted.decode == "live":
             raise UserError("--decode live is for encoded images, which the built-in digits are not: leave it out")
         return digits.load(wanted.image_size, wanted.geometry, wanted.rows)
-    raw = functools.cache(lambda: _opened(source, columns, table, wanted))
-    folder = _folders(source, columns, table, wanted, raw)
+    raw = functools.cache(lambda: _opened(source, selection, table, wanted))
+    folder = _folders(source, selection, table, wanted, raw)
     decoded = _found(folder, wanted, raw) or _built(folder, wanted, raw)
     if not wanted.skip_bad_images:  # it may have been built by a run that was told to skip
         decode_all.refuse_bad([line for split in decoded.splits.values() for line in split.bad_images])
@@ -74,10 +74,10 @@ def prepare(source: Source, columns: Columns, table: LabelFile | None, wanted: W
 
 
 def _opened(
-    source: Source, columns: Columns, table: LabelFile | None, wanted: Wanted
+    source: Source, selection: Selection, table: LabelFile | None, wanted: Wanted
 ) -> tuple[dict[str, RawSplit], list[str]]:
     splits, about_source = (
-        read_raw_splits(source, columns)
+        read_raw_splits(source, selection)
         if table is None
         else read_labelled_splits(source, table, wanted.skip_bad_images)
     )
@@ -85,7 +85,7 @@ def _opened(
 
 
 def _folders(
-    source: Source, columns: Columns, table: LabelFile | None, wanted: Wanted, raw: Raw
+    source: Source, selection: Selection, table: LabelFile | None, wanted: Wanted, raw: Raw
 ) -> Callable[[str, int | None], Path]:
     """(way, side in pixels) -> where what is prepared so is kept."""
     fingerprint = source.fingerprint or raw()[0]["train"].fingerprint
@@ -93,7 +93,7 @@ def _folders(
         fingerprint += table.fingerprint()
 
     def folder(way: str, side: int | None) -> Path:
-        choices = [source.where, columns, side, wanted.rows]
+        choices = [source.where, selection, side, wanted.rows]
         choices += [] if wanted.geometry == MIDDLE else [wanted.geometry]
         choices += [] if table is None else [table.path]
         choices += [way] if way == "live" else []

@@ -5,22 +5,24 @@ cached (see `data/cache.py`) does without it.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
+from common.suggest import did_you_mean, near
 from data import tables
 from data.class_folders import read_class_folders, same_form
 from data.folders import Folder, left_out_in_words
 from data.label_files import LabelFile, class_names, read_label_file
 from data.sources import Source
-from data.split_names import named_splits
+from data.split_names import KEYWORDS, named_splits
 
 if TYPE_CHECKING:
     import datasets
 
+SPLIT_OPTIONS = {"train": "--train-split", "validation": "--val-split", "test": "--test-split"}
 UNLABELLED = "unlabelled"  # a split: the images of a test split whose labels are kept secret
 
 
@@ -48,25 +50,40 @@ class RawSplit:
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Which columns of a table to read, where that is not clear by itself; a folder of images has none.
+class Selection:
+    """What of a table to read, where that is not clear by itself; a folder of images has no such choice.
 
     Attributes:
-        image, label: their names; None: as the data set has it.
+        image, label: names of columns; None: as the data set has it.
         coarse: of two columns of labels the one with fewer classes.
+        config: which of the data sets that one repository holds; None: the only one, or its default.
+        train, validation, test: names of splits; None: as their names say.
     """
 
     image: str | None = None
     label: str | None = None
     coarse: bool = False
+    config: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+
+    def splits(self) -> dict[str, str]:
+        """The names of the splits that are given."""
+        named = {split: getattr(self, split) for split in KEYWORDS}
+        return {split: name for split, name in named.items() if name is not None}
 
     def refuse(self, name: str) -> None:
-        """Raise UserError where any is given, for a data set that has no columns."""
+        """Raise UserError where any is given, for a data set that is no table."""
         if self.coarse:
             raise UserError(f"--coarse: {name} has one set of classes only; leave the option out")
         for option, column in (("--image-column", self.image), ("--label-column", self.label)):
             if column is not None:
                 raise UserError(f"{option}: {name} is no table, so it has no columns; leave it out")
+        of_tables = ["--hub-config"] if self.config is not None else []
+        of_tables += [SPLIT_OPTIONS[split] for split in self.splits()]
+        if of_tables:
+            raise UserError(f"{', '.join(of_tables)}: {name} is no table; leave it out")
 
 
 def read_labelled_splits(
@@ -99,7 +116,7 @@ def read_labelled_splits(
     return splits, found.remarks
 
 
-def read_raw_splits(source: Source, columns: Columns) -> tuple[dict[str, RawSplit], list[str]]:
+def read_raw_splits(source: Source, selection: Selection) -> tuple[dict[str, RawSplit], list[str]]:
     """Open the splits of `source`, images undecoded.
 
     Returns:
@@ -110,7 +127,7 @@ def read_raw_splits(source: Source, columns: Columns) -> tuple[dict[str, RawSpli
         UserError: no network and no copy, no train split, no image or label column, or a split whose classes
             are not the train split's.
     """
-    splits, remarks = _tree_splits(source) if source.kind == "tree" else _table_splits(source, columns)
+    splits, remarks = _tree_splits(source) if source.kind == "tree" else _table_splits(source, selection)
     if "train" not in splits:
         raise UserError(f"{source.where} has no train split, only: {', '.join(splits) or 'none'}")
     for name, split in splits.items():
@@ -127,12 +144,12 @@ def about_folder(source: Source) -> list[str]:
     return [left_out_in_words(suffixes)] if suffixes else []
 
 
-def _table_splits(source: Source, columns: Columns) -> tuple[dict[str, RawSplit], list[str]]:
+def _table_splits(source: Source, selection: Selection) -> tuple[dict[str, RawSplit], list[str]]:
     import datasets
 
-    full, empty = tables.load(source)
+    full, empty = tables.load(source, selection.config)
     remarks = [f"the split {name} is left out: it is empty" for name in empty]
-    named = named_splits(full, source.where)
+    named = _named(full, selection.splits(), source.where)
     remarks += [
         f"the split {name} is left out: {len(full[name]):,} images that are neither train, validation nor test"
         for name in full
@@ -143,14 +160,32 @@ def _table_splits(source: Source, columns: Columns) -> tuple[dict[str, RawSplit]
     for name, own_name in named.items():  # train first
         table = full[own_name]
         if image is None:
-            image = tables.image_column(table, columns.image, source.where)
-            label = tables.label_column(table, columns.label, columns.coarse, source.where)
+            image = tables.image_column(table, selection.image, source.where)
+            label = tables.label_column(table, selection.label, selection.coarse, source.where)
         train_names = splits["train"].class_names if "train" in splits else None
         labels, class_names = tables.labels(table, label, source, train_names)
         undecoded = table.cast_column(image, datasets.Image(decode=False))
         split = RawSplit(len(table), _Column(undecoded, image), labels, class_names, table._fingerprint)
         splits[UNLABELLED if name == "test" and max(labels) < 0 else name] = split
     return splits, remarks
+
+
+def _named(full: Collection[str], given: dict[str, str], where: str) -> dict[str, str]:
+    """The name of each split that there is, train first: those that are given, and of the others what their names say.
+
+    Raises:
+        UserError: there is no such split, or one is given twice.
+    """
+    for split, name in given.items():
+        if name not in full:
+            hint = did_you_mean(near(name, full, 1), after=" ")
+            known = f"{hint}there are {', '.join(full)}"
+            raise UserError(f"{SPLIT_OPTIONS[split]} {name}: {where} has no such split with images; {known}")
+    twice = [name for name in given.values() if list(given.values()).count(name) > 1]
+    if twice:
+        raise UserError(f"the split {twice[0]} is given for two of train, validation and test: give another for one")
+    named = named_splits([name for name in full if name not in given.values()], where) | given
+    return {split: named[split] for split in KEYWORDS if split in named}
 
 
 @dataclass(frozen=True)

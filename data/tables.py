@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,11 +19,15 @@ PLAIN = ("int", "uint", "float", "double", "string", "large_string", "bool", "nu
 CIFAR100 = {"fine_label", "coarse_label"}  # columns: the one set of classes is of the other's, and has its own option
 
 
-def load(source: Source) -> tuple[dict, list[str]]:
+def load(source: Source, config: str | None) -> tuple[dict, list[str]]:
     """The splits of `source` as `datasets.Dataset`s, and the names of those that are empty, which it refuses to open.
 
+    Args:
+        source: a Hub id or a folder of parquet files.
+        config: which of several data sets in it; None: the only one, or its default.
+
     Raises:
-        UserError: no network and no copy, damaged files, or no room to unpack them.
+        UserError: no such configuration, no network and no copy, damaged files, or no room to unpack them.
     """
     import datasets
     import huggingface_hub
@@ -34,7 +39,7 @@ def load(source: Source) -> tuple[dict, list[str]]:
         # A copy from an earlier download still loads; without this a missing one costs half a minute of retries.
         datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
-        builder = datasets.load_dataset_builder(*_what_to_open(source))
+        builder = datasets.load_dataset_builder(*_what_to_open(source, config))
         builder.download_and_prepare()
         sizes = {name: split.num_examples for name, split in builder.info.splits.items()}
         full = {name: builder.as_dataset(split=name) for name, size in sizes.items() if size}
@@ -43,6 +48,7 @@ def load(source: Source) -> tuple[dict, list[str]]:
         if errno.ENOSPC in (getattr(e, "errno", None) for e in (error, error.__cause__, error.__context__)):
             cache = datasets.config.HF_DATASETS_CACHE
             raise UserError(f"no space left in {cache}: make room there, or set HF_HOME to another disk") from error
+        _check_config(source, config, error)
         lost = ConnectionError, datasets.exceptions.DatasetNotFoundError
         if source.kind == "parquet" or not isinstance(error, lost):
             raise UserError(f"{source.where} cannot be opened: {error.__cause__ or error}") from error
@@ -53,7 +59,17 @@ def load(source: Source) -> tuple[dict, list[str]]:
         ) from error
 
 
-def _what_to_open(source: Source) -> tuple:
+def _check_config(source: Source, config: str | None, error: Exception) -> None:
+    """Raise UserError if `error` is that of a configuration that there is not, or not given where there are several."""
+    known = re.search(r"(?:available configs:|Available:) *\[([^\]]*)\]", str(error))
+    if known and "onfig" in str(error):
+        names = known[1].replace("'", "")
+        where = source.where
+        said = f"--hub-config {config}: {where} has no such data set" if config else f"{where} holds several data sets"
+        raise UserError(f"{said}: give --hub-config, one of {names}") from error
+
+
+def _what_to_open(source: Source, config: str | None) -> tuple:
     """What `datasets` is to open: a folder as a whole, or the parquet files of one with pictures in it.
 
     Left to itself it takes a folder for what most of its files are, unless a card says which files are the data.
@@ -63,10 +79,10 @@ def _what_to_open(source: Source) -> tuple:
     from huggingface_hub import DatasetCard
 
     if source.kind == "hub" or not source.folder.holds_images():
-        return (source.where,)
+        return source.where, config
     card = Path(source.where, "README.md")
     if card.is_file() and MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data):
-        return (source.where,)
+        return source.where, config
     found = DataFilesDict.from_patterns(get_data_patterns(source.where), source.where, allowed_extensions=[".parquet"])
     return "parquet", None, None, {split: list(files) for split, files in found.items() if files}
 

@@ -144,6 +144,10 @@ def _load_data(args: TrainOptions) -> DataSplits:
         group_column=args.group_column,
         long_tail=args.long_tail,
         decode=args.decode or "auto",
+        hub_config=args.hub_config,
+        train_split=args.train_split,
+        val_split=args.val_split,
+        test_split=args.test_split,
         **of_every_task,
     )
 

@@ -23,6 +23,17 @@ class DataOptions:
         of_test=True,
         per_machine=True,
     )
+    hub_config: str | None = option(
+        None,
+        "which data set, where a Hub id or a folder of parquet files holds several (default: the only one)",
+        metavar="NAME",
+        of_test=True,
+    )
+    train_split: str | None = option(
+        None, "split of a table to train on (default: the one whose name says so)", metavar="NAME", of_test=True
+    )
+    val_split: str | None = option(None, "split to validate on (default: likewise)", metavar="NAME", of_test=True)
+    test_split: str | None = option(None, "split to test on (default: likewise)", metavar="NAME", of_test=True)
     labels: str | None = option(
         None,
         "table of the labels of a folder of images: .csv, .tsv, .jsonl or .parquet, a row per image (default: "

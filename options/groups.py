@@ -1,4 +1,4 @@
-"""Every option of train.py in groups, how it learns and what from apart: name, default and meaning. Nothing heavy is imported."""
+"""The options of train.py in groups; those of the data and of learning are apart. Nothing heavy is imported."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

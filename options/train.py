@@ -108,7 +108,10 @@ def _check_task(args: argparse.Namespace) -> None:
         if args.transform:
             raise UserError("--transform needs --task transform")
         return
-    of_labelled = ("folds", "skip_bad_images", "image_column", "label_column", "fit", "crop_pct", "decode")
+    of_labelled = (
+        *("folds", "skip_bad_images", "image_column", "label_column", "fit", "crop_pct", "decode"),
+        *("hub_config", "train_split", "val_split", "test_split"),
+    )
     odd = given({name: OPTIONS[name] for name in of_labelled}, args) if args.transform is None else []
     if odd:
         raise UserError(f"{', '.join(odd)}: of no use for pairs; leave it out, or give --transform")

@@ -49,7 +49,7 @@ def test_real_sets_have_their_published_figures_and_decode_pixel_for_pixel(name,
 
 def test_cifar100_has_a_hundred_fine_and_twenty_coarse_classes(real_data):
     source = find_source("cifar100", real_data)
-    fine, coarse = (readers.read_raw_splits(source, readers.Columns(coarse=coarse))[0] for coarse in (False, True))
+    fine, coarse = (readers.read_raw_splits(source, readers.Selection(coarse=coarse))[0] for coarse in (False, True))
     assert (np.bincount(fine["train"].labels) == 500).all() and len(fine["train"].class_names) == 100
     assert (np.bincount(coarse["test"].labels) == 500).all() and len(coarse["test"].class_names) == 20
     assert "apple" in fine["train"].class_names and "aquatic_mammals" in coarse["train"].class_names
