@@ -48,6 +48,7 @@ class Decoded(NamedTuple):
         ranges: of values of more than eight bits, in train: what became 0 and 255.
         sizes: how many images there were of each (height, width), in pixels, before they were brought to one.
         geometry: how they were brought to it.
+        choice: why they are decoded once, or at every step, in words; empty where there is nothing to say.
     """
 
     splits: dict[str, Arrays]
@@ -56,3 +57,4 @@ class Decoded(NamedTuple):
     ranges: Ranges
     sizes: dict[tuple[int, int], int]
     geometry: Geometry = MIDDLE
+    choice: str = ""

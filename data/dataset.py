@@ -192,6 +192,7 @@ def build_splits(
     about_sizes = remarks.of_sizes(decoded.sizes, shape[:2], decoded.geometry, by_default, targets is not None)
     moments = train.arrays.moments[train.ids].mean(0)
     about_source = [f"note: {sentence}" for sentence in decoded.remarks]
+    choice = [f"note: {decoded.choice}"] if decoded.choice else []
     hidden = decoded.splits.get(UNLABELLED)
     return DataSplits(
         name=name,
@@ -203,7 +204,7 @@ def build_splits(
         mean=moments[:, 0].tolist(),
         std=np.sqrt(np.maximum(moments[:, 1] - moments[:, 0] ** 2, 1e-8)).tolist(),
         notes=notes,
-        remarks=[*about_source, *about_sizes, *remarks.of_ranges(decoded.ranges), *remarks.of_counts(notes)],
+        remarks=[*about_source, *about_sizes, *choice, *remarks.of_ranges(decoded.ranges), *remarks.of_counts(notes)],
         targets=targets,
         unlabelled=Subset(hidden, np.arange(len(hidden.labels))) if hidden and len(hidden.labels) else None,
         ranges=decoded.ranges,

@@ -15,6 +15,7 @@ from data import cache, decode_all, digits
 from data.arrays import Decoded
 from data.geometry import MIDDLE, Geometry
 from data.label_files import LabelFile
+from data.live import LiveImages
 from data.readers import RawSplit, Selection, about_folder, read_labelled_splits, read_raw_splits
 from data.sources import Source
 from data.subsets import few
@@ -70,7 +71,9 @@ def prepare(source: Source, selection: Selection, table: LabelFile | None, wante
     if not wanted.skip_bad_images:  # it may have been built by a run that was told to skip
         decode_all.refuse_bad([line for split in decoded.splits.values() for line in split.bad_images])
     # Files that are no images leave what is kept as it is: what is said of them is not kept there.
-    return decoded._replace(remarks=[*decoded.remarks, *(about_folder(source) if table is None else [])])
+    more = about_folder(source) if table is None else []
+    choice = _choice_in_words(decoded) if wanted.decode == AUTO else ""
+    return decoded._replace(remarks=[*decoded.remarks, *more], choice=choice)
 
 
 def _opened(
@@ -115,9 +118,7 @@ def _found(folder: Callable[[str, int | None], Path], wanted: Wanted, raw: Raw) 
     index = read("live")
     if index is None or wanted.decode == "live":
         return index
-    images = [split.images.shape for split in index.splits.values()]
-    no_room = _no_room_for(sum(map(math.prod, images)))
-    return _with_remark(index, no_room) if no_room else None
+    return index if _no_room_for(_decoded_bytes(index)) else None
 
 
 def _at_its_size(read: Callable[[int | None], Decoded | None], wanted: Wanted) -> Decoded | None:
@@ -137,8 +138,8 @@ def _built(folder: Callable[[str, int | None], Path], wanted: Wanted, raw: Raw) 
     if side is None and wanted.default_size is not None and len(seen.sizes) > 1:
         side = wanted.default_size()
     size, channels = decode_all.common_size(seen.sizes, side), seen.channels
-    no_room = _no_room_for(sum(split.length for split in splits.values()) * math.prod(size) * channels)
-    way = wanted.decode if wanted.decode != AUTO else "live" if no_room else "cache"
+    decoded_bytes = sum(split.length for split in splits.values()) * math.prod(size) * channels
+    way = wanted.decode if wanted.decode != AUTO else "live" if _no_room_for(decoded_bytes) else "cache"
     if way == "live" and importlib.util.find_spec("simplejpeg") is None:
         raise UserError("to decode images at every step simplejpeg is needed: pip install simplejpeg")
     decode_all.build(
@@ -151,24 +152,29 @@ def _built(folder: Callable[[str, int | None], Path], wanted: Wanted, raw: Raw) 
         geometry=wanted.geometry,
         live=way == "live",
     )
-    built = cache.read(folder(way, side), lambda: splits)
-    return _with_remark(built, no_room) if way == "live" and wanted.decode == AUTO else built
+    return cache.read(folder(way, side), lambda: splits)
+
+
+def _decoded_bytes(decoded: Decoded) -> int:
+    return sum(math.prod(split.images.shape) for split in decoded.splits.values())
 
 
 def _no_room_for(decoded_bytes: int) -> str:
-    """Why images of so many bytes are better not kept decoded; empty where they may be."""
+    """Where images of so many bytes would take more than half of the room, in words; empty where they do not."""
     room = {
         "memory": psutil.virtual_memory().available,
         "disk": shutil.disk_usage(cache.existing_root()).free,
     }
     of, free = min(room.items(), key=lambda item: item[1])
-    if decoded_bytes <= free / 2:
-        return ""
-    return (
-        f"decoded at every step: kept decoded they would take {decoded_bytes / 1e9:.1f} GB, more than half of the free "
-        f"{of} ({free / 1e9:.1f} GB); --decode cache keeps them all the same"
+    return f"{free / 1e9:.1f} GB of free {of}" if decoded_bytes > free / 2 else ""
+
+
+def _choice_in_words(decoded: Decoded) -> str:
+    """What AUTO came to, and why: of photos, as of small images nobody asks."""
+    decoded_bytes = _decoded_bytes(decoded)
+    size, room = f"{decoded_bytes / 1e9:.1f} GB", _no_room_for(decoded_bytes)
+    if not isinstance(next(iter(decoded.splits.values())).images, LiveImages):
+        return f"decoded once and kept, {size}; --decode live decodes at every step" if len(decoded.sizes) > 1 else ""
+    return f"decoded at every step: {size} of pixels are more than half of {room}; --decode cache keeps them" * bool(
+        room
     )
-
-
-def _with_remark(decoded: Decoded, remark: str) -> Decoded:
-    return decoded._replace(remarks=[*decoded.remarks, remark])

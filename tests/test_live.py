@@ -224,8 +224,10 @@ def test_images_that_would_take_more_than_half_of_what_is_free_are_decoded_at_ev
         large = load_images(str(photos), image_size=60, decode="auto")
         assert large.live
         (remark,) = (remark for remark in large.remarks if "decoded at every step" in remark)
-        assert "more than half of the free disk (0.0 GB)" in remark and "--decode cache" in remark
-    assert not load_images(str(photos), image_size=8, decode="auto").live
+        assert "are more than half of 0.0 GB of free disk; --decode cache keeps them" in remark
+    small = load_images(str(photos), image_size=8, decode="auto")
+    assert not small.live
+    assert "note: decoded once and kept, 0.0 GB; --decode live decodes at every step" in small.remarks
 
 
 def test_an_index_takes_less_than_200_bytes_a_file(photos):
