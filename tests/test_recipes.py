@@ -12,6 +12,7 @@ from options.parser import RECIPES
 from options.train import parse_train
 from tests.driver import train
 
+AT_HAND = {"ILSVRC/imagenet-1k": "imagenette"}  # in the place of what is not
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
@@ -28,10 +29,11 @@ def test_a_recipe_parses_and_says_what_was_measured(recipe: str) -> None:
 @pytest.mark.parametrize("recipe", NAMES)
 def test_a_recipe_takes_two_steps(recipe: str, tmp_path: Path, some_of_the_data: Path, own_cache: Path) -> None:
     options = parse_train(["--recipe", recipe])
-    batch_size = 4 if options.pretrained else 64
+    photos = options.dataset in AT_HAND
+    batch_size = 4 if options.pretrained or photos else 64
     short = f"--epochs 1 --batch-size {batch_size} --limit-train {2 * batch_size} --track none".split()
     short += ["--fold", "0"] if options.folds else ["--val-fraction", "0"]
-    short += first_weights(options, tmp_path)
+    short += first_weights(options, tmp_path) + (["--dataset", AT_HAND[options.dataset]] if photos else [])
     output = ["--data-dir", str(some_of_the_data), "--output-dir", str(tmp_path), "--run-name", "run"]
     codes, printed = train(["--recipe", recipe, *short, *output])
     assert codes == [0], printed
