@@ -129,9 +129,11 @@ def _read(path: Path) -> "pandas.DataFrame":
     """The table as a pandas.DataFrame of strings; empty where there is no value."""
     import pandas  # a second, for the few data sets that have a table
 
+    # Empty lines are kept, so that rows can be numbered as an editor does.
+    as_text = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False, "encoding": "utf-8-sig"}
     readers = {
-        ".csv": lambda: pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig"),
-        ".tsv": lambda: pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", sep="\t"),
+        ".csv": lambda: pandas.read_csv(path, **as_text),
+        ".tsv": lambda: pandas.read_csv(path, **as_text, sep="\t"),
         ".jsonl": lambda: pandas.read_json(path, lines=True, dtype=False),
         ".parquet": lambda: pandas.read_parquet(path),
     }
@@ -177,6 +179,8 @@ def _rows(file: LabelFile, table: "pandas.DataFrame", folder: Folder) -> tuple[l
     first_line = 1 if file.path.endswith((".jsonl", ".parquet")) else 2
     rows, faults = [], []
     for line, (_, row) in enumerate(table.iterrows(), first_line):
+        if not any(row):
+            continue
         found = find(row[image])
         if len(found) != 1:
             which = f"several images, {found[0]} and {found[1]}" if found else f"no image {row[image]!r}"

@@ -133,6 +133,7 @@ def test_equal_images_join_their_groups(photos: Path, load) -> None:
             "line 62: no image 'scans/99.png'; line 63: no image ''",
         ),
         (lambda lines: [*lines[:5], "scans/4.png,", *lines[6:]], {}, "line 6: no label"),
+        (lambda lines: [*lines[:3], "", "", *lines[3:5], "scans/4.png,", *lines[6:]], {}, "line 8: no label"),
         (lambda lines: [*lines, "scans/7.png,owl"], {}, "lines 9 and 62 do not agree on 7.png"),
         (
             lambda lines: ["image,kind,colour", *(f"{line},red" for line in lines[1:])],
