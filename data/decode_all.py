@@ -6,6 +6,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -159,9 +160,9 @@ def _decode(staging: Path, name: str, split: RawSplit, way: _Way) -> dict:
     rows_at_once = max(1, min(CHUNK, CHUNK_BYTES // math.prod(way.shape)))
     chunks, described = [], []
     # Written from first to last and not through the memory map: on a full disk that is an error, not a signal.
-    with (staging / f"{name}-images.raw").open("wb") as file:
+    with nullcontext() if way.live else (staging / f"{name}-images.raw").open("wb") as file:
         for chunk, images, known in in_threads(decode, split.length, rows_at_once, f"decoding {name}"):
-            if images is not None:
+            if file is not None:
                 file.write(images)
             chunks.append(chunk)
             described.append(known)

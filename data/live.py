@@ -1,5 +1,6 @@
 """Images that stay encoded: each is decoded whenever it is asked for."""
 
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -76,11 +77,13 @@ class LiveImages:
                 ) from error
 
         threads = torch.get_num_threads()  # one in a worker, which is one of several
-        if threads == 1:
-            list(map(fill, range(len(rows))))
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(fill, range(len(rows))))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow warns of is harmless: each was decoded before
+            if threads == 1:
+                list(map(fill, range(len(rows))))
+            else:
+                with ThreadPoolExecutor(threads) as pool:
+                    list(pool.map(fill, range(len(rows))))
         return images
 
 
