@@ -1,12 +1,14 @@
 """An encoded image file becomes a uint8 array, in the same way for training and for prediction."""
 
+import logging
 import struct
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from PIL.Image import Transpose
 
 from data.geometry import MIDDLE, Geometry
@@ -22,7 +24,8 @@ UNREADABLE = (
 )
 GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
 
-ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG, SAMPLES_PER_PIXEL = 0x0112, 277
+logging.getLogger(TiffImagePlugin.__name__).setLevel(logging.CRITICAL)  # it says in words of its own what we say
 # What sets a picture upright, for each value of the tag but 1. Pillow's own `exif_transpose` also rewrites the other
 # tags, which costs time and refuses good pictures with odd ones.
 UPRIGHT = {
@@ -55,7 +58,15 @@ def open_image(encoded: dict | str | Path | None) -> Image.Image:
         source = encoded
     if source is None:
         raise ValueError("there is no image")
-    image = Image.open(source)
+    try:
+        image = Image.open(source)
+    except UnidentifiedImageError:
+        channels = _tiff_channels(source)
+        if channels is None:
+            raise
+        raise ValueError(_of_channels(channels)) from None
+    if image.format == "TIFF" and image.tag_v2.get(SAMPLES_PER_PIXEL, 1) > 4:  # of which Pillow would take three
+        raise ValueError(_of_channels(image.tag_v2[SAMPLES_PER_PIXEL]))
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width}x{image.height} pixels, more than the limit of {MAX_PIXELS}")
     return image
@@ -64,6 +75,26 @@ def open_image(encoded: dict | str | Path | None) -> Image.Image:
 def complaint(error: Exception) -> str:
     """Why an image cannot be decoded, from what `UNREADABLE` names."""
     return "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
+
+
+def _of_channels(channels: int) -> str:
+    return f"a TIFF of {channels} channels, and only grey or colour can be read: write the ones to use into other files"
+
+
+def _tiff_channels(source: str | Path | BinaryIO) -> int | None:
+    """How many channels a TIFF has that Pillow does not know; None: it is no TIFF, or a damaged one."""
+    with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as file:
+        file.seek(0)
+        header = file.read(8)
+        if header[:4] not in (b"II*\0", b"MM\0*"):
+            return None
+        tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+        try:
+            file.seek(tags.next)
+            tags.load(file)
+            return int(tags.get(SAMPLES_PER_PIXEL, 1))
+        except UNREADABLE:
+            return None
 
 
 def is_grey(image: Image.Image) -> bool:

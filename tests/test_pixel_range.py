@@ -192,3 +192,30 @@ def test_a_file_of_any_kind_is_the_same_to_infer_as_to_training(tree, own_cache)
     data = load_images(str(root), val_fraction=0)
     for path, image in zip(sorted((root / "a").iterdir()), data.train.arrays.images, strict=False):
         assert np.array_equal(read_image(path, data.shape, data.ranges), image), path
+
+
+def write_channels(path: Path, values: np.ndarray, colours: bool) -> None:
+    """A TIFF of many channels, (H, W, C), as cameras for other light than ours write them."""
+    height, width, channels = values.shape
+    bits = struct.pack(f"<{channels}H", *[8 * values.itemsize] * channels)
+    short, long = 3, 4
+    entries = [(256, long, 1, width), (257, long, 1, height), (258, short, channels, 8), (259, short, 1, 1)]
+    entries += [(262, short, 1, 2 if colours else 1), (273, long, 1, 8 + len(bits)), (277, short, 1, channels)]
+    entries += [(278, long, 1, height), (279, long, 1, values.nbytes)]
+    head = b"II*\0" + struct.pack("<I", 8 + len(bits) + values.nbytes)
+    packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    path.write_bytes(head + bits + values.tobytes() + struct.pack("<H", len(entries)) + packed + bytes(4))
+
+
+@pytest.mark.parametrize(("channels", "dtype", "colours"), [(5, "u1", True), (5, "u1", False), (8, "<u2", True)])
+@pytest.mark.parametrize("decode", ["cache", "live"])
+def test_more_channels_than_colours_are_refused_in_words_and_never_dropped(
+    decode, channels, dtype, colours, tree, own_cache, capfd
+):
+    root = tree("cat", "dog")
+    write_channels(root / "cat" / "field.tif", np.zeros((8, 8, channels), dtype), colours)
+    said = f"field.tif: a TIFF of {channels} channels, and only grey or colour can be read: write the ones to use"
+    with pytest.raises(UserError, match=said):
+        load_images(str(root), decode=decode)
+    assert len(load_images(str(root), decode=decode, skip_bad_images=True).train) == 14
+    assert "channels" not in capfd.readouterr().err.replace(said, "")
