@@ -150,6 +150,8 @@ def load_images(
     table = _label_file(source, labels, selection, split_column, group_column)
     wanted = Wanted(decode, image_size, default_size, geometry, rows, skip_bad_images)
     decoded = prepare(source, selection, table, wanted)
+    name = f"{source.name}-coarse" if coarse else source.name
+    del source  # and with it the names of all files, of which there may be a million
     splits, class_names, about_source, *_ = decoded
     if len(class_names) < 2:
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
@@ -160,7 +162,6 @@ def load_images(
     if long_tail is not None:
         parts = (long_tailed(parts[0], long_tail, seed), *parts[1:])
     parts = subsample(parts, (limit_train, limit_val, limit_test), seed, smoke=rows is not None)
-    name = f"{source.name}-coarse" if coarse else source.name
     about_source = [*about_source, *alike(class_names)]
     if UNLABELLED in splits:
         tested = "the validation split is tested on" if "validation" in splits else "a part of train is held out"
