@@ -1,5 +1,6 @@
 """Bench `decode`: photos from JPEG files to what a model takes, as torchvision, timm and --decode live do it."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from options.bench import BenchOptions
 PHOTOS = 256
 WIDTH, HEIGHT, SIDE = 500, 400, 224  # ImageNet's photos are about so large, and its models take so much of them
 BATCH_SIZE = 64
+CACHE = "HF_DATASETS_CACHE"  # beside which the cache is; see `data/cache.py`
 
 
 def measure(args: BenchOptions, budget: Budget) -> Section:
@@ -77,6 +79,20 @@ def _write_photos(root: Path) -> int:
     return sum(path.stat().st_size for path in root.rglob("*.jpg")) // PHOTOS
 
 
+@contextmanager
+def _cache_in(place: Path) -> Iterator[None]:
+    """What is known of the photos goes with them, not into the user's cache."""
+    before = os.environ.get(CACHE)
+    os.environ[CACHE] = str(place / "datasets")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[CACHE]
+        else:
+            os.environ[CACHE] = before
+
+
 def _batches(one: Callable[[int], Tensor]) -> Callable[[], Tensor]:
     """A call that makes one batch after another of images made one by one."""
     generator = np.random.default_rng(0)
@@ -102,7 +118,8 @@ def _of_timm(root: Path) -> Callable[[], Tensor]:
 
 
 def _ours(args: BenchOptions, root: Path) -> Callable[[], Tensor]:
-    data: DataSplits = load_images(str(root), image_size=SIDE, val_fraction=0, decode="live")
+    with _cache_in(root.parent):
+        data: DataSplits = load_images(str(root), image_size=SIDE, val_fraction=0, decode="live")
     options = replace(args, augment="rrc,flip", input_size=None, image_size=SIDE)
     task = build_task(options, data, torch.device("cpu"))
     dataset, generator = ImageDataset(data.train.arrays, task.augment.crop), np.random.default_rng(0)

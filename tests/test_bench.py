@@ -222,6 +222,16 @@ def test_data_gives_what_torchvision_gives(run):
     assert [row["variant"] for row in augmented["rows"]] == [row["variant"] for row in plain["rows"]]
 
 
+def test_photos_are_decoded_by_three_ways_and_no_cache_is_left(run, own_cache):
+    code, _, _, content = run("--what", "decode")
+    (section,) = content["benches"]
+    assert code == 0
+    names = [row["variant"] for row in section["rows"]]
+    assert names == ["torchvision's ImageFolder", "timm's dataset", "ours, --decode live"]
+    assert all(row["images_per_second"]["median"] > 0 for row in section["rows"])
+    assert not own_cache.exists()
+
+
 def test_the_convolution_by_hand_gives_what_the_native_gives(run):
     code, out, _, content = run("--what", "conv")
     assert code == 0
@@ -280,9 +290,9 @@ def test_weights_that_name_classes_are_refused(run, tmp_path, best):
 def test_check_fails_for_a_loop_that_augments_more_than_it_trains(run, counted, monkeypatch):
     augment = Augment.__call__
 
-    def slowly(*args):
+    def slowly(*args, **options):
         Slow.seconds += 1
-        return augment(*args)
+        return augment(*args, **options)
 
     monkeypatch.setattr(Augment, "__call__", slowly)
     code, out, _, content = run("--check", "--model", "ours")
