@@ -11,7 +11,7 @@ from torch import Tensor
 from benches.budget import Budget
 from benches.images import make_images
 from benches.report import Row, Section
-from benches.timing import calls_for, interleave, warm_up
+from benches.timing import interleave, warmed_up
 from data.dataset import DataSplits
 from data.loader import ImageDataset
 from engine.build import build_task
@@ -39,7 +39,7 @@ def measure(args: BenchOptions, device: torch.device, batch_size: int, steps: st
     usual, ours = _one_by_one(data, ids, device, padding), _whole_batch(args, data, ids, device, padding)
     difference = None if padding else ((ours() - usual()).abs().max() / usual().abs().max()).item()
     calls = {"PIL and torchvision, one by one": usual, "ours, by whole batches": ours}
-    timed = {name: (call, calls_for(warm_up(call, device, budget))) for name, call in calls.items()}
+    timed = warmed_up(calls, device, budget)
     rows = [Row(name, len(ids), timing) for name, timing in interleave(timed, args.rounds, device, budget).items()]
     rows[-1].difference = difference
     shape = f"{args.channels}x{args.image_size}x{args.image_size}"

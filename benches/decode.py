@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benches.budget import Budget
 from benches.report import Row, Section
-from benches.timing import calls_for, interleave, warm_up
+from benches.timing import interleave, warmed_up
 from common import console
 from data.dataset import DataSplits, load_images
 from data.loader import ImageDataset
@@ -46,7 +46,7 @@ def measure(args: BenchOptions, budget: Budget) -> Section:
             "ours, --decode live": _ours(args, root),
         }
         device = torch.device("cpu")
-        timed = {name: (call, calls_for(warm_up(call, device, budget))) for name, call in calls.items()}
+        timed = warmed_up(calls, device, budget)
         rows = [
             Row(name, BATCH_SIZE, timing) for name, timing in interleave(timed, args.rounds, device, budget).items()
         ]

@@ -15,7 +15,7 @@ from benches.budget import Budget
 from benches.images import ROWS, make_images
 from benches.report import Row, Section, round_ratios
 from benches.step import training_step
-from benches.timing import MOST_CALLS, Timing, calls_for, interleave, warm_up
+from benches.timing import MOST_CALLS, Timing, calls_for, interleave, warm_up, warmed_up
 from common.console import percent
 from engine.build import build_model
 from engine.optim.schedule import set_lr
@@ -118,7 +118,7 @@ def _time_parts(run: Run, model: torch.nn.Module, batch: tuple[Tensor, Tensor], 
         "progress, log, stop": once_in_a_while,
         "learning rate and seed": set_lr_and_seed,
     }
-    timed = {name: (call, calls_for(warm_up(call, device, budget))) for name, call in parts.items()}
+    timed = warmed_up(parts, device, budget)
     # The run's log falls on every so many steps; fewer calls than that would miss it.
     timed["progress, log, stop"] = once_in_a_while, run.log_every
     return interleave(timed, run.args.rounds, device, budget)

@@ -1,7 +1,7 @@
 """How long calls take: warmed up apart, in interleaved rounds, waiting for the device before the clock is read."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter as clock
 
@@ -57,6 +57,13 @@ def warm_up(call: Callable[[], object], device: torch.device, budget: Budget = U
         if not budget.may_prepare():
             break
     return seconds
+
+
+def warmed_up(
+    calls: Mapping[str, Callable[[], object]], device: torch.device, budget: Budget
+) -> dict[str, tuple[Callable[[], object], int]]:
+    """What `interleave` takes: each call, warmed up, and how many of it fill a round."""
+    return {name: (call, calls_for(warm_up(call, device, budget))) for name, call in calls.items()}
 
 
 def calls_for(seconds: float, round_seconds: float = ROUND_SECONDS) -> int:

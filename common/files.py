@@ -59,6 +59,15 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def deepest_existing(path: Path) -> Path:
+    """`path`, or the nearest above it that there is.
+
+    Raises:
+        OSError: a name that is too long, or a folder that may not be entered.
+    """
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
 def flush(path: Path) -> None:
     """Make what was written to a file, or the names in a folder, survive a loss of power."""
     if os.name == "nt" and path.is_dir():

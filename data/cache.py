@@ -33,12 +33,6 @@ def cache_root() -> Path:
     return Path(os.environ.get("HF_DATASETS_CACHE", f"{hub}/datasets")).expanduser().parent / "sameloop"
 
 
-def existing_root() -> Path:
-    """The folder, on the same disk, that is there already."""
-    root = cache_root().absolute()
-    return next(folder for folder in (root, *root.parents) if folder.is_dir())
-
-
 def cache_folder(name: str, fingerprint: str, *choices: object) -> Path:
     """Where the decoded splits of data with this fingerprint live, decoded with these choices (path, size, ...).
 

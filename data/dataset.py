@@ -37,7 +37,6 @@ class DataSplits:
         ranges: of values of more than eight bits: what became 0 and 255, to prepare other images by.
         image_size: side in pixels that images of many sizes were brought to where nobody had said which; else None.
         geometry: how they were brought to it, to prepare other images by.
-        live: whether they are decoded whenever they are asked for.
     """
 
     name: str
@@ -55,7 +54,11 @@ class DataSplits:
     ranges: Ranges = field(default_factory=dict)
     image_size: int | None = None
     geometry: Geometry = MIDDLE
-    live: bool = False
+
+    @property
+    def live(self) -> bool:
+        """Whether images are decoded whenever they are asked for."""
+        return isinstance(self.train.arrays.images, LiveImages)
 
     def fingerprints(self) -> dict[str, str]:
         """Of "train", "validation" and "test" a hash of the images' pixels, labels and order, to know them again."""
@@ -188,7 +191,6 @@ def build_splits(
     `by_default`: the images were of many sizes, and nobody said which to bring them to.
     """
     shape = train.arrays.images.shape[1:]
-    live = isinstance(train.arrays.images, LiveImages)
     notes = _notes(train, val, test, decoded.splits)
     about_sizes = remarks.of_sizes(decoded.sizes, shape[:2], decoded.geometry, by_default, targets is not None)
     moments = train.arrays.moments[train.ids].mean(0)
@@ -211,7 +213,6 @@ def build_splits(
         ranges=decoded.ranges,
         image_size=shape[0] if by_default else None,
         geometry=decoded.geometry,
-        live=live,
     )
 
 

@@ -201,7 +201,7 @@ def _decode_some(name: str, split: RawSplit, rows: range, way: _Way) -> _Chunk:
             continue
         try:
             with open_image(encoded) as image:
-                size, plain = upright_size(image), way.live and is_plain_jpeg(image, encoded, way.shape[2])
+                size, plain = upright_size(image), is_plain_jpeg(image, way.shape[2])
                 picture = to_array(image, way.shape[2], way.shape[:2], way.ranges, way.geometry)
                 chunk.cut_images += is_cut(image, way.ranges)
         except UNREADABLE as error:

@@ -35,9 +35,6 @@ class LiveImages:
     ranges: Ranges
     geometry: Geometry
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Some of them, uint8 (B, H, W, C): bit for bit what is kept of them where they are decoded once."""
         _, height, width, channels = self.shape

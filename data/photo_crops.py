@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from data.decode import ORIENTATION_TAG, open_image, to_array
 from data.pixel_range import Ranges
 
-COLORS = {1: ("Gray", ("Gray",)), 3: ("RGB", ("YCbCr", "RGB", "Gray"))}  # channels -> (wanted, of these)
+COLORS = {1: "Gray", 3: "RGB"}  # channels -> what simplejpeg calls it
 
 
 def read_encoded(encoded: dict | str) -> bytes:
@@ -22,23 +22,15 @@ def read_encoded(encoded: dict | str) -> bytes:
     return encoded["bytes"] if encoded["bytes"] is not None else Path(encoded["path"]).read_bytes()
 
 
-def is_plain_jpeg(image: Image.Image, encoded: dict | str, channels: int) -> bool:
+def is_plain_jpeg(image: Image.Image, channels: int) -> bool:
     """Whether `cropped` may leave Pillow out: an upright JPEG of colours that need no conversion.
 
     Args:
-        image: opened by Pillow, not yet decoded.
-        encoded: the same, in any form that `open_image` takes.
+        image: as Pillow opened it.
         channels: that are wanted, 1 or 3.
     """
-    if image.format != "JPEG" or image.getexif().get(ORIENTATION_TAG, 1) != 1:
-        return False
-    import simplejpeg  # only what is decoded live needs it, and not every notebook has it
-
-    try:
-        *_, colors, _ = simplejpeg.decode_jpeg_header(read_encoded(encoded))
-    except ValueError:  # a fault that Pillow passes over, or names
-        return False
-    return colors in COLORS[channels][1]
+    colors = ("L",) if channels == 1 else ("L", "RGB")
+    return image.format == "JPEG" and image.mode in colors and image.getexif().get(ORIENTATION_TAG, 1) == 1
 
 
 def cropped(
@@ -81,12 +73,12 @@ def cropped(
 
 def _quickly(data: bytes, size: Sequence[int], box: Sequence[int], shape: tuple[int, int, int]) -> np.ndarray | None:
     """The whole photo, at a half of its size or less where the box has enough pixels then; None: Pillow may know."""
-    import simplejpeg
+    import simplejpeg  # only what is decoded live needs it, and not every notebook has it
 
     _, _, tall, wide = box
     height, width, channels = shape
     enough = {"min_height": math.ceil(size[0] * height / tall), "min_width": math.ceil(size[1] * width / wide)}
     try:
-        return simplejpeg.decode_jpeg(data, COLORS[channels][0], **enough, min_factor=2)
+        return simplejpeg.decode_jpeg(data, COLORS[channels], **enough, min_factor=2)
     except ValueError:  # a fault that Pillow passes over
         return None

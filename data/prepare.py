@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 
 from common.errors import UserError
+from common.files import deepest_existing
 from data import cache, decode_all, digits
 from data.arrays import Decoded
 from data.geometry import MIDDLE, Geometry
 from data.label_files import LabelFile
-from data.live import LiveImages
 from data.readers import RawSplit, Selection, about_folder, read_labelled_splits, read_raw_splits
 from data.sources import Source
 from data.subsets import few
@@ -51,7 +51,7 @@ def prepare(source: Source, selection: Selection, table: LabelFile | None, wante
 
     Args:
         source: where they are.
-        columns: of a table of images.
+        selection: of a table of images.
         table: of the labels of a folder of images, where they are in one.
 
     Raises:
@@ -72,8 +72,7 @@ def prepare(source: Source, selection: Selection, table: LabelFile | None, wante
         decode_all.refuse_bad([line for split in decoded.splits.values() for line in split.bad_images])
     # Files that are no images leave what is kept as it is: what is said of them is not kept there.
     more = about_folder(source) if table is None else []
-    choice = _choice_in_words(decoded) if wanted.decode == AUTO else ""
-    return decoded._replace(remarks=[*decoded.remarks, *more], choice=choice)
+    return decoded._replace(remarks=[*decoded.remarks, *more])
 
 
 def _opened(
@@ -113,12 +112,15 @@ def _found(folder: Callable[[str, int | None], Path], wanted: Wanted, raw: Raw) 
 
     if wanted.decode != "live":
         decoded = read("cache")
-        if decoded is not None or wanted.decode == "cache":
-            return decoded
+        if decoded is not None:
+            return _explained(decoded, wanted)
+        if wanted.decode == "cache":
+            return None
     index = read("live")
     if index is None or wanted.decode == "live":
         return index
-    return index if _no_room_for(_decoded_bytes(index)) else None
+    room = _no_room_for(_decoded_bytes(index))
+    return _explained(index, wanted, room) if room else None
 
 
 def _at_its_size(read: Callable[[int | None], Decoded | None], wanted: Wanted) -> Decoded | None:
@@ -139,7 +141,8 @@ def _built(folder: Callable[[str, int | None], Path], wanted: Wanted, raw: Raw) 
         side = wanted.default_size()
     size, channels = decode_all.common_size(seen.sizes, side), seen.channels
     decoded_bytes = sum(split.length for split in splits.values()) * math.prod(size) * channels
-    way = wanted.decode if wanted.decode != AUTO else "live" if _no_room_for(decoded_bytes) else "cache"
+    room = _no_room_for(decoded_bytes) if wanted.decode == AUTO else ""
+    way = wanted.decode if wanted.decode != AUTO else "live" if room else "cache"
     if way == "live" and importlib.util.find_spec("simplejpeg") is None:
         raise UserError("to decode images at every step simplejpeg is needed: pip install simplejpeg")
     decode_all.build(
@@ -152,7 +155,7 @@ def _built(folder: Callable[[str, int | None], Path], wanted: Wanted, raw: Raw) 
         geometry=wanted.geometry,
         live=way == "live",
     )
-    return cache.read(folder(way, side), lambda: splits)
+    return _explained(cache.read(folder(way, side), lambda: splits), wanted, room)
 
 
 def _decoded_bytes(decoded: Decoded) -> int:
@@ -163,18 +166,20 @@ def _no_room_for(decoded_bytes: int) -> str:
     """Where images of so many bytes would take more than half of the room, in words; empty where they do not."""
     room = {
         "memory": psutil.virtual_memory().available,
-        "disk": shutil.disk_usage(cache.existing_root()).free,
+        "disk": shutil.disk_usage(deepest_existing(cache.cache_root().absolute())).free,
     }
     of, free = min(room.items(), key=lambda item: item[1])
     return f"{free / 1e9:.1f} GB of free {of}" if decoded_bytes > free / 2 else ""
 
 
-def _choice_in_words(decoded: Decoded) -> str:
-    """What AUTO came to, and why: of photos, as of small images nobody asks."""
-    decoded_bytes = _decoded_bytes(decoded)
-    size, room = f"{decoded_bytes / 1e9:.1f} GB", _no_room_for(decoded_bytes)
-    if not isinstance(next(iter(decoded.splits.values())).images, LiveImages):
-        return f"decoded once and kept, {size}; --decode live decodes at every step" if len(decoded.sizes) > 1 else ""
-    return f"decoded at every step: {size} of pixels are more than half of {room}; --decode cache keeps them" * bool(
-        room
-    )
+def _explained(decoded: Decoded, wanted: Wanted, room: str = "") -> Decoded:
+    """With what AUTO came to, and why: of photos, as of small images nobody asks.
+
+    `room` is what `_no_room_for` said, where they are decoded at every step.
+    """
+    size, choice = f"{_decoded_bytes(decoded) / 1e9:.1f} GB", ""
+    if room:
+        choice = f"decoded at every step: {size} of pixels are more than half of {room}; --decode cache keeps them"
+    elif wanted.decode == AUTO and len(decoded.sizes) > 1:
+        choice = f"decoded once and kept, {size}; --decode live decodes at every step"
+    return decoded._replace(choice=choice)

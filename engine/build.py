@@ -17,6 +17,7 @@ from data.dataset import DataSplits, load_images
 from data.geometry import Geometry
 from data.loader import TrainSampler
 from data.pairs import load_pairs
+from data.prepare import AUTO
 from engine.checkpoints import pretrained
 from models import param_groups
 from models.factory import argument_names, create_model, image_size
@@ -143,7 +144,7 @@ def _load_data(args: TrainOptions) -> DataSplits:
         split_column=args.split_column,
         group_column=args.group_column,
         long_tail=args.long_tail,
-        decode=args.decode or "auto",
+        decode=args.decode or AUTO,
         hub_config=args.hub_config,
         train_split=args.train_split,
         val_split=args.val_split,

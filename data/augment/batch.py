@@ -95,41 +95,32 @@ class Augment:
                 f"crop={padding} reflects {padding} pixels, and an image of {height} x {width} has at most "
                 f"{min(height, width) - 1} to reflect: give a smaller crop, or none"
             )
-        if not padding:
-            return self._flip(images, indices, epoch)
+        flips = self._flips(indices, epoch)
+        if not padding:  # the same bits as below, for less: of large images a gather takes long
+            for side, chosen in flips.items():
+                images = torch.where(chosen.view(-1, 1, 1, 1), images.flip(side), images)
+            return images
         shift_y, shift_x = (
             integers(self.seed, epoch, indices, stream, 2 * padding + 1) - padding for stream in (CROP_Y, CROP_X)
         )
-        rows, columns = _reflected(shift_y, height), _reflected(shift_x, width)
-        flipped = self._flipped(indices, epoch)
-        if flipped is not None:
-            columns = torch.where(flipped[:, None], columns.flip(1), columns)
-        if "vflip" in self.spec:
-            upside_down = uniform(self.seed, epoch, indices, VFLIP) < self.spec["vflip"][0]
-            rows = torch.where(upside_down[:, None], rows.flip(1), rows)
+        positions = {1: _reflected(shift_y, height), 2: _reflected(shift_x, width)}
+        for side, chosen in flips.items():
+            positions[side] = torch.where(chosen[:, None], positions[side].flip(1), positions[side])
         first = torch.arange(batch, device=images.device)[:, None] * height
         # The fastest gather of those tried: whole pixels of a flat view, with no padded copy.
-        pixels = ((first + rows)[:, :, None] * width + columns[:, None, :]).view(-1)
+        pixels = ((first + positions[1])[:, :, None] * width + positions[2][:, None, :]).view(-1)
         return images.reshape(-1, channels).index_select(0, pixels).view(images.shape)
 
-    def _flip(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """The same bits as with a crop of no padding, and half of the work: of large images it takes longest."""
-        flips = [(2, self._flipped(indices, epoch))]
-        if "vflip" in self.spec:
-            flips.append((1, uniform(self.seed, epoch, indices, VFLIP) < self.spec["vflip"][0]))
-        images = images.clone()
-        for side, chosen in flips:
-            if chosen is not None:
-                rows = chosen.nonzero().view(-1)
-                images[rows] = images[rows].flip(side)
-        return images
-
-    def _flipped(self, indices: Tensor, epoch: int) -> Tensor | None:
+    def _flips(self, indices: Tensor, epoch: int) -> dict[int, Tensor]:
+        """Which images are flipped, bool (B,), by dimension of the batch: 1 is upside down, 2 left to right."""
+        flips = {}
         if "flip" in self.spec:
-            return uniform(self.seed, epoch, indices, FLIP) < self.spec["flip"][0]
+            flips[2] = uniform(self.seed, epoch, indices, FLIP) < self.spec["flip"][0]
         if "altflip" in self.spec:  # Jordan 2024, arXiv:2404.00498: two epochs in a row show both sides
-            return (uniform(self.seed, 0, indices, FLIP) < 0.5) ^ (epoch % 2 == 1)
-        return None
+            flips[2] = (uniform(self.seed, 0, indices, FLIP) < 0.5) ^ (epoch % 2 == 1)
+        if "vflip" in self.spec:
+            flips[1] = uniform(self.seed, epoch, indices, VFLIP) < self.spec["vflip"][0]
+        return flips
 
     def jitter(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor] | None:
         """(shift, factor), each float32 (B, 1, 1, 1), of normalised pixels: (x + shift) * factor; None: no jitter."""

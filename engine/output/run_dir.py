@@ -18,7 +18,7 @@ import yaml
 from accelerate import Accelerator
 
 from common.errors import UserError
-from common.files import write_atomically, write_json
+from common.files import deepest_existing, write_atomically, write_json
 from common.version import VERSION
 from engine.runtime.hardware import cpu_name
 from options.groups import OPTIONS, TrainOptions
@@ -86,7 +86,7 @@ def check_folder(folder: Path, parameters: int, may_exist: bool, keep: int) -> N
 
 def _deepest_existing(folder: Path) -> Path:
     try:
-        return next(path for path in (folder, *folder.parents) if path.exists())
+        return deepest_existing(folder)
     except OSError as error:  # a name that is too long, or a folder that may not be entered
         raise UserError(f"cannot write in {folder}: {error.strerror}; give another folder or --run-name") from error
 
