@@ -1,5 +1,6 @@
 """The tests of this folder, with the outcome of each."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.gpu.options import Options
+
+MOST_AT_ONCE = 6  # tests, each with a GPU's context of its own
 
 
 class Outcomes:
@@ -28,5 +31,7 @@ class Outcomes:
 def measure(options: Options, record: Callable[[dict], None]) -> None:
     """Run them all; exit code 1 when one fails."""
     arguments = [str(Path(__file__).parent), "-q", "-p", "no:cacheprovider", "--basetemp", options.scratch + "/pytest"]
+    if not options.dry_run:  # most of their time is that of processes starting, each on a core of its own
+        arguments += ["-n", str(max(1, min(MOST_AT_ONCE, (os.cpu_count() or 1) // 2)))]
     if pytest.main(arguments, plugins=[Outcomes(record)]) != 0:
         sys.exit(1)

@@ -1,69 +1,67 @@
-"""How many photos a second this machine can decode for a GPU: JPEGs of 500x400 pixels to 224, in worker processes."""
+"""How many photos a second live decoding brings to the GPU: alone, and while a ResNet-50 is trained on them."""
 
-import io
+import json
 import os
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
-from data.decode import open_image, to_array
-from tests.gpu.options import Options
+from benches.decode import cache_in, write_photos
+from data.augment.boxes import RandomCrop
+from data.dataset import Subset, load_images
+from data.loader import TrainSampler, train_loader
+from tests.gpu.options import REPOSITORY, Options
 
-SECONDS = 5.0
-DIFFERENT = 64  # photos; what a decoder does depends little on which
-
-
-class Photos(Dataset):
-    """Encoded photos, decoded when they are asked for, without end: uint8 (side, side, 3)."""
-
-    def __init__(self, width: int, height: int, side: int) -> None:
-        generator = np.random.default_rng(0)
-        self.side = side
-        self.encoded = [_photo(generator, width, height) for _ in range(DIFFERENT)]
-
-    def __len__(self) -> int:
-        return 10**6
-
-    def __getitem__(self, number: int) -> torch.Tensor:
-        with open_image({"bytes": self.encoded[number % DIFFERENT], "path": None}) as image:
-            return torch.from_numpy(to_array(image, 3, (self.side, self.side)).copy())
+SECONDS = 4.0
+EPOCHS = 6  # of which the first two, in which workers start and the GPU's kernels are chosen, do not count
+TINY = "--cpu --model cnn --model-arg width=2 --image-size 24 --batch-size 8".split()
+FULL = "--model timm/resnet50 --image-size 224 --batch-size 128".split()
 
 
 def measure(options: Options, record: Callable[[dict], None]) -> None:
-    """Images/s for some numbers of workers, on the device, where a model would take them."""
+    """Images/s for some numbers of workers, on the device, where a model would take them; then of two runs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    width, height, side, batch, seconds = (50, 40, 24, 2, 0.1) if options.dry_run else (500, 400, 224, 128, SECONDS)
-    photos = Photos(width, height, side)
-    for workers in [2] if options.dry_run else sorted({1, max(1, cores // 2), cores}):
-        rate = images_per_second(photos, workers, batch, options.device, seconds)
-        title = f"{width}x{height} JPEG to {side}"
-        record({"decoding": title, "workers": workers, "cores": cores, "images_per_second": rate})
+    count, side, batch, seconds = (40, 24, 2, 0.1) if options.dry_run else (4096, 224, 128, SECONDS)
+    root = Path(options.scratch) / "photos"
+    size = write_photos(root, count)
+    with cache_in(Path(options.scratch)):
+        data = load_images(str(root), image_size=side, val_fraction=0, decode="live")
+        for workers in [2] if options.dry_run else sorted({1, max(1, cores // 2), cores}):
+            rate = images_per_second(data.train, workers, batch, options.device, seconds)
+            title = f"500x400 JPEG of {size // 1000} kB to {side}"
+            record({"decoding": title, "workers": workers, "cores": cores, "images_per_second": rate})
+        for way in ("live", "cache"):
+            record(trained(options, root, way))
 
 
-def images_per_second(photos: Dataset, workers: int, batch: int, device: torch.device, seconds: float) -> float:
+def images_per_second(part: Subset, workers: int, batch: int, device: torch.device, seconds: float) -> float:
     """Images that reach the device in a second, after the first batches of all workers."""
-    pinned = device.type == "cuda"
-    loader = DataLoader(photos, batch_size=batch, num_workers=workers, pin_memory=pinned, prefetch_factor=4)
-    batches = iter(loader)
+    sampler = TrainSampler(part.ids, 0, 0, 10**6, batch, 1, 0, 1)
+    crop = RandomCrop(seed=0, stream=0, least=0.08, ratio=4 / 3)
+    batches = iter(train_loader(part, sampler, workers, device.type == "cuda", crop))
     for _ in range(2 * workers):
-        next(batches).to(device, non_blocking=True)
+        next(batches).to(device)
     start, count = time.perf_counter(), 0
     while time.perf_counter() < start + seconds:
-        count += len(next(batches).to(device, non_blocking=True))
+        count += len(next(batches).to(device).ids)
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return count / (time.perf_counter() - start)
 
 
-def _photo(generator: np.random.Generator, width: int, height: int) -> bytes:
-    """A JPEG with coarse and fine detail, about as large as a camera's of that size at quality 90."""
-    coarse = Image.fromarray(generator.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8))
-    pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
-    pixels += generator.integers(-8, 9, pixels.shape, dtype=np.int16)
-    encoded = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(encoded, "JPEG", quality=90)
-    return encoded.getvalue()
+def trained(options: Options, root: Path, way: str) -> dict:
+    """Images a second of a run of train.py that decodes in one `way` or the other."""
+    command = [sys.executable, "train.py", "--dataset", str(root), "--decode", way, "--augment", "rrc,flip"]
+    command += [*(TINY if options.dry_run else FULL), "--epochs", str(EPOCHS), "--val-fraction", "0.1"]
+    command += ["--track", "none", "--output-dir", options.scratch, "--run-name", way]
+    process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    if process.returncode:
+        return {"run": f"--decode {way}", "failed": (process.stdout + process.stderr).splitlines()[-20:]}
+    content = json.loads((Path(options.scratch) / way / "train.json").read_text(encoding="utf-8"))
+    rates = [epoch["images_per_second"] for epoch in content["epochs"][2:]]
+    return {"run": f"--decode {way}", "images_per_second": statistics.median(rates), "of_each_epoch": rates}
