@@ -87,7 +87,7 @@ def steps(run: "Run") -> Iterator[int]:
     while not run.done:
         # One optimizer step: a function of (options, step) alone.
         set_lr(optimizer, run.lr_at(state.step))
-        seed_step(args.seed, state.step, accelerator.process_index)
+        seed_step(args.seed, state.step, accelerator.process_index, accelerator.device)
         for micro_step in range(args.accumulate):
             batch = next(batches).to(accelerator.device)  # uint8, this process's share
             inputs, targets = task.training_batch(batch, run.epoch)  # augment, resize, normalize, mix
@@ -101,7 +101,7 @@ def steps(run: "Run") -> Iterator[int]:
             state.metrics = add(state.metrics, task.batch_metrics(loss, outputs, targets))
         if args.clip_grad:
             accelerator.clip_grad_norm_(model.parameters(), args.clip_grad)
-        run.finite_guard.check(model, state.step)  # ends all processes before a NaN reaches the weights
+        run.finite_guard.check(state.step)  # ends all processes before a NaN reaches the weights
         optimizer.step()
         optimizer.zero_grad()
         if ema is not None:

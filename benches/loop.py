@@ -97,11 +97,11 @@ def _time_parts(run: Run, model: torch.nn.Module, batch: tuple[Tensor, Tensor], 
     def observe_and_check() -> None:
         run.finite_guard.observe(loss)
         add(run.state.metrics, task.batch_metrics(loss, outputs, targets))
-        run.finite_guard.check(model, run.state.step)
+        run.finite_guard.check(run.state.step)
 
     def set_lr_and_seed() -> None:
         set_lr(run.optimizer, run.lr_at(run.state.step))
-        seed_step(run.args.seed, run.state.step, 0)
+        seed_step(run.args.seed, run.state.step, 0, device)
 
     def once_in_a_while() -> None:
         run.state.step += 1

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from models.layers.max_pool import GlobalMaxPool
+
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
@@ -56,7 +58,7 @@ class CNN(nn.Module):
         self.stem = nn.Sequential(conv3x3(channels, width), nn.BatchNorm2d(width), nn.GELU())
         self.stages = nn.Sequential(*(Stage(a, b) for a, b in pairwise(widths)))
         self.head = nn.Sequential(
-            nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(widths[-1], num_classes)
+            GlobalMaxPool(), nn.Flatten(), nn.Dropout(dropout), nn.Linear(widths[-1], num_classes)
         )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.layers.max_pool import MaxPool2d
+from models.layers.max_pool import GlobalMaxPool, MaxPool2d
 from models.layers.packed_conv import PackedConv2d
 
 
@@ -84,7 +84,7 @@ class WhitenedCNN(nn.Module):
         self.whiten = nn.Conv2d(channels, whitened, self.PATCH, bias=False)
         self.whiten.weight.requires_grad_(False)
         self.stages = nn.Sequential(*(Stage(a, b, depth) for a, b in pairwise((whitened, *widths))))
-        self.pool = nn.AdaptiveMaxPool2d(1)
+        self.pool = GlobalMaxPool()
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         nn.init.normal_(self.head.weight, std=1 / widths[-1])
 

@@ -169,9 +169,13 @@ class Task(ABC):
         """The same sums in evaluation."""
 
     def zero_metrics(self) -> MetricSums:
-        """The sums over no sample: float64 where the device has it."""
+        """The sums over no sample."""
+        return {name: self.count(0) for name in (*self.metrics, SAMPLES)}
+
+    def count(self, samples: int) -> Tensor:
+        """A number of samples as metrics have it: 0-d, float64 where the device has that."""
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        return {name: torch.zeros((), dtype=dtype, device=self.device) for name in (*self.metrics, SAMPLES)}
+        return torch.full((), samples, dtype=dtype, device=self.device)
 
     def zero_eval_metrics(self) -> MetricSums:
         """What `eval_metrics` are added to."""

@@ -172,6 +172,7 @@ def talk_by_gloo() -> None:
         return Accelerator(kwargs_handlers=[*kwargs_handlers, InitProcessGroupKwargs(backend="gloo")], **options)
 
     runtime.Accelerator, runtime.hardware.check_gpus = accelerator_by_gloo, lambda: None
+    os.environ["LOCAL_RANK"] = "0"  # the GPU that Accelerate takes
 
 
 def _work(argv: list[str], env: dict[str, str], rank: int, fault: Fault, log: str) -> None:
@@ -198,13 +199,13 @@ def _work(argv: list[str], env: dict[str, str], rank: int, fault: Fault, log: st
     training_batch, loss = Classification.training_batch, Classification.loss
     step = 0
 
-    def spied_check(self: FiniteGuard, model: torch.nn.Module, step: int) -> None:
-        check(self, model, step)
+    def spied_check(self: FiniteGuard, step: int) -> None:
+        check(self, step)
         if fault.signal_after and step + 1 == fault.signal_after[0] and rank in fault.signal_ranks:
             os.kill(os.getpid(), fault.signal_after[1])
         if fault.drift_after == (step + 1, rank):
             with torch.no_grad():
-                next(model.parameters()).mul_(1.001)
+                self.parameters[0].mul_(1.001)
         if fault.ledger is not None:
             with Path(f"{fault.ledger}.lr.{rank}").open("a") as rates:
                 rates.write(f"{step} {self.optimizer.param_groups[0]['lr']!r}\n")

@@ -60,6 +60,8 @@ def test_draws_are_the_same_bits_as_python_integers_give(device):
         drawn = uniform(seed, epoch, indices, stream)
         assert drawn.dtype == torch.float32 and drawn.device == indices.device
         assert drawn.tolist() == [reference(seed, epoch, stream, index) for index in indices.tolist()]
+        of_several = uniform(seed, epoch, indices, (stream + 5, stream))
+        assert torch.equal(of_several, torch.stack([uniform(seed, epoch, indices, stream + 5), drawn]))
 
 
 @pytest.mark.parametrize("seed, epoch, stream", [(0, 0, 0), (0, 1, 0), (1, 0, 3), (123, 77, 101)])

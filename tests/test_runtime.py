@@ -125,7 +125,7 @@ def test_weights_trained_in_fp16_are_used_on_a_cpu_in_what_it_can_compute():
 
 def test_randomness_is_a_function_of_seed_step_and_rank():
     def draw(seed, step, rank):
-        seed_step(seed, step, rank)
+        seed_step(seed, step, rank, torch.device("cpu"))
         return torch.rand(4)
 
     torch.rand(3)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data.augment import boxes, photo, randaugment
+from data.augment.arithmetic import divide
 from data.augment.boxes import RandomCrop
 from data.augment.draws import QUANTILES, integers, interpolate, uniform
 from data.augment.spec import parse
@@ -100,9 +101,7 @@ class Augment:
             for side, chosen in flips.items():
                 images = torch.where(chosen.view(-1, 1, 1, 1), images.flip(side), images)
             return images
-        shift_y, shift_x = (
-            integers(self.seed, epoch, indices, stream, 2 * padding + 1) - padding for stream in (CROP_Y, CROP_X)
-        )
+        shift_y, shift_x = integers(self.seed, epoch, indices, (CROP_Y, CROP_X), 2 * padding + 1) - padding
         positions = {1: _reflected(shift_y, height), 2: _reflected(shift_x, width)}
         for side, chosen in flips.items():
             positions[side] = torch.where(chosen[:, None], positions[side].flip(1), positions[side])
@@ -126,8 +125,8 @@ class Augment:
         """(shift, factor), each float32 (B, 1, 1, 1), of normalised pixels: (x + shift) * factor; None: no jitter."""
         if "jitter" not in self.spec:
             return None
-        drawn = (uniform(self.seed, epoch, indices, stream) for stream in (BRIGHTNESS, CONTRAST))
-        shift, change = ((2 * u - 1) * self.spec["jitter"][0] for u in drawn)
+        drawn = uniform(self.seed, epoch, indices, (BRIGHTNESS, CONTRAST))
+        shift, change = (2 * drawn - 1) * self.spec["jitter"][0]
         return shift[:, None, None, None], 1 + change[:, None, None, None]
 
     def _operate(
@@ -240,7 +239,7 @@ class Augment:
             spans.append(_span(centre - reach, centre + reach, side))
         box = spans[0][:, :, None] & spans[1][:, None, :]
         # Counted, since the border clips boxes.
-        return (~box).float(), 1 - spans[0].sum(1) * spans[1].sum(1) / (height * width)
+        return (~box).float(), 1 - divide((spans[0].sum(1) * spans[1].sum(1)).float(), height * width)
 
 
 def _reflected(shift: Tensor, side: int) -> Tensor:

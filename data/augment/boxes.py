@@ -1,5 +1,6 @@
 """Boxes of a random area and form in an image, as torchvision's RandomResizedCrop and RandomErasing draw them."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -77,17 +78,18 @@ def _tries(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """TRIES boxes for each sample: height and width, int64 (TRIES, B), and whether they have pixels at all."""
     low, high = area
-    logs = torch.linspace(-math.log(ratio), math.log(ratio), QUANTILES + 1, dtype=torch.float64)
-    forms = torch.exp(logs).float().to(indices.device)  # even on a logarithmic scale
-    tall, wide = [], []
-    for number in range(TRIES):
-        share = low + (high - low) * uniform(seed, epoch, indices, stream + 2 * number)
-        form = interpolate(forms, uniform(seed, epoch, indices, stream + 2 * number + 1))
-        pixels = size[0] * size[1] * share
-        tall.append((pixels / form).sqrt().round().long())
-        wide.append((pixels * form).sqrt().round().long())
-    heights, widths = torch.stack(tall), torch.stack(wide)
+    drawn = uniform(seed, epoch, indices, range(stream, stream + 2 * TRIES))
+    pixels = size[0] * size[1] * (low + (high - low) * drawn[::2])
+    form = interpolate(_forms(ratio, indices.device), drawn[1::2])
+    heights, widths = ((area.sqrt().round().long()) for area in (pixels / form, pixels * form))
     return heights, widths, (heights > 0) & (widths > 0)
+
+
+@functools.lru_cache
+def _forms(ratio: float, device: torch.device) -> Tensor:
+    """Width over height at each quantile, even on a logarithmic scale, float32."""
+    logs = torch.linspace(-math.log(ratio), math.log(ratio), QUANTILES + 1, dtype=torch.float64)
+    return torch.exp(logs).float().to(device)
 
 
 def _first(fits: Tensor, sides: Tensor) -> Tensor:

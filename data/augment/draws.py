@@ -1,9 +1,12 @@
 """Numbers drawn for a sample: hashed from (seed, epoch, index, stream), with no generator to keep or advance."""
 
+import functools
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 QUANTILES = 4096  # of a distribution, in a table
 
 
@@ -12,29 +15,54 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _hash(seed: int, epoch: int, indices: Tensor, stream: int) -> Tensor:
-    """64 mixed bits as int64 (B,): splitmix64's finaliser (Steele et al. 2014) over each number in turn."""
-    # The numbers before the indices meet in a tensor of no dimensions, which needs no copy to the device.
-    x = torch.tensor(GOLDEN, device="cpu")
-    for number in (seed, epoch, stream, indices):
-        x = (x ^ number) * GOLDEN
-        x = (x ^ _shift_right(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-        x = (x ^ _shift_right(x, 27)) * (0x94D049BB133111EB - 2**64)
-        x = x ^ _shift_right(x, 31)
+def _signed(x: int) -> int:
+    """The last 64 bits of a number, as int64 has them."""
+    return (x + 2**63) % 2**64 - 2**63
+
+
+@functools.lru_cache(maxsize=1024)
+def _start(seed: int, epoch: int, stream: int) -> int:
+    """What is the same for all indices, int64: asked for at every step, and a GPU waits for what Python computes."""
+    x = GOLDEN
+    for number in (seed, epoch, stream):
+        x = (x ^ number) * GOLDEN % 2**64
+        x = (x ^ x >> 30) * FIRST % 2**64
+        x = (x ^ x >> 27) * SECOND % 2**64
+        x = x ^ x >> 31
+    return _signed(x)
+
+
+@functools.lru_cache(maxsize=256)
+def _starts(seed: int, epoch: int, streams: Sequence[int], device: torch.device) -> Tensor:
+    """Those of several streams, int64 (S, 1); kept, as a copy to a GPU waits for it."""
+    return torch.tensor([[_start(seed, epoch, stream)] for stream in streams], device=device)
+
+
+def _hash(seed: int, epoch: int, indices: Tensor, stream: int | Sequence[int]) -> Tensor:
+    """64 mixed bits as int64 (B,), or (S, B): splitmix64's finaliser (Steele et al. 2014) over each number in turn."""
+    one = isinstance(stream, int)
+    x = indices ^ (_start(seed, epoch, stream) if one else _starts(seed, epoch, stream, indices.device))
+    x *= _signed(GOLDEN)
+    x ^= _shift_right(x, 30)
+    x *= _signed(FIRST)
+    x ^= _shift_right(x, 27)
+    x *= _signed(SECOND)
+    x ^= _shift_right(x, 31)
     return x
 
 
-def uniform(seed: int, epoch: int, indices: Tensor, stream: int) -> Tensor:
+def uniform(seed: int, epoch: int, indices: Tensor, stream: int | Sequence[int]) -> Tensor:
     """Uniform numbers in [0, 1), float32 (B,), multiples of 2**-24, hashed from all four arguments.
 
     `indices` int64 (B,), on any device; the result is there too, with the same bits on each. `seed`, `epoch`
-    and `stream` fit in int64.
+    and `stream` fit in int64. Of several streams, a tuple or range, the result is (S, B), and a GPU has little more to
+    do for all than for one.
     """
     return _shift_right(_hash(seed, epoch, indices, stream), 40).float() * 2**-24
 
 
-def integers(seed: int, epoch: int, indices: Tensor, stream: int, high: int) -> Tensor:
-    """Uniform integers in 0..high-1, int64 (B,); arguments as in `uniform`."""
+def integers(seed: int, epoch: int, indices: Tensor, stream: int | Sequence[int], high: int) -> Tensor:
+    """Uniform integers in 0..high-1, int64 (B,) or (S, B); arguments as in `uniform`."""
     return _shift_right(_hash(seed, epoch, indices, stream), 1) % high
 
 

@@ -5,11 +5,13 @@ correctly rounded float operation per element, so that the bits do not depend on
 looked up in tables of a fixed length, as vectorised ones may round by where they stand.
 """
 
+import functools
 import math
 
 import torch
 from torch import Tensor
 
+from data.augment.arithmetic import cosines_and_sines, divide
 from data.augment.randaugment import blend, degenerate, grey, nearest
 
 STEPS = 1024  # of an angle, or of a blur's width, from none to the most
@@ -36,7 +38,7 @@ def resized_crop(images: Tensor, top: Tensor, left: Tensor, height: Tensor, widt
 
 def _taps(start: Tensor, length: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
     """The two pixels that each of 0..side-1 lies between in the box, int64 (B, side), and how near to the second."""
-    position = (torch.arange(side, device=start.device) + 0.5) * (length[:, None].float() / side) - 0.5
+    position = (torch.arange(side, device=start.device) + 0.5) * divide(length[:, None].float(), side) - 0.5
     position = torch.minimum(position.clamp(min=0), length[:, None].float() - 1)
     low = position.floor()
     high = torch.minimum(low + 1, length[:, None].float() - 1)
@@ -53,8 +55,8 @@ def _columns(images: Tensor, column: Tensor) -> Tensor:
 def rotate(images: Tensor, steps: Tensor, degrees: float, fill: Tensor) -> Tensor:
     """Each image turned by its own angle, `steps` (B,) of -STEPS..STEPS shares of `degrees`; the nearest pixel."""
     _, height, width, _ = images.shape
-    angle = torch.arange(-STEPS, STEPS + 1, device=images.device) * (math.radians(degrees) / STEPS)
-    cos, sin = (table[steps + STEPS].view(-1, 1, 1) for table in (angle.cos(), angle.sin()))
+    tables = cosines_and_sines(math.radians(degrees) / STEPS, STEPS, images.device)
+    cos, sin = tables[:, steps + STEPS, None, None]
     y = torch.arange(height, device=images.device, dtype=torch.float32).view(1, -1, 1) - (height - 1) / 2
     x = torch.arange(width, device=images.device, dtype=torch.float32).view(1, 1, -1) - (width - 1) / 2
     return nearest(images, sin * x + cos * y + (height - 1) / 2, cos * x - sin * y + (width - 1) / 2, fill)
@@ -72,7 +74,7 @@ def adjust(images: Tensor, property: str, change: Tensor) -> Tensor:
 
 def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
     """Hue by the hexagon of HSV, in six sixths of a turn."""
-    pixels = images.float() / 255
+    pixels = divide(images.float(), 255)
     value, least = pixels.amax(-1), pixels.amin(-1)
     span = value - least
     red, green, blue = pixels.unbind(-1)
@@ -82,7 +84,7 @@ def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
         (green - blue) / divisor,
         torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
     )
-    sixths = (sixths / 6 + turn.view(-1, 1, 1)) % 1 * 6
+    sixths = (divide(sixths, 6) + turn.view(-1, 1, 1)) % 1 * 6
     channels = []
     for offset in (5, 3, 1):
         distance = (offset + sixths) % 6
@@ -116,6 +118,7 @@ def blur(images: Tensor, steps: Tensor) -> Tensor:
     return smooth.round().clamp(0, 255).to(torch.uint8)
 
 
+@functools.lru_cache
 def _gaussians(reach: int, device: torch.device) -> Tensor:
     """The kernels of all widths, float32 (STEPS + 1, 2 * reach + 1), each of sum 1."""
     sigma = SIGMA[0] + (SIGMA[1] - SIGMA[0]) * torch.arange(STEPS + 1, dtype=torch.float64) / STEPS

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data.augment.arithmetic import cosines_and_sines, divide
+
 MAX_BIN = 30
 OPS = (
     "Identity",
@@ -102,9 +104,8 @@ def _source(op: str, shape: torch.Size, bins: Tensor, signs: Tensor, space: Spac
         return row, column - _shift(bins, signs, width, space)
     if op == "TranslateY":
         return row - _shift(bins, signs, height, space), column
-    # Of all magnitudes, then picked: a vectorised sine may depend on its place in the tensor.
-    angle = torch.arange(MAX_BIN + 1, device=bins.device) * math.radians(space.rotate / MAX_BIN)
-    cos, sin = angle.cos()[bins].view(-1, 1, 1), (angle.sin()[bins] * signs).view(-1, 1, 1)
+    tables = cosines_and_sines(math.radians(space.rotate / MAX_BIN), MAX_BIN, bins.device)
+    cos, sin = tables[:, signs * bins + MAX_BIN, None, None]
     y, x = row - (height - 1) / 2, column - (width - 1) / 2
     return sin * x + cos * y + (height - 1) / 2, cos * x - sin * y + (width - 1) / 2
 
@@ -141,8 +142,8 @@ def degenerate(op: str, images: Tensor) -> Tensor:
     luma = grey(images)
     if op == "Color":
         return luma
-    pixels = images.shape[1] * images.shape[2]
-    return luma.sum(dim=(1, 2, 3), keepdim=True, dtype=torch.int64).float() / pixels
+    total = luma.sum(dim=(1, 2, 3), keepdim=True, dtype=torch.int64).float()
+    return divide(total, images.shape[1] * images.shape[2])
 
 
 def grey(images: Tensor) -> Tensor:

@@ -82,35 +82,52 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable | None = None) -> None:
         """One update of every parameter that has a gradient."""
         assert closure is None
-        for group in self.param_groups:
-            update = self._turn if group["orthogonal"] else self._adam
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                before = parameter.clone() if self.found_inf is not None else None
-                update(parameter, parameter.grad, self.state[parameter], group)
-                if before is not None:
-                    parameter.copy_(torch.where(self.found_inf == 0, parameter, before))
+        groups = [(group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups]
+        changed = [parameter for _, parameters in groups for parameter in parameters]
+        before = None if self.found_inf is None else _flat(changed)
+        for group, parameters in groups:
+            if parameters:
+                update = self._turn if group["orthogonal"] else self._adam
+                update(parameters, [p.grad for p in parameters], [self.state[p] for p in parameters], group)
+        if before is not None:
+            kept = torch.where(self.found_inf == 0, _flat(changed), before)
+            parts = kept.split([parameter.numel() for parameter in changed])
+            torch._foreach_copy_(changed, [part.view(p.shape) for part, p in zip(parts, changed, strict=True)])
 
-    def _turn(self, weight: Tensor, grad: Tensor, state: dict, group: dict) -> None:
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(grad)
-        average = state["momentum_buffer"].mul_(group["momentum"]).add_(grad)
-        ahead = grad.add(average, alpha=group["momentum"])
-        precision = self.precision or (torch.bfloat16 if bf16_pays(weight.device.type) else torch.float32)
-        direction = orthogonalize(ahead.flatten(1).to(precision))
-        weight.mul_(len(weight) ** 0.5 / torch.linalg.vector_norm(weight))
-        weight.add_(direction.view_as(weight), alpha=-group["lr"])
+    # All of a group go through an operation together: a GPU is done with each of them before Python has asked for the
+    # next. On CPUs the same is done one by one, to the same bits.
 
-    def _adam(self, parameter: Tensor, grad: Tensor, state: dict, group: dict) -> None:
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(grad), torch.zeros_like(grad)
-        state["step"] += 1
+    def _turn(self, weights: list[Tensor], grads: list[Tensor], states: list[dict], group: dict) -> None:
+        for state, grad in zip(states, grads, strict=True):
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(grad)
+        averages = [state["momentum_buffer"] for state in states]
+        torch._foreach_mul_(averages, group["momentum"])
+        torch._foreach_add_(averages, grads)
+        ahead = torch._foreach_add(grads, averages, alpha=group["momentum"])
+        precision = self.precision or (torch.bfloat16 if bf16_pays(weights[0].device.type) else torch.float32)
+        directions = [orthogonalize(matrix.flatten(1).to(precision)).view_as(matrix) for matrix in ahead]
+        inverses = torch._foreach_reciprocal(torch._foreach_norm(weights))
+        torch._foreach_mul_(weights, torch._foreach_mul(inverses, [len(weight) ** 0.5 for weight in weights]))
+        torch._foreach_add_(weights, directions, alpha=-group["lr"])
+
+    def _adam(self, parameters: list[Tensor], grads: list[Tensor], states: list[dict], group: dict) -> None:
+        for state, grad in zip(states, grads, strict=True):
+            if not state:
+                state["step"] = torch.zeros(())
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(grad), torch.zeros_like(grad)
+            state["step"] += 1
         beta1, beta2 = group["betas"]
-        mean = state["exp_avg"].lerp_(grad, 1 - beta1)
-        square = state["exp_avg_sq"].lerp_(grad.square(), 1 - beta2)
-        step = state["step"].item()
-        root = (square / (1 - beta2**step)).sqrt_().add_(group["eps"])
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.addcdiv_(mean, root, value=-group["lr"] / (1 - beta1**step))
+        steps = [state["step"].item() for state in states]  # they differ where some were frozen
+        means, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+        torch._foreach_lerp_(means, grads, 1 - beta1)
+        torch._foreach_lerp_(squares, torch._foreach_mul(grads, grads), 1 - beta2)
+        roots = torch._foreach_div(squares, [1 - beta2**step for step in steps])
+        torch._foreach_sqrt_(roots)
+        torch._foreach_add_(roots, group["eps"])
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_addcdiv_(parameters, means, roots, [-group["lr"] / (1 - beta1**step) for step in steps])
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])

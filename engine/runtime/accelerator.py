@@ -1,9 +1,11 @@
 """The start of a process: launcher, threads, precision, compilation, until Accelerate has joined it to the others."""
 
+import functools
 import os
 import sys
 from dataclasses import replace
 
+import accelerate.optimizer
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
@@ -35,6 +37,8 @@ def start_accelerator(args: launcher.AnyOptions) -> tuple[Accelerator, launcher.
     """
     launcher.check_environment()
     args = launcher.with_options(args)
+    # Asked at every step, each time it looks on the disk for a package that we never use.
+    accelerate.optimizer.is_lomo_available = functools.cache(accelerate.optimizer.is_lomo_available)
     hardware.keep_freed_memory()
     # The momentum of a unit that died fades through numbers below 1.2e-38, with which Intel's CPUs compute many times
     # slower: 14 such rows of 1,024 made Muon's step take six times as long. Threads inherit this, so it comes early.
@@ -130,6 +134,13 @@ def describe(accelerator: Accelerator) -> str:
     )
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed what is left of randomness (dropout, stochastic depth) as a function of (seed, step, rank)."""
-    torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
+def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
+    """Seed what is left of randomness (dropout, stochastic depth) as a function of (seed, step, rank).
+
+    On the CPU and on `device` alone: torch.manual_seed takes most of a millisecond to reach for devices that are not
+    there, and this is done at every step.
+    """
+    number = (seed * 1_000_003 + step) * 4099 + rank
+    torch.default_generator.manual_seed(number)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(number)

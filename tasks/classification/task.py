@@ -130,7 +130,7 @@ class Classification(Task):
             targets: int64 (B,), or float (B, K), whose largest counts as right.
         """
         labels = targets if targets.ndim == 1 else targets.argmax(1)
-        count = torch.full_like(self.zero_metrics()[SAMPLES], len(labels))
+        count = self.count(len(labels))
         correct = (outputs.argmax(1) == labels).sum()
         return {
             "loss": loss.detach().to(count) * count,

@@ -121,7 +121,7 @@ class Transformation(Task):
 
     def batch_metrics(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> MetricSums:
         """Sums over a batch of losses, images' shares of right pixels, and images."""
-        count = torch.full_like(self.zero_metrics()[SAMPLES], len(targets))
+        count = self.count(len(targets))
         right = ((outputs.detach() - targets).abs() < WITHIN[0]).to(count.dtype).mean()
         return {"loss": loss.detach().to(count) * count, "accuracy": right * count, SAMPLES: count}
 

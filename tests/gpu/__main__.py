@@ -34,7 +34,7 @@ class Part(NamedTuple):
 PARTS = (
     Part("checks", 120, "tests that only a GPU can answer"),
     Part("records", 190, "cifar10_94, five seeds, beside airbench94_muon.py"),
-    Part("loop", 60, "the loop over the bare model, waits for the GPU, share of time that it is busy"),
+    Part("loop", 90, "the loop over the bare model, waits for the GPU, share of time that it is busy"),
     Part("modes", 100, "eager, compiled, CUDA graphs, exported: cnn, whitened_cnn, ResNet-50"),
     Part("decoding", 90, "images/s that live decoding can feed, and does under ResNet-50"),
     Part("recipes", 520, "cifar10_96, cifar100_75, cifar10_97"),

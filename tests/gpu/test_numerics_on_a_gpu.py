@@ -8,14 +8,18 @@ from torch import Tensor, nn
 
 from data.augment.batch import Augment, parse
 from models.factory import create_model
+from models.layers.max_pool import GlobalMaxPool
 from tests.test_augment import FILL, IMAGE_SPECS, MIX_SPECS, noise
 
 
 @pytest.mark.parametrize("spec", IMAGE_SPECS)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_augmented_images_are_the_cpus_bit_for_bit(device: torch.device, spec: str, channels: int) -> None:
+@pytest.mark.parametrize("shape", [(32, 32, 1), (32, 32, 3), (30, 27, 3)])  # powers of 2 divide without rounding
+def test_augmented_images_are_the_cpus_bit_for_bit(
+    device: torch.device, spec: str, shape: tuple[int, int, int]
+) -> None:
+    height, width, channels = shape
     batch = 16 if device.type == "cpu" else 512  # a CPU equals itself
-    images, ids = noise(batch, 32, 32, channels), torch.arange(batch) * 193
+    images, ids = noise(batch, height, width, channels), torch.arange(batch) * 193
     for epoch in (0, 3):
         augment = Augment(parse(spec), 1, 50_000, FILL[:channels])
         expected = augment(images, ids, epoch)
@@ -26,6 +30,19 @@ def test_augmented_images_are_the_cpus_bit_for_bit(device: torch.device, spec: s
 def test_partners_to_mix_with_are_the_cpus(device: torch.device, spec: str) -> None:
     augment, ids = Augment(parse(spec), 1, 50_000, FILL), torch.arange(256)
     assert torch.equal(augment.partners(ids.to(device), 3).cpu(), augment.partners(ids, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_maximum_over_an_image_and_its_gradient_are_the_cpus(device: torch.device, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(5, (64, 32, 4, 4), generator=generator).to(dtype)  # many are equal
+    found = []
+    for where in (torch.device("cpu"), device):
+        moved = images.to(where, memory_format=torch.channels_last).requires_grad_()
+        pooled = GlobalMaxPool()(moved)
+        pooled.backward(torch.arange(64 * 32, device=where).view_as(pooled).to(dtype))
+        found.append((pooled.detach().cpu(), moved.grad.cpu()))
+    assert all(map(torch.equal, *found))
 
 
 def logits_and_gradients(model: Callable[[Tensor], Tensor], module: nn.Module, images: Tensor) -> Tensor:
