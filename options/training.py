@@ -233,8 +233,9 @@ class AugmentationOptions:
     augment: str = option(
         "none",
         "augmentations, separated by commas: flip[=P] altflip vflip[=P] crop[=PIXELS] rrc[=SCALE:RATIO] "
-        "rotate[=DEGREES] randaugment[=OPS:MAGNITUDE] trivialaugment color[=BRIGHTNESS:CONTRAST:SATURATION:HUE] "
-        "grayscale[=P] blur[=P] jitter[=SHARE] cutout[=PIXELS] erase[=P] mixup[=ALPHA] cutmix[=ALPHA]; or none",
+        "rotate[=DEGREES] randaugment[=OPS:MAGNITUDE] trivialaugment augmix[=SEVERITY:WIDTH:DEPTH:ALPHA] "
+        "color[=BRIGHTNESS:CONTRAST:SATURATION:HUE] grayscale[=P] blur[=P] jitter[=SHARE] cutout[=PIXELS] erase[=P] "
+        "mixup[=ALPHA] cutmix[=ALPHA]; or none",
         type=in_words(parse_augment),
         metavar="LIST",
     )

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from data.augment import boxes, photo, randaugment
 from data.augment.arithmetic import divide
+from data.augment.augmix import AugMix
 from data.augment.boxes import RandomCrop
-from data.augment.draws import QUANTILES, integers, interpolate, uniform
+from data.augment.draws import beta_quantiles, integers, interpolate, uniform
 from data.augment.spec import parse
 
 __all__ = ["Augment", "integers", "parse", "uniform"]
@@ -24,6 +25,7 @@ VFLIP, ANGLE, COLOR_ORDER, GREY, BLUR, BLUR_WIDTH, ERASE = range(12, 19)
 FIRST_COLOR = 20  # then one stream for each property
 FIRST_OP = 100  # then three streams for each operation of RandAugment
 FIRST_CROP, FIRST_ERASED = 200, 300  # then those of a box
+FIRST_AUGMIX = 500  # then those of its chains
 
 
 class Augment:
@@ -43,11 +45,12 @@ class Augment:
         self.spec, self.seed, self.num_samples = spec, seed, num_samples
         self._fill = torch.tensor(fill, dtype=torch.uint8)
         self.crop = RandomCrop(seed, FIRST_CROP, *spec["rrc"]) if "rrc" in spec else None
-        self._quantiles = {name: _beta_quantiles(*spec[name]) for name in ("mixup", "cutmix") if name in spec}
+        self._augmix = AugMix(seed, FIRST_AUGMIX, *spec["augmix"]) if "augmix" in spec else None
+        self._quantiles = {name: beta_quantiles(*2 * spec[name]) for name in ("mixup", "cutmix") if name in spec}
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int, *, cropped: bool = False) -> Tensor:
-        """What the spec names, in this order: random resized crop, flip and crop, rotation, RandAugment or
-        TrivialAugment, colour, grey, blur, cutout, erasing.
+        """What the spec names, in this order: random resized crop, flip and crop, rotation, RandAugment,
+        TrivialAugment or AugMix, colour, grey, blur, cutout, erasing.
 
         `images` uint8 (B, H, W, C) with C 1 or 3; `indices` int64 (B,), the samples' indices in the data set,
         on the same device; `cropped` says that they are random resized crops already. Returns uint8 (B, H, W, C);
@@ -67,14 +70,7 @@ class Augment:
         if "rotate" in self.spec:
             steps = integers(self.seed, epoch, indices, ANGLE, 2 * photo.STEPS + 1) - photo.STEPS
             images = photo.rotate(images, steps, self.spec["rotate"][0], self._fill)
-        if "randaugment" in self.spec:
-            num_ops, magnitude = map(int, self.spec["randaugment"])
-            bins = torch.full_like(indices, magnitude)
-            for turn in range(num_ops):
-                images = self._operate(images, indices, epoch, turn, bins, randaugment.RANDAUGMENT)
-        if "trivialaugment" in self.spec:
-            bins = integers(self.seed, epoch, indices, FIRST_OP + 2, randaugment.MAX_BIN + 1)
-            images = self._operate(images, indices, epoch, 0, bins, randaugment.TRIVIALAUGMENT)
+        images = self._apply_policy(images, indices, epoch)
         if "color" in self.spec:
             images = self._change_color(images, indices, epoch)
         if "grayscale" in self.spec:
@@ -128,6 +124,20 @@ class Augment:
         drawn = uniform(self.seed, epoch, indices, (BRIGHTNESS, CONTRAST))
         shift, change = (2 * drawn - 1) * self.spec["jitter"][0]
         return shift[:, None, None, None], 1 + change[:, None, None, None]
+
+    def _apply_policy(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """RandAugment, TrivialAugment or AugMix: a spec has one of them at most."""
+        if self._augmix is not None:
+            return self._augmix(images, indices, epoch, self._fill)
+        if "randaugment" in self.spec:
+            num_ops, magnitude = map(int, self.spec["randaugment"])
+            bins = torch.full_like(indices, magnitude)
+            for turn in range(num_ops):
+                images = self._operate(images, indices, epoch, turn, bins, randaugment.RANDAUGMENT)
+        if "trivialaugment" in self.spec:
+            bins = integers(self.seed, epoch, indices, FIRST_OP + 2, randaugment.TRIVIALAUGMENT.bins + 1)
+            images = self._operate(images, indices, epoch, 0, bins, randaugment.TRIVIALAUGMENT)
+        return images
 
     def _operate(
         self, images: Tensor, indices: Tensor, epoch: int, turn: int, bins: Tensor, space: randaugment.Space
@@ -252,10 +262,3 @@ def _span(start: Tensor, stop: Tensor, side: int) -> Tensor:
     """Whether each of 0..side-1 lies in [start, stop), bool (B, side)."""
     position = torch.arange(side, device=start.device)
     return (position >= start[:, None]) & (position < stop[:, None])
-
-
-def _beta_quantiles(alpha: float) -> Tensor:
-    """Quantiles of Beta(alpha, alpha) at 0, 1/4096, ..., 1 as float32."""
-    from scipy.special import betaincinv  # slow to import, so only for mixing
-
-    return torch.from_numpy(betaincinv(alpha, alpha, torch.linspace(0, 1, QUANTILES + 1).double().numpy())).float()

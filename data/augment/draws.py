@@ -71,3 +71,10 @@ def interpolate(table: Tensor, u: Tensor) -> Tensor:
     position = u * QUANTILES
     below = position.long()
     return table[below] + (table[below + 1] - table[below]) * (position - below)
+
+
+def beta_quantiles(alpha: float, beta: float) -> Tensor:
+    """A table for `interpolate`: the quantiles of Beta(alpha, beta) at 0, 1/4096, ..., 1, float32."""
+    from scipy.special import betaincinv  # slow to import, so only for mixing
+
+    return torch.from_numpy(betaincinv(alpha, beta, torch.linspace(0, 1, QUANTILES + 1).double().numpy())).float()

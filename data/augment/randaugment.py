@@ -1,6 +1,6 @@
-"""The operations of RandAugment and TrivialAugment for a whole batch, each sample at its own magnitude.
+"""The operations of RandAugment, TrivialAugment and AugMix for a whole batch, each sample at its own magnitude.
 
-Operations, ranges and meaning follow torchvision's `v2.RandAugment` and `v2.TrivialAugmentWide`. Every
+Operations, ranges and meaning follow torchvision's `v2.RandAugment`, `v2.TrivialAugmentWide` and `v2.AugMix`. Every
 step is integer arithmetic or one correctly rounded float operation per element: fused ones (`add` with alpha,
 `lerp`, convolutions, matrix products) may round differently with the size of the batch.
 """
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from data.augment.arithmetic import cosines_and_sines, divide
 
-MAX_BIN = 30
 OPS = (
     "Identity",
     "ShearX",
@@ -33,24 +32,26 @@ OPS = (
 
 
 class Space(NamedTuple):
-    """What the highest magnitude, bin 30, means; the bins below are spaced evenly, bin 0 is no change."""
+    """What the highest magnitude means; the bins below are spaced evenly, and bin 0 is no change."""
 
+    bins: int  # the highest
     shear: float  # pixels a pixel
-    translate: int | None  # pixels; None: 150/331 of the side
+    translate: int | tuple[int, int]  # pixels, or a share of the side
     rotate: float  # degrees
     blend: float  # how far a blend's factor is from 1
-    posterize: int  # bits dropped
+    posterize: tuple[int, int]  # bits dropped at bin 0, which may be some, and at the highest
 
 
-RANDAUGMENT = Space(shear=0.3, translate=None, rotate=30.0, blend=0.9, posterize=4)
-TRIVIALAUGMENT = Space(shear=0.99, translate=32, rotate=135.0, blend=0.99, posterize=6)
+RANDAUGMENT = Space(bins=30, shear=0.3, translate=(150, 331), rotate=30.0, blend=0.9, posterize=(0, 4))
+TRIVIALAUGMENT = Space(bins=30, shear=0.99, translate=32, rotate=135.0, blend=0.99, posterize=(0, 6))
+AUGMIX = Space(bins=9, shear=0.3, translate=(1, 3), rotate=30.0, blend=0.9, posterize=(4, 8))
 
 
 def apply_ops(images: Tensor, ops: Tensor, bins: Tensor, signs: Tensor, space: Space, fill: Tensor) -> Tensor:
     """Apply to each image its own operation.
 
     `images` uint8 (B, H, W, C) with C 1 or 3; `ops` int64 (B,), positions in `OPS`; `bins` int64 (B,), the
-    magnitudes 0..30; `signs` int64 (B,), -1 or 1, for the operations that have two directions; `fill` uint8
+    magnitudes 0..space.bins; `signs` int64 (B,), -1 or 1, for the operations that have two directions; `fill` uint8
     (1,) or (C,), the colour that affine operations bring in from outside. Returns uint8 (B, H, W, C).
 
     Sources: Cubuk et al. 2019, "RandAugment"; Müller and Hutter 2021, "TrivialAugment".
@@ -70,12 +71,14 @@ def apply_op(op: str, images: Tensor, bins: Tensor, signs: Tensor, space: Space,
     if op in ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"):
         return nearest(images, *_source(op, images.shape, bins, signs, space), fill)
     if op in ("Brightness", "Color", "Contrast", "Sharpness"):
-        return blend(images, degenerate(op, images), -(signs * bins) * (space.blend / MAX_BIN))
+        return blend(images, degenerate(op, images), -(signs * bins) * (space.blend / space.bins))
     if op == "Posterize":
-        dropped = (bins * (space.posterize / MAX_BIN)).round().to(torch.uint8)
-        return (images >> _column(dropped)) << _column(dropped)
+        least, most = space.posterize
+        dropped = least + (bins * ((most - least) / space.bins)).round().long()
+        return images & _column((255 << dropped & 255).to(torch.uint8))
     if op == "Solarize":
-        threshold = (511 - 17 * bins) // 2  # 255 * (1 - bin / 30), rounded up to compare with integers
+        # 255 * (1 - bin / bins), rounded up to compare with integers.
+        threshold = (255 * (space.bins - bins) + space.bins - 1) // space.bins
         return torch.where(images >= _column(threshold.to(torch.uint8)), 255 - images, images)
 
     from torchvision.transforms.v2 import functional  # slow to import, so only where it is used
@@ -97,23 +100,24 @@ def _source(op: str, shape: torch.Size, bins: Tensor, signs: Tensor, space: Spac
     row = torch.arange(height, device=bins.device, dtype=torch.float32).view(1, -1, 1)
     column = torch.arange(width, device=bins.device, dtype=torch.float32).view(1, 1, -1)
     if op == "ShearX":
-        return row, column + level * (space.shear / MAX_BIN) * (row + 0.5)
+        return row, column + level * (space.shear / space.bins) * (row + 0.5)
     if op == "ShearY":
-        return row + level * (space.shear / MAX_BIN) * (column + 0.5), column
+        return row + level * (space.shear / space.bins) * (column + 0.5), column
     if op == "TranslateX":
         return row, column - _shift(bins, signs, width, space)
     if op == "TranslateY":
         return row - _shift(bins, signs, height, space), column
-    tables = cosines_and_sines(math.radians(space.rotate / MAX_BIN), MAX_BIN, bins.device)
-    cos, sin = tables[:, signs * bins + MAX_BIN, None, None]
+    tables = cosines_and_sines(math.radians(space.rotate / space.bins), space.bins, bins.device)
+    cos, sin = tables[:, signs * bins + space.bins, None, None]
     y, x = row - (height - 1) / 2, column - (width - 1) / 2
     return sin * x + cos * y + (height - 1) / 2, cos * x - sin * y + (width - 1) / 2
 
 
 def _shift(bins: Tensor, signs: Tensor, side: int, space: Space) -> Tensor:
     """Whole pixels, cut towards zero as torchvision does; integers, for a float would fall short of some."""
-    most, parts = (150 * side, 331) if space.translate is None else (space.translate, 1)
-    return (signs * (bins * most // (parts * MAX_BIN))).view(-1, 1, 1)
+    share = space.translate
+    most, parts = (share, 1) if isinstance(share, int) else (share[0] * side, share[1])
+    return (signs * (bins * most // (parts * space.bins))).view(-1, 1, 1)
 
 
 def nearest(images: Tensor, rows: Tensor, columns: Tensor, fill: Tensor) -> Tensor:
