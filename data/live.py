@@ -10,6 +10,7 @@ import torch
 
 from common.errors import UserError
 from data.augment.boxes import RandomCrop
+from data.augment.draws import Epoch
 from data.decode import UNREADABLE, complaint, open_image, to_array
 from data.geometry import Geometry
 from data.photo_crops import cropped
@@ -45,7 +46,7 @@ class LiveImages:
 
         return self._each(rows, prepared)
 
-    def crops(self, rows: np.ndarray, crop: RandomCrop, epoch: int) -> np.ndarray:
+    def crops(self, rows: np.ndarray, crop: RandomCrop, epoch: Epoch) -> np.ndarray:
         """A part of each, drawn at random for (seed, epoch, row) and resized, uint8 (B, H, W, C)."""
         _, height, width, channels = self.shape
         own_size = torch.from_numpy(self.sizes[rows].astype(np.int64)).unbind(1)

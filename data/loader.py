@@ -3,6 +3,9 @@
 The order of samples is a permutation of (seed, epoch); a global batch is a slice of it, and each process takes its
 own part of every global batch. So the samples of a step depend neither on the number of processes nor on where a
 run was resumed.
+
+Where samples are repeated N times, N epochs have one permutation: each shows a part of it, every sample N times in a
+row, augmented as for each of those epochs. So N epochs show what they show without repeats, in another order.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.arrays import Arrays
 from data.augment.boxes import RandomCrop
+from data.augment.draws import Epoch
 from data.dataset import Subset
 from data.live import LiveImages
 from data.workers import loader
@@ -31,28 +35,38 @@ class Batch:
         ids: int64 (B,), the samples' rows in their split. In a training batch that mixes images, the second half
             of each of the three holds the partners of the first.
         cropped: whether the images are random crops of photos, so that --augment rrc is done.
+        epochs: int64 (B,), which augmentation is drawn for; None: the epoch under way, for all.
     """
 
     images: Tensor
     labels: Tensor
     ids: Tensor
     cropped: bool = False
+    epochs: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`; from pinned memory the copy does not wait."""
-        moved = [tensor.to(device, non_blocking=True) for tensor in (self.images, self.labels, self.ids)]
-        return Batch(*moved, self.cropped)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """Called by DataLoader before a batch goes to a GPU."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.ids.pin_memory(), self.cropped)
+        return self._each(Tensor.pin_memory)
+
+    def drawn_for(self, epoch: int, samples: slice = slice(None)) -> Epoch:
+        """The epoch that augmentation is drawn for while `epoch` is under way, of some of the samples."""
+        return epoch if self.epochs is None else self.epochs[samples]
+
+    def _each(self, moved: Callable[[Tensor], Tensor]) -> "Batch":
+        epochs = None if self.epochs is None else moved(self.epochs)
+        return Batch(moved(self.images), moved(self.labels), moved(self.ids), self.cropped, epochs)
 
 
 class Draw(NamedTuple):
-    """The samples of a batch, ids int64 (B,), and the epoch (from 0) that trains on them; None in evaluation."""
+    """The samples of a batch, ids int64 (B,), and the epoch (from 0) that augmentation is drawn for, or each one's,
+    int64 (B,); None in evaluation."""
 
     ids: np.ndarray
-    epoch: int | None = None
+    epoch: int | np.ndarray | None = None
 
 
 class ImageDataset(Dataset):
@@ -73,16 +87,20 @@ class ImageDataset(Dataset):
     def __getitems__(self, draw: Draw) -> Batch:
         return self.batch(*draw)
 
-    def batch(self, ids: np.ndarray, epoch: int | None = None) -> Batch:
-        """The samples `ids`, int64 (B,)."""
+    def batch(self, ids: np.ndarray, epoch: int | np.ndarray | None = None) -> Batch:
+        """The samples `ids`, int64 (B,); see `Draw`."""
         ids = np.ascontiguousarray(ids)
         rows = torch.from_numpy(ids)
+        epochs = torch.from_numpy(epoch) if isinstance(epoch, np.ndarray) else None
+        cropped = False
         if isinstance(self.images, Tensor):
-            return Batch(self.images[rows], self.labels[rows], rows)
-        if self.crop is None or epoch is None:
-            return Batch(torch.from_numpy(self.images[ids]), self.labels[rows], rows)
-        images = torch.from_numpy(self.images.crops(ids, self.crop, epoch))
-        return Batch(images, self.labels[rows], rows, cropped=True)
+            images = self.images[rows]
+        elif self.crop is None or epoch is None:
+            images = torch.from_numpy(self.images[ids])
+        else:
+            drawn_for = epoch if epochs is None else epochs
+            images, cropped = torch.from_numpy(self.images.crops(ids, self.crop, drawn_for)), True
+        return Batch(images, self.labels[rows], rows, cropped, epochs)
 
 
 def epoch_order(ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:
@@ -123,6 +141,7 @@ class TrainSampler:
         rank, num_processes: this process among all.
         partners: (ids, epoch) -> positions in `ids` of the images to mix with, or None.
         labels: int64 (N,) of the samples, for `balance`: the power of a class's images that its share goes by.
+        repeats: times that a sample follows itself in the order; they divide the global batch size.
     """
 
     ids: np.ndarray
@@ -133,9 +152,10 @@ class TrainSampler:
     accumulate: int
     rank: int
     num_processes: int
-    partners: Callable[[Tensor, int], Tensor] | None = None
+    partners: Callable[[Tensor, Epoch], Tensor] | None = None
     labels: np.ndarray | None = None
     balance: float = 1.0
+    repeats: int = 1
     _order: tuple[int, np.ndarray] = field(default=(-1, np.empty(0)), repr=False)  # of the epoch last asked for
 
     def __len__(self) -> int:
@@ -149,9 +169,11 @@ class TrainSampler:
 
     def __iter__(self) -> Iterator[Draw]:
         for step in range(self.start_step, self.total_steps):
-            epoch = step // self.steps_per_epoch
-            for micro_batch in np.split(self.ids_at(step), self.accumulate):
-                yield Draw(self._with_partners(micro_batch, epoch), epoch)
+            ids, epochs = (np.split(numbers, self.accumulate) for numbers in (self.ids_at(step), self._epochs_at(step)))
+            for micro_batch, epochs_of_each in zip(ids, epochs, strict=True):
+                # One of all is cheaper to draw for.
+                epoch = epochs_of_each if self.repeats > 1 else step // self.steps_per_epoch
+                yield self._with_partners(micro_batch, epoch)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -166,16 +188,28 @@ class TrainSampler:
             self._order = (epoch, self._order_of(epoch))
         return self._order[1][start : start + share]
 
-    def _order_of(self, epoch: int) -> np.ndarray:
-        if self.balance == 1 or self.labels is None:
-            return epoch_order(self.ids, self.seed, epoch)
-        return balanced_order(self.ids, self.labels, self.balance, self.seed, epoch)
+    def _epochs_at(self, step: int) -> np.ndarray:
+        """The epoch that the augmentation of each of them is drawn for, int64."""
+        epoch, share = step // self.steps_per_epoch, self.global_batch_size // self.num_processes
+        return epoch - epoch % self.repeats + (self.rank * share + np.arange(share)) % self.repeats
 
-    def _with_partners(self, ids: np.ndarray, epoch: int) -> np.ndarray:
+    def _order_of(self, epoch: int) -> np.ndarray:
+        """The samples of an epoch, each as often as it is repeated."""
+        # An order lasts for as many epochs as a sample has repeats.
+        number, part = divmod(epoch, self.repeats)
+        if self.balance == 1 or self.labels is None:
+            order = epoch_order(self.ids, self.seed, number)
+        else:
+            order = balanced_order(self.ids, self.labels, self.balance, self.seed, number)
+        length = self.steps_per_epoch * self.global_batch_size // self.repeats
+        return np.repeat(order[part * length :][:length], self.repeats)
+
+    def _with_partners(self, ids: np.ndarray, epoch: int | np.ndarray) -> Draw:
         if self.partners is None:
-            return ids
-        positions = self.partners(torch.from_numpy(ids), epoch).numpy()
-        return np.concatenate([ids, self.ids[positions]])
+            return Draw(ids, epoch)
+        several = isinstance(epoch, np.ndarray)
+        positions = self.partners(torch.from_numpy(ids), torch.from_numpy(epoch) if several else epoch).numpy()
+        return Draw(np.concatenate([ids, self.ids[positions]]), np.tile(epoch, 2) if several else epoch)
 
 
 def train_loader(

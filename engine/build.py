@@ -57,12 +57,12 @@ def resolve(args: TrainOptions, data: DataSplits, num_processes: int) -> TrainOp
         fit=data.geometry.fit,
         crop_pct=data.geometry.crop_pct,
         decode="live" if data.live else "cache",
-        batch_size=args.batch_size or default_batch_size(len(data.train), num_processes * args.accumulate),
+        batch_size=args.batch_size or default_batch_size(len(data.train), _parts(args, num_processes)),
     )
 
 
 def default_batch_size(num_samples: int, parts: int) -> int:
-    """The global batch size where none is given, divisible by `parts`: processes times micro-batches.
+    """The global batch size where none is given, divisible by `parts`: processes times micro-batches, and repeats.
 
     A power of two that leaves at least 20 steps an epoch, so that small data sets are not done in a few steps; but from
     8 on, as batch norm needs several images, and up to 128. Of 3, 5, ... processes each gets as many.
@@ -76,14 +76,16 @@ def plan_steps(args: TrainOptions, num_samples: int, num_processes: int) -> Plan
     """Derive the steps from the global batch size, and what is frozen in which epoch.
 
     Raises:
-        ImpossibleOptions: the batch is larger than the data, or does not divide among processes and micro-batches.
+        ImpossibleOptions: the batch is larger than the data, or does not divide among processes, micro-batches and
+            repeats.
     """
-    parts = num_processes * args.accumulate
+    parts = _parts(args, num_processes)
+    repeats = f" and --repeats {args.repeats}" if args.repeats > 1 else ""
     largest = num_samples // parts * parts
     if not largest:
         raise ImpossibleOptions(
             f"{num_samples} training images are too few for {num_processes} processes times --accumulate "
-            f"{args.accumulate}: start fewer processes"
+            f"{args.accumulate}{repeats}: start fewer processes{', or repeat less often' if repeats else ''}"
         )
     if args.batch_size > num_samples:
         raise ImpossibleOptions(
@@ -92,11 +94,16 @@ def plan_steps(args: TrainOptions, num_samples: int, num_processes: int) -> Plan
     if args.batch_size % parts:
         raise ImpossibleOptions(
             f"--batch-size {args.batch_size} is that of all processes together and does not divide by {num_processes} "
-            f"processes times --accumulate {args.accumulate}: give a multiple of {parts}"
+            f"processes times --accumulate {args.accumulate}{repeats}: give a multiple of {parts}"
         )
     steps_per_epoch = num_samples // args.batch_size
     frozen = tuple(by_epoch(parse_freeze(args.freeze), args.epochs))
     return Plan(steps_per_epoch, steps_per_epoch * args.epochs, frozen)
+
+
+def _parts(args: TrainOptions, num_processes: int) -> int:
+    """What the global batch size has to divide by; repeats need not stay on one process."""
+    return math.lcm(num_processes * args.accumulate, args.repeats)
 
 
 def load_data(args: TrainOptions, accelerator: Accelerator) -> DataSplits:
@@ -308,7 +315,7 @@ def _some_inputs(task: Task, data: DataSplits, count: int = 5000) -> torch.Tenso
 
 
 def build_sampler(
-    args: OptimOptions, data: DataSplits, task: Task, plan: Plan, accelerator: Accelerator, step: int
+    args: TrainOptions, data: DataSplits, task: Task, plan: Plan, accelerator: Accelerator, step: int
 ) -> TrainSampler:
     """Which samples this process sees from optimizer step `step` to the end of the run."""
     return TrainSampler(
@@ -323,4 +330,5 @@ def build_sampler(
         partners=task.augment.partners if task.augment.mixes else None,
         labels=data.train.arrays.labels[data.train.ids],
         balance=BALANCE[args.balance],
+        repeats=args.repeats,
     )

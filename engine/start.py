@@ -49,7 +49,7 @@ def start_run(parts: Parts, facts: dict, stop: StopRequest) -> Run:
     workers = count_workers(
         args.workers,
         live=parts.data.live,
-        batch_bytes=sampler.images_at_once * (math.prod(parts.data.shape) + 16),  # and label and id of each
+        batch_bytes=sampler.images_at_once * (math.prod(parts.data.shape) + 24),  # and label, id and epoch of each
         processes_here=hardware.local_processes(),
     )
     folder, claim = _take(folder, parts)

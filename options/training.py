@@ -227,6 +227,13 @@ class AugmentationOptions:
         metavar="LIST",
         classes_only=True,
     )
+    repeats: int = option(
+        1,
+        "repeated augmentation: show each image N times in a batch, augmented anew; an epoch is as long, and sees an "
+        "Nth of the images",
+        type=POSITIVE,
+        metavar="N",
+    )
     tta: str = option(
         "none", "test-time augmentation: average over flipped, or also shifted views", choices=TTA, classes_only=True
     )

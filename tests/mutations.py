@@ -1,10 +1,10 @@
 """The safeguards behind the promises, each with the edit that switches it off and the claim that must then fail.
 
-The promises are numbered as they were given: to survive SIGKILL (1), seeds (2), the ledger of samples (3), workers (4),
-processes (5, also across a resume: 6), evaluation (7), drift (8), learning rates (9), accumulation (10), saving under
-SIGKILL (11) and on a full disk (12), damage (13), pickles (14), signals (15), a killed process (16), NaN (17), bad
-images (18), classes (19), options (20), photos, tables of labels and rare classes (21). There is none for 16: that the
-others end when one process is killed is the launcher's doing, and that a relaunch goes on is promise 1.
+The promises are numbered as they were given: to survive SIGKILL (1), seeds (2), the ledger of samples (3), workers
+(4), processes (5, also across a resume: 6), evaluation (7), drift (8), learning rates (9), accumulation (10), saving
+under SIGKILL (11) and on a full disk (12), damage (13), pickles (14), signals (15), a killed process (16), NaN (17),
+bad images (18), classes (19), options (20), photos, tables of labels, rare classes and repeats (21). There is none for
+16: that the others end when one process is killed is the launcher's doing, and that a relaunch goes on is promise 1.
 """
 
 from dataclasses import dataclass
@@ -91,8 +91,8 @@ MUTATIONS = [
     Mutation(
         "2 seed ignored by augmentation",
         "data/augment/draws.py",
-        "for number in (seed, epoch, stream):",
-        "for number in (0, epoch, stream):",
+        "for number in (seed, *numbers):",
+        "for number in (0, *numbers):",
         "tests/test_augment.py::test_another_epoch_seed_or_index_gives_another_draw[crop=5]",
         "assert (first != other).flatten(1).any(1).sum() > 16",
     ),
@@ -123,8 +123,8 @@ MUTATIONS = [
     Mutation(
         "4 augmentation drawn by the place in the batch",
         "data/augment/draws.py",
-        "x = indices ^ (",
-        "x = torch.arange(len(indices)) ^ (",
+        "return _mix(indices ^ start)",
+        "return _mix(torch.arange(len(indices)) ^ start)",
         "tests/test_augment.py::test_a_samples_augmentation_does_not_depend_on_its_batch[crop=5-1]",
         "assert torch.equal(whole, torch.cat(split))",
     ),
@@ -377,5 +377,13 @@ MUTATIONS = [
         "tests/test_imbalance.py::"
         "test_balanced_sampling_shows_classes_by_their_share_and_images_of_one_equally_often[0.0-shares0]",
         "assert not np.array_equal(order, balanced_order(ids, labels, power, 1, 4))",
+    ),
+    Mutation(
+        "21 repeats of an image are augmented alike",
+        "data/loader.py",
+        "(self.rank * share + np.arange(share)) % self.repeats",
+        "(self.rank * share + np.arange(share)) * 0",
+        "tests/test_repeats.py::test_as_many_epochs_show_what_they_show_without_repeats[2]",
+        "assert sorted(with_them) == sorted(without)",
     ),
 ]

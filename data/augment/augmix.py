@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from data.augment.draws import beta_quantiles, integers, interpolate, uniform
+from data.augment.draws import Epoch, beta_quantiles, integers, interpolate, uniform
 from data.augment.randaugment import AUGMIX, OPS, apply_ops
 
 WIDEST = 10  # chains at most, as each has streams of its own
@@ -30,7 +30,7 @@ class AugMix:
         breaks += [beta_quantiles(alpha, alpha * others) for others in range(width - 1, 0, -1)]
         self._breaks = torch.stack(breaks)
 
-    def __call__(self, images: Tensor, indices: Tensor, epoch: int, fill: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, indices: Tensor, epoch: Epoch, fill: Tensor) -> Tensor:
         """The mixtures, uint8 (B, H, W, C); arguments as those of `Augment` and `apply_ops`."""
         own, *shares = (share.view(-1, 1, 1, 1) for share in self.shares(indices, epoch))
         mixed = images * own
@@ -38,7 +38,7 @@ class AugMix:
             mixed = mixed + chain * share
         return mixed.round().to(torch.uint8)
 
-    def shares(self, indices: Tensor, epoch: int) -> Tensor:
+    def shares(self, indices: Tensor, epoch: Epoch) -> Tensor:
         """Of the mixture, float32 (1 + width, B), of sum 1: the image's own and each chain's."""
         self._breaks = self._breaks.to(indices.device)
         broken, left = [], torch.ones(len(indices), device=indices.device)
@@ -47,7 +47,7 @@ class AugMix:
             left = left - broken[-1]
         return torch.stack([*broken, left])
 
-    def _chains(self, images: Tensor, indices: Tensor, epoch: int, fill: Tensor) -> Tensor:
+    def _chains(self, images: Tensor, indices: Tensor, epoch: Epoch, fill: Tensor) -> Tensor:
         """What each chain makes of the images, uint8 (width, B, H, W, C)."""
 
         def drawn(number: int, high: int) -> Tensor:

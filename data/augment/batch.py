@@ -14,7 +14,7 @@ from data.augment import boxes, photo, randaugment
 from data.augment.arithmetic import divide
 from data.augment.augmix import AugMix
 from data.augment.boxes import RandomCrop
-from data.augment.draws import beta_quantiles, integers, interpolate, uniform
+from data.augment.draws import Epoch, beta_quantiles, integers, interpolate, uniform
 from data.augment.spec import parse
 
 __all__ = ["Augment", "integers", "parse", "uniform"]
@@ -48,13 +48,13 @@ class Augment:
         self._augmix = AugMix(seed, FIRST_AUGMIX, *spec["augmix"]) if "augmix" in spec else None
         self._quantiles = {name: beta_quantiles(*2 * spec[name]) for name in ("mixup", "cutmix") if name in spec}
 
-    def __call__(self, images: Tensor, indices: Tensor, epoch: int, *, cropped: bool = False) -> Tensor:
+    def __call__(self, images: Tensor, indices: Tensor, epoch: Epoch, *, cropped: bool = False) -> Tensor:
         """What the spec names, in this order: random resized crop, flip and crop, rotation, RandAugment,
         TrivialAugment or AugMix, colour, grey, blur, cutout, erasing.
 
         `images` uint8 (B, H, W, C) with C 1 or 3; `indices` int64 (B,), the samples' indices in the data set,
-        on the same device; `cropped` says that they are random resized crops already. Returns uint8 (B, H, W, C);
-        `images` is left as it was.
+        on the same device; `epoch` of all, or of each, int64 (B,); `cropped` says that they are random resized
+        crops already. Returns uint8 (B, H, W, C); `images` is left as it was.
 
         Raises ValueError for images of another kind, or smaller than `crop` can reflect.
         """
@@ -84,7 +84,7 @@ class Augment:
             images = self._erase(images, indices, epoch)
         return images
 
-    def _flip_and_crop(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+    def _flip_and_crop(self, images: Tensor, indices: Tensor, epoch: Epoch) -> Tensor:
         batch, height, width, channels = images.shape
         padding = int(self.spec.get("crop", (0,))[0])
         if padding >= min(height, width):
@@ -106,7 +106,7 @@ class Augment:
         pixels = ((first + positions[1])[:, :, None] * width + positions[2][:, None, :]).view(-1)
         return images.reshape(-1, channels).index_select(0, pixels).view(images.shape)
 
-    def _flips(self, indices: Tensor, epoch: int) -> dict[int, Tensor]:
+    def _flips(self, indices: Tensor, epoch: Epoch) -> dict[int, Tensor]:
         """Which images are flipped, bool (B,), by dimension of the batch: 1 is upside down, 2 left to right."""
         flips = {}
         if "flip" in self.spec:
@@ -117,7 +117,7 @@ class Augment:
             flips[1] = uniform(self.seed, epoch, indices, VFLIP) < self.spec["vflip"][0]
         return flips
 
-    def jitter(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor] | None:
+    def jitter(self, indices: Tensor, epoch: Epoch) -> tuple[Tensor, Tensor] | None:
         """(shift, factor), each float32 (B, 1, 1, 1), of normalised pixels: (x + shift) * factor; None: no jitter."""
         if "jitter" not in self.spec:
             return None
@@ -125,7 +125,7 @@ class Augment:
         shift, change = (2 * drawn - 1) * self.spec["jitter"][0]
         return shift[:, None, None, None], 1 + change[:, None, None, None]
 
-    def _apply_policy(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+    def _apply_policy(self, images: Tensor, indices: Tensor, epoch: Epoch) -> Tensor:
         """RandAugment, TrivialAugment or AugMix: a spec has one of them at most."""
         if self._augmix is not None:
             return self._augmix(images, indices, epoch, self._fill)
@@ -140,14 +140,14 @@ class Augment:
         return images
 
     def _operate(
-        self, images: Tensor, indices: Tensor, epoch: int, turn: int, bins: Tensor, space: randaugment.Space
+        self, images: Tensor, indices: Tensor, epoch: Epoch, turn: int, bins: Tensor, space: randaugment.Space
     ) -> Tensor:
         stream = FIRST_OP + 3 * turn
         ops = integers(self.seed, epoch, indices, stream, len(randaugment.OPS))
         signs = 2 * integers(self.seed, epoch, indices, stream + 1, 2) - 1
         return randaugment.apply_ops(images, ops, bins, signs, space, self._fill)
 
-    def _cut_out(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+    def _cut_out(self, images: Tensor, indices: Tensor, epoch: Epoch) -> Tensor:
         """Cutout: a square about a uniform centre, clipped at the border. DeVries and Taylor 2017."""
         _, height, width, _ = images.shape
         spans = []
@@ -157,7 +157,7 @@ class Augment:
             spans.append(_span(start, start + size, side))
         return self._filled(images, *spans)
 
-    def _erase(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+    def _erase(self, images: Tensor, indices: Tensor, epoch: Epoch) -> Tensor:
         """Random erasing, with the fill. Zhong et al. 2017, arXiv:1708.04896."""
         _, height, width, _ = images.shape
         drawn = (self.seed, epoch, indices, FIRST_ERASED)
@@ -173,7 +173,7 @@ class Augment:
         fill = self._fill.expand(channels).repeat(width)
         return torch.where(hole, fill, images.flatten(2)).view(images.shape)
 
-    def _change_color(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+    def _change_color(self, images: Tensor, indices: Tensor, epoch: Epoch) -> Tensor:
         """Brightness, contrast, saturation and hue, each image's in its own order, as torchvision's ColorJitter."""
         orders = torch.tensor(list(itertools.permutations(range(len(photo.COLORS)))), device=images.device)
         order = orders[integers(self.seed, epoch, indices, COLOR_ORDER, len(orders))]
@@ -182,17 +182,16 @@ class Augment:
             for number, (name, most) in enumerate(zip(photo.COLORS, self.spec["color"], strict=True)):
                 rows = (order[:, turn] == number).nonzero().view(-1)
                 if most and len(rows):
-                    drawn = uniform(self.seed, epoch, indices[rows], FIRST_COLOR + number)
+                    drawn = uniform(self.seed, epoch, indices, FIRST_COLOR + number)[rows]
                     images[rows] = photo.adjust(images[rows], name, (2 * drawn - 1) * most)
         return images
 
-    def _blur(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+    def _blur(self, images: Tensor, indices: Tensor, epoch: Epoch) -> Tensor:
         rows = (uniform(self.seed, epoch, indices, BLUR) < self.spec["blur"][0]).nonzero().view(-1)
         images = images.clone()
         if len(rows):
-            images[rows] = photo.blur(
-                images[rows], integers(self.seed, epoch, indices[rows], BLUR_WIDTH, photo.STEPS + 1)
-            )
+            steps = integers(self.seed, epoch, indices, BLUR_WIDTH, photo.STEPS + 1)
+            images[rows] = photo.blur(images[rows], steps[rows])
         return images
 
     @property
@@ -200,7 +199,7 @@ class Augment:
         """Whether a batch is to be mixed with partners: mixup or cutmix is in the spec."""
         return bool(self._quantiles)
 
-    def partners(self, indices: Tensor, epoch: int) -> Tensor:
+    def partners(self, indices: Tensor, epoch: Epoch) -> Tensor:
         """Each sample's partner, int64 (B,): positions 0..num_samples-1 in the training part."""
         return integers(self.seed, epoch, indices, PARTNER, self.num_samples)
 
@@ -211,7 +210,7 @@ class Augment:
         targets: Tensor,
         partner_targets: Tensor,
         indices: Tensor,
-        epoch: int,
+        epoch: Epoch,
     ) -> tuple[Tensor, Tensor]:
         """Mix each image and target with its partner's, by mixup or CutMix; half of each if both are named.
 
@@ -239,7 +238,7 @@ class Augment:
         mixed = (images * weight).add_(partners * (1 - weight))
         return mixed, targets * share + partner_targets * (1 - share)
 
-    def _cut_mix(self, share: Tensor, indices: Tensor, epoch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    def _cut_mix(self, share: Tensor, indices: Tensor, epoch: Epoch, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Weight of each pixel, 0 in the partner's box and 1 outside, (B, H, W); and its mean, (B,)."""
         radius = (1 - share).sqrt() / 2
         spans = []

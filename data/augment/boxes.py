@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data.augment.draws import QUANTILES, integers, interpolate, uniform
+from data.augment.draws import QUANTILES, Epoch, integers, interpolate, uniform
 
 TRIES = 10  # until a box fits
 ERASED_AREA, ERASED_RATIO = (0.02, 0.33), 1 / 0.3
@@ -28,7 +28,7 @@ class RandomCrop(NamedTuple):
     ratio: float
 
     def boxes(
-        self, size: tuple[int | Tensor, int | Tensor], indices: Tensor, epoch: int
+        self, size: tuple[int | Tensor, int | Tensor], indices: Tensor, epoch: Epoch
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(top, left, height, width) for each sample, int64 (B,), in pixels.
 
@@ -55,7 +55,7 @@ class RandomCrop(NamedTuple):
 
 
 def to_erase(
-    size: tuple[int, int], seed: int, epoch: int, indices: Tensor, stream: int
+    size: tuple[int, int], seed: int, epoch: Epoch, indices: Tensor, stream: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A box for each sample to erase, as in `RandomCrop`, smaller than the image; where no try fits, it is empty."""
     height, width = size
@@ -70,7 +70,7 @@ def to_erase(
 def _tries(
     size: tuple[int | Tensor, int | Tensor],
     seed: int,
-    epoch: int,
+    epoch: Epoch,
     indices: Tensor,
     stream: int,
     area: tuple[float, float],

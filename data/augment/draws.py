@@ -1,4 +1,4 @@
-"""Numbers drawn for a sample: hashed from (seed, epoch, index, stream), with no generator to keep or advance."""
+"""Numbers drawn for a sample: hashed from (seed, epoch, stream, index), with no generator to keep or advance."""
 
 import functools
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from torch import Tensor
 
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 QUANTILES = 4096  # of a distribution, in a table
+Epoch = int | Tensor  # that is drawn for: of all samples, or of each, int64 (B,)
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
@@ -21,10 +22,10 @@ def _signed(x: int) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def _start(seed: int, epoch: int, stream: int) -> int:
+def _start(seed: int, *numbers: int) -> int:
     """What is the same for all indices, int64: asked for at every step, and a GPU waits for what Python computes."""
     x = GOLDEN
-    for number in (seed, epoch, stream):
+    for number in (seed, *numbers):
         x = (x ^ number) * GOLDEN % 2**64
         x = (x ^ x >> 30) * FIRST % 2**64
         x = (x ^ x >> 27) * SECOND % 2**64
@@ -38,10 +39,24 @@ def _starts(seed: int, epoch: int, streams: Sequence[int], device: torch.device)
     return torch.tensor([[_start(seed, epoch, stream)] for stream in streams], device=device)
 
 
-def _hash(seed: int, epoch: int, indices: Tensor, stream: int | Sequence[int]) -> Tensor:
+@functools.lru_cache(maxsize=256)
+def _column(streams: Sequence[int], device: torch.device) -> Tensor:
+    """Streams themselves, int64 (S, 1), kept likewise."""
+    return torch.tensor([[stream] for stream in streams], device=device)
+
+
+def _hash(seed: int, epoch: Epoch, indices: Tensor, stream: int | Sequence[int]) -> Tensor:
     """64 mixed bits as int64 (B,), or (S, B): splitmix64's finaliser (Steele et al. 2014) over each number in turn."""
     one = isinstance(stream, int)
-    x = indices ^ (_start(seed, epoch, stream) if one else _starts(seed, epoch, stream, indices.device))
+    if isinstance(epoch, Tensor):
+        start = _mix(_mix(epoch ^ _start(seed)) ^ (stream if one else _column(stream, indices.device)))
+    else:
+        start = _start(seed, epoch, stream) if one else _starts(seed, epoch, stream, indices.device)
+    return _mix(indices ^ start)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser for one number of each, in place."""
     x *= _signed(GOLDEN)
     x ^= _shift_right(x, 30)
     x *= _signed(FIRST)
@@ -51,17 +66,17 @@ def _hash(seed: int, epoch: int, indices: Tensor, stream: int | Sequence[int]) -
     return x
 
 
-def uniform(seed: int, epoch: int, indices: Tensor, stream: int | Sequence[int]) -> Tensor:
+def uniform(seed: int, epoch: Epoch, indices: Tensor, stream: int | Sequence[int]) -> Tensor:
     """Uniform numbers in [0, 1), float32 (B,), multiples of 2**-24, hashed from all four arguments.
 
     `indices` int64 (B,), on any device; the result is there too, with the same bits on each. `seed`, `epoch`
-    and `stream` fit in int64. Of several streams, a tuple or range, the result is (S, B), and a GPU has little more to
-    do for all than for one.
+    and `stream` fit in int64; where each sample has its own epoch, it gets what that epoch alone would draw. Of
+    several streams, a tuple or range, the result is (S, B), and a GPU has little more to do for all than for one.
     """
     return _shift_right(_hash(seed, epoch, indices, stream), 40).float() * 2**-24
 
 
-def integers(seed: int, epoch: int, indices: Tensor, stream: int | Sequence[int], high: int) -> Tensor:
+def integers(seed: int, epoch: Epoch, indices: Tensor, stream: int | Sequence[int], high: int) -> Tensor:
     """Uniform integers in 0..high-1, int64 (B,) or (S, B); arguments as in `uniform`."""
     return _shift_right(_hash(seed, epoch, indices, stream), 1) % high
 

@@ -88,15 +88,17 @@ class Classification(Task):
 
     def training_batch(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented inputs, float32 (B, C, H, W), and targets: labels int64 (B,), or float (B, K) where mixed."""
-        images = self.augment(batch.images, batch.ids, epoch, cropped=batch.cropped)
+        drawn_for = batch.drawn_for(epoch)
+        images = self.augment(batch.images, batch.ids, drawn_for, cropped=batch.cropped)
         size = self.input_shape[1:] if self.train_sizes is None else (self.train_sizes[epoch],) * 2
         images = resize(images, size, self.interpolation)
-        inputs = self.normalise(images, self.augment.jitter(batch.ids, epoch))
+        inputs = self.normalise(images, self.augment.jitter(batch.ids, drawn_for))
         if not self.augment.mixes:
             return inputs, batch.labels
         one_hot = F.one_hot(batch.labels, len(self.class_names)).float()
         (images, partners), (targets, others) = inputs.chunk(2), one_hot.chunk(2)
-        return self.augment.mix(images, partners, targets, others, batch.ids.chunk(2)[0], epoch)
+        own = slice(len(images))
+        return self.augment.mix(images, partners, targets, others, batch.ids[own], batch.drawn_for(epoch, own))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The mean training loss; weighted, it is divided by the number of images all the same, not by their weights,

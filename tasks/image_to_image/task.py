@@ -94,8 +94,8 @@ class Transformation(Task):
 
     def training_batch(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented inputs, float32 (B, C, H, W), and the targets of these very images, float32 (B, C', H', W')."""
-        batch = Batch(self.augment(batch.images, batch.ids, epoch, cropped=batch.cropped), batch.labels, batch.ids)
-        return self.inputs(batch.images), self.targets(batch)
+        images = self.augment(batch.images, batch.ids, batch.drawn_for(epoch), cropped=batch.cropped)
+        return self.inputs(images), self.targets(Batch(images, batch.labels, batch.ids))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean absolute error.
