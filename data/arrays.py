@@ -48,6 +48,7 @@ class Decoded(NamedTuple):
         ranges: of values of more than eight bits, in train: what became 0 and 255.
         sizes: how many images there were of each (height, width), in pixels, before they were brought to one.
         geometry: how they were brought to it.
+        label_sets: uint8 (S, K), the classes of each label where labels number sets of them; else None.
         choice: why they are decoded once, or at every step, in words; empty where there is nothing to say.
     """
 
@@ -58,3 +59,4 @@ class Decoded(NamedTuple):
     sizes: dict[tuple[int, int], int]
     geometry: Geometry = MIDDLE
     choice: str = ""
+    label_sets: np.ndarray | None = None

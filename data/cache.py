@@ -78,7 +78,8 @@ def read(folder: Path, encoded: Callable[[], dict[str, RawSplit]] = dict) -> Dec
         more = (about["bad_images"], names, about["cut_images"], groups.get(name))
         splits[name] = Arrays(images, labels, hashes, moments, *more)
     seen = {(height, width): count for height, width, count in meta["sizes"]}
-    return Decoded(splits, meta["class_names"], meta["remarks"], ranges, seen, geometry)
+    sets = None if meta.get("label_sets") is None else np.array(meta["label_sets"], dtype=np.uint8)
+    return Decoded(splits, meta["class_names"], meta["remarks"], ranges, seen, geometry, label_sets=sets)
 
 
 def _mapped(folder: Path, name: str, about: dict) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from data.pixel_range import Ranges
 from data.prepare import Wanted, prepare
 from data.readers import UNLABELLED, Selection
 from data.sources import Source, find_source
-from data.subsets import Subset, check_classes, check_counts, cut_subsets, long_tailed, subsample
+from data.subsets import Subset, check_classes, check_counts, classes_of, cut_subsets, long_tailed, subsample
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class DataSplits:
         mean, std: per channel, of the train part's pixels in 0..1.
         notes: counts that belong in the report: parts, duplicates, images left out.
         remarks: what a person should know before the metrics are believed, a sentence each.
-        targets: uint8 (N, H, W, C), of pairs of images, which the labels then number; else None.
+        targets: what the labels number where they are no classes: images, uint8 (N, H, W, C), or sets of classes, uint8
+            (S, K); else None.
         unlabelled: images of a test split whose labels are kept secret, to be predicted; None where there is none.
         ranges: of values of more than eight bits: what became 0 and 255, to prepare other images by.
         image_size: side in pixels that images of many sizes were brought to where nobody had said which; else None.
@@ -60,6 +61,24 @@ class DataSplits:
         """Whether images are decoded whenever they are asked for."""
         return isinstance(self.train.arrays.images, LiveImages)
 
+    @property
+    def of_pairs(self) -> bool:
+        """Whether images are learned from images."""
+        return self.targets is not None and self.targets.ndim == 4
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether an image has several labels."""
+        return self.targets is not None and self.targets.ndim == 2
+
+    def class_counts(self) -> list[int]:
+        """Training images of each class."""
+        sets = self.targets if self.several_labels else None
+        return np.bincount(classes_of(self.train, sets), minlength=len(self.class_names)).tolist()
+
+    def _labels_an_image(self) -> float:
+        return sum(self.class_counts()) / max(len(self.train), 1)
+
     def fingerprints(self) -> dict[str, str]:
         """Of "train", "validation" and "test" a hash of the images' pixels, labels and order, to know them again."""
         parts = {"train": self.train, "validation": self.val, "test": self.test}
@@ -75,7 +94,8 @@ class DataSplits:
         """What there is, in one line."""
         height, width, channels = self.shape
         counts = f"{len(self.train):,} train, {len(self.val):,} validation, {len(self.test):,} test"
-        kinds = f"{len(self.class_names)} classes" if self.targets is None else "each with its target"
+        kinds = "each with its target" if self.of_pairs else f"{len(self.class_names)} classes"
+        kinds += f", {self._labels_an_image():.2f} an image" if self.several_labels else ""
         return f"{self.name}: {counts} images of {height}x{width}x{channels}, {kinds}"
 
 
@@ -112,6 +132,7 @@ def load_images(
     split_column: str | None = None,
     group_column: str | None = None,
     long_tail: float | None = None,
+    several: bool = False,
     decode: str = "cache",
     hub_config: str | None = None,
     train_split: str | None = None,
@@ -139,6 +160,7 @@ def load_images(
         labels: a table of the labels of a folder of images; None: metadata.csv in it, else its folders are classes.
         split_column, group_column: of that table.
         long_tail: thin train out, class after class, down to so many times fewer images.
+        several: whether an image has several labels.
         decode: images once, "cache", at every step, "live", or as there is room, "auto".
         hub_config: of a table, which of several data sets that are kept together.
         train_split, val_split, test_split: of a table; None: those whose names say so.
@@ -149,18 +171,18 @@ def load_images(
         UserError: whatever the user can put right; see the messages.
     """
     source = find_source(dataset, data_dir)
-    selection = Selection(image_column, label_column, coarse, hub_config, train_split, val_split, test_split)
+    selection = Selection(image_column, label_column, coarse, hub_config, train_split, val_split, test_split, several)
     table = _label_file(source, labels, selection, split_column, group_column)
     wanted = Wanted(decode, image_size, default_size, geometry, rows, skip_bad_images)
     decoded = prepare(source, selection, table, wanted)
     name = f"{source.name}-coarse" if coarse else source.name
     del source  # and with it the names of all files, of which there may be a million
-    splits, class_names, about_source, *_ = decoded
+    splits, class_names, about_source, sets = decoded.splits, decoded.class_names, decoded.remarks, decoded.label_sets
     if len(class_names) < 2:
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
-    parts = cut_subsets(dataset, splits, val_fraction, None if fold is None else (folds, fold), seed)
+    parts = cut_subsets(dataset, splits, val_fraction, None if fold is None else (folds, fold), seed, sets)
     if rows is None:
-        check_classes(dataset, parts, class_names)
+        check_classes(dataset, parts, class_names, sets)
     check_counts(dataset, parts, val_fraction, folds)
     if long_tail is not None:
         parts = (long_tailed(parts[0], long_tail, seed), *parts[1:])
@@ -170,9 +192,9 @@ def load_images(
         tested = "the validation split is tested on" if "validation" in splits else "a part of train is held out"
         about_source = [*about_source, f"the test split has no labels: {tested} instead"]
     by_default = image_size is None and len(decoded.sizes) > 1
-    data = build_splits(name, *parts, decoded._replace(remarks=about_source), by_default=by_default)
+    data = build_splits(name, *parts, decoded._replace(remarks=about_source), targets=sets, by_default=by_default)
     if rows is None:
-        data.remarks.extend(remarks.of_classes(class_names, *(part.arrays.labels[part.ids] for part in parts)))
+        data.remarks.extend(remarks.of_classes(class_names, *(classes_of(part, sets) for part in parts)))
     return data
 
 
@@ -192,7 +214,9 @@ def build_splits(
     """
     shape = train.arrays.images.shape[1:]
     notes = _notes(train, val, test, decoded.splits)
-    about_sizes = remarks.of_sizes(decoded.sizes, shape[:2], decoded.geometry, by_default, targets is not None)
+    about_sizes = remarks.of_sizes(
+        decoded.sizes, shape[:2], decoded.geometry, by_default, targets is not None and targets.ndim == 4
+    )
     moments = train.arrays.moments[train.ids].mean(0)
     about_source = [f"note: {sentence}" for sentence in decoded.remarks]
     choice = [f"note: {decoded.choice}"] if decoded.choice else []
@@ -221,10 +245,11 @@ def _label_file(
 ) -> LabelFile | None:
     """The table that labels are in, if they are in one."""
     if labels is not None:
-        return LabelFile(labels, selection.image, selection.label, split_column, group_column)
+        return LabelFile(labels, selection.image, selection.label, split_column, group_column, selection.several)
     if split_column is not None or group_column is not None:
         raise UserError("--split-column and --group-column are of the table --labels: give that too, or leave them out")
-    return find_metadata(source.folder) if source.kind == "tree" and source.folder is not None else None
+    found = find_metadata(source.folder) if source.kind == "tree" and source.folder is not None else None
+    return found and replace(found, several=selection.several)
 
 
 def _notes(train: Subset, val: Subset, test: Subset, splits: dict[str, Arrays]) -> dict[str, int]:

@@ -68,6 +68,7 @@ def build(
             "live": live,
             "class_names": splits["train"].class_names,
             "remarks": list(remarks),
+            "label_sets": None if splits["train"].label_sets is None else splits["train"].label_sets.tolist(),
             "ranges": seen.ranges,
             "geometry": way.geometry.as_dict(),
             "sizes": [[*size, count] for size, count in seen.sizes.items()],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import UserError
 from common.suggest import did_you_mean, near
+from data import label_sets
 from data.class_folders import same_form
 from data.folders import Folder
 from data.split_names import named_splits, splits_in
@@ -20,6 +21,7 @@ METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 IMAGE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path", "image_id", "id", "id_code")
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
 NAMED_AT_ONCE = 20  # faults in a message
+BETWEEN = "\x1f"  # several labels of a row: what no name has
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class LabelFile:
         image, label: columns; None: the first of IMAGE_COLUMNS and LABEL_COLUMNS that there is.
         split: the column that says what is train, validation and test; None: there is none.
         group: the column of what belongs together (a patient, a video), which is never split; None: there is none.
+        several: whether an image has several labels: in a cell, or one in each of several columns of 0 and 1.
     """
 
     path: str
@@ -38,6 +41,7 @@ class LabelFile:
     label: str | None = None
     split: str | None = None
     group: str | None = None
+    several: bool = False
 
     def fingerprint(self) -> str:
         """Changes when the table does, or what is read of it."""
@@ -55,7 +59,7 @@ class Row:
     Attributes:
         line: of the table, as an editor counts them.
         path: of the image.
-        label: None where the table is empty there, or says -1.
+        label: None where the table is empty there, or says -1; of several all, as `labels_in` reads them.
         split, group: as written; empty where there is no such column.
     """
 
@@ -148,7 +152,9 @@ def _read(path: Path) -> "pandas.DataFrame":
 
 
 def _plain(value: object) -> str:
-    """A value as it is written: whole numbers without a fraction, and nothing for what is missing."""
+    """A value as it is written: whole numbers without a fraction, lists with | between, nothing for what is missing."""
+    if isinstance(value, (list, tuple)) or hasattr(value, "tolist"):
+        return "|".join(map(str, value if isinstance(value, (list, tuple)) else value.tolist()))
     if value is None or value != value:
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
@@ -172,13 +178,13 @@ def _rows(file: LabelFile, table: "pandas.DataFrame", folder: Folder) -> tuple[l
     image = _column(file, columns, "--image-column", file.image, IMAGE_COLUMNS)
     others = tuple(name for name in columns if name != image)
     usual = LABEL_COLUMNS if len(others) != 1 else others
-    label = _column(file, columns, "--label-column", file.label, usual)
+    labels = _several(file, table, image) if file.several else _single(file, table, usual)
     split = file.split and _column(file, columns, "--split-column", file.split, ())
     group = file.group and _column(file, columns, "--group-column", file.group, ())
     find = _Finder(folder, Path(file.path).parent)
     first_line = 1 if file.path.endswith((".jsonl", ".parquet")) else 2
     rows, faults = [], []
-    for line, (_, row) in enumerate(table.iterrows(), first_line):
+    for line, (label, (_, row)) in enumerate(zip(labels, table.iterrows(), strict=True), first_line):
         if not any(row):
             continue
         found = find(row[image])
@@ -186,9 +192,36 @@ def _rows(file: LabelFile, table: "pandas.DataFrame", folder: Folder) -> tuple[l
             which = f"several images, {found[0]} and {found[1]}" if found else f"no image {row[image]!r}"
             faults.append(f"line {line}: {which}")
             continue
-        value = None if row[label] in ("", "-1") else same_form(row[label])
-        rows.append(Row(line, found[0], value, row[split] if split else "", row[group] if group else ""))
+        rows.append(Row(line, found[0], label, row[split] if split else "", row[group] if group else ""))
     return rows, faults
+
+
+def _single(file: LabelFile, table: "pandas.DataFrame", usual: tuple[str, ...]) -> list[str | None]:
+    """The label of each row."""
+    column = _column(file, list(map(str, table.columns)), "--label-column", file.label, usual)
+    return [None if value in ("", "-1") else same_form(value) for value in table[column]]
+
+
+def _several(file: LabelFile, table: "pandas.DataFrame", image: str) -> list[str | None]:
+    """The labels of each row, as `labels_in` reads them."""
+    others = {image, file.split, file.group}
+    columns = [name for name in map(str, table.columns) if name not in others]
+    named = label_sets.named_columns(file.label, columns, file.path)
+    usual = next((name for name in label_sets.LIST_COLUMNS if name in columns), None)
+    if not named and usual is None:
+        named = [name for name in columns if label_sets.are_flags(table[name])]
+        if len(named) < 2:
+            raise UserError(f"--labels {file.path}: give --label-column, some of {', '.join(columns)}")
+    if len(named) > 1:
+        of_rows = label_sets.from_flags({name: table[name] for name in named}, file.path)
+    else:
+        of_rows = label_sets.cut_cells(table[named[0] if named else usual])
+    return [None if labels is None else BETWEEN.join(sorted(labels)) for labels in of_rows]
+
+
+def labels_in(row: Row) -> label_sets.Labels | None:
+    """The labels of a row that may have several."""
+    return None if row.label is None else frozenset(filter(None, row.label.split(BETWEEN)))
 
 
 class _Finder:

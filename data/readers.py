@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from common.errors import UserError
 from common.suggest import did_you_mean, near
-from data import tables
+from data import label_sets, tables
 from data.class_folders import read_class_folders, same_form
 from data.folders import Folder, left_out_in_words
-from data.label_files import LabelFile, class_names, read_label_file
+from data.label_files import LabelFile, Row, class_names, labels_in, read_label_file
 from data.sources import Source
 from data.split_names import KEYWORDS, named_splits
 
@@ -38,6 +40,7 @@ class RawSplit:
         fingerprint: changes when the data changes.
         groups: a number for each sample, equal for those that belong together; None: each is by itself.
         files: whether each image is a file of its own, at its "path".
+        label_sets: uint8 (S, K), the classes of each label where labels number sets of them; else None.
     """
 
     length: int
@@ -47,6 +50,7 @@ class RawSplit:
     fingerprint: str
     groups: list[int] | None = None
     files: bool = False
+    label_sets: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Selection:
         coarse: of two columns of labels the one with fewer classes.
         config: which of the data sets that one repository holds; None: the only one, or its default.
         train, validation, test: names of splits; None: as their names say.
+        several: whether an image has several labels, in a column of lists or in several columns.
     """
 
     image: str | None = None
@@ -67,6 +72,7 @@ class Selection:
     train: str | None = None
     validation: str | None = None
     test: str | None = None
+    several: bool = False
 
     def splits(self) -> dict[str, str]:
         """The names of the splits that are given."""
@@ -84,6 +90,8 @@ class Selection:
         of_tables += [SPLIT_OPTIONS[split] for split in self.splits()]
         if of_tables:
             raise UserError(f"{', '.join(of_tables)}: {name} is no table; leave it out")
+        if self.several:
+            raise UserError(f"--task multilabel: {name} has one label an image; give a table of them by --labels")
 
 
 def read_labelled_splits(
@@ -97,23 +105,41 @@ def read_labelled_splits(
     if source.folder is None or source.kind != "tree":
         raise UserError(f"--labels is for a folder of images, which {source.name} is not: leave it out")
     found = read_label_file(file, source.folder, skip_bad_images)
-    names = class_names(found.splits["train"])
-    number = {name: label for label, name in enumerate(names)}
+    if file.several:
+        numbers_of, names, sets = _numbered_sets(file, found.splits)
+    else:
+        names, sets = class_names(found.splits["train"]), None
+        numbers_of = _numbered(file, found.splits, names)
     groups = {row.group: index for index, row in enumerate(row for rows in found.splits.values() for row in rows)}
     splits = {}
     for split, rows in found.splits.items():
+        raw = _raw_split([row.path for row in rows], numbers_of[split], names)
+        alone = range(-1, -1 - len(rows), -1)  # rows without a group are by themselves
+        numbers = [groups[row.group] if row.group else own for row, own in zip(rows, alone, strict=True)]
+        hidden = split == "test" and max(raw.labels, default=0) < 0
+        raw = replace(raw, groups=numbers if file.group else None, label_sets=sets)
+        splits[UNLABELLED if hidden else split] = raw
+    return splits, found.remarks
+
+
+def _numbered(file: LabelFile, splits: dict[str, list[Row]], names: list[str]) -> dict[str, list[int]]:
+    """The label of each row."""
+    number = {name: label for label, name in enumerate(names)}
+    for split, rows in splits.items():
         unknown = [
             f"{row.label} (line {row.line})" for row in rows if row.label not in number and row.label is not None
         ]
         if unknown:
             raise UserError(f"--labels {file.path}: {split} has classes that train lacks: {', '.join(unknown[:5])}")
-        labels = [-1 if row.label is None else number[row.label] for row in rows]
-        raw = _raw_split([row.path for row in rows], labels, names)
-        alone = range(-1, -1 - len(rows), -1)  # rows without a group are by themselves
-        numbers = [groups[row.group] if row.group else own for row, own in zip(rows, alone, strict=True)]
-        hidden = split == "test" and max(labels, default=0) < 0
-        splits[UNLABELLED if hidden else split] = replace(raw, groups=numbers if file.group else None)
-    return splits, found.remarks
+    return {split: [-1 if row.label is None else number[row.label] for row in rows] for split, rows in splits.items()}
+
+
+def _numbered_sets(file: LabelFile, splits: dict[str, list[Row]]) -> tuple[dict[str, list[int]], list[str], np.ndarray]:
+    """The number of each row's set of labels, the classes' names, and the sets."""
+    of_rows = {split: [labels_in(row) for row in rows] for split, rows in splits.items()}
+    names = label_sets.sorted_names(of_rows["train"])
+    numbers, sets = label_sets.number_sets(of_rows, names, f"--labels {file.path}")
+    return numbers, names, sets
 
 
 def read_raw_splits(source: Source, selection: Selection) -> tuple[dict[str, RawSplit], list[str]]:
@@ -155,6 +181,8 @@ def _table_splits(source: Source, selection: Selection) -> tuple[dict[str, RawSp
         for name in full
         if name not in named.values()
     ]
+    if selection.several:
+        return _several_labels(full, named, selection, source.where), remarks
     splits: dict[str, RawSplit] = {}
     image = label = None
     for name, own_name in named.items():  # train first
@@ -168,6 +196,30 @@ def _table_splits(source: Source, selection: Selection) -> tuple[dict[str, RawSp
         split = RawSplit(len(table), _Column(undecoded, image), labels, class_names, table._fingerprint)
         splits[UNLABELLED if name == "test" and max(labels) < 0 else name] = split
     return splits, remarks
+
+
+def _several_labels(full: dict, named: dict[str, str], selection: Selection, where: str) -> dict[str, RawSplit]:
+    """The splits of tables whose images have several labels each."""
+    import datasets
+
+    train = full[named["train"]] if "train" in named else next(iter(full.values()))
+    image = tables.image_column(train, selection.image, where)
+    columns, flags = label_sets.of_table(train, selection.label, [image], where)
+    of_splits, names = {}, []
+    for split, own_name in named.items():
+        table = full[own_name]
+        hidden = split == "test" and not set(columns) <= set(table.features)
+        known = ([None] * len(table), []) if hidden else label_sets.rows_of_table(table, columns, flags, where)
+        of_splits[split], names = known[0], names or known[1]
+    names = names or label_sets.sorted_names(of_splits.get("train", []))
+    numbers, sets = label_sets.number_sets(of_splits, names, where)
+    splits = {}
+    for split, own_name in named.items():
+        table = full[own_name]
+        read = _Column(table.cast_column(image, datasets.Image(decode=False)), image)
+        raw = RawSplit(len(table), read, numbers[split], names, table._fingerprint, label_sets=sets)
+        splits[UNLABELLED if split == "test" and max(raw.labels) < 0 else split] = raw
+    return splits
 
 
 def _named(full: Collection[str], given: dict[str, str], where: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from common.errors import UserError
 from data.cache import Arrays
+from data.iterative_split import iterative_split
 from data.readers import RawSplit
 from data.split import stratified_folds, stratified_split, stratified_subset
 
@@ -98,9 +99,16 @@ def few_ids(labels: np.ndarray, rows: int) -> np.ndarray:
 
 
 def cut_subsets(
-    dataset: str, splits: dict[str, Arrays], val_fraction: float | None, fold: tuple[int, int] | None, seed: int
+    dataset: str,
+    splits: dict[str, Arrays],
+    val_fraction: float | None,
+    fold: tuple[int, int] | None,
+    seed: int,
+    label_sets: np.ndarray | None = None,
 ) -> Subsets:
     """(train, validation, test) of the splits that there are; `fold` is (of how many, number) or None.
+
+    `label_sets`, uint8 (S, K), are the classes of each label where labels number sets of them.
 
     Raises:
         UserError: every image of the validation split is in train too.
@@ -108,12 +116,16 @@ def cut_subsets(
     train = Subset(splits["train"], np.arange(len(splits["train"].labels)))
     own = {name: Subset(splits[name], np.arange(len(splits[name].labels))) for name in splits}
     if "test" not in own and "validation" not in own:
-        train, test = _carve(train, TEST_FRACTION, TEST_SEED, one_of_each=True)
+        train, test = _carve(train, TEST_FRACTION, TEST_SEED, label_sets, one_of_each=True)
     else:
         test = own["test"] if "test" in own else own["validation"]
     if fold is not None:
         labels = train.arrays.labels[train.ids]
-        chosen = stratified_folds(labels, together(train), fold[0], seed) == fold[1]
+        if label_sets is None:
+            folds = stratified_folds(labels, together(train), fold[0], seed)
+        else:
+            folds = iterative_split(label_sets[labels], together(train), [1 / fold[0]] * fold[0], seed)
+        chosen = folds == fold[1]
         return Subset(train.arrays, train.ids[~chosen]), Subset(train.arrays, train.ids[chosen]), test
     if "test" in own and "validation" in own and val_fraction is None:
         val = own["validation"]
@@ -124,13 +136,19 @@ def cut_subsets(
                 "others there, or give --val-fraction 0.1 to validate on a part of train"
             )
         return train, Subset(val.arrays, val.ids[new]), test
-    train, val = _carve(train, 0.1 if val_fraction is None else val_fraction, seed)
+    train, val = _carve(train, 0.1 if val_fraction is None else val_fraction, seed, label_sets)
     return train, val, test
 
 
-def _carve(part: Subset, fraction: float, seed: int, *, one_of_each: bool = False) -> tuple[Subset, Subset]:
+def _carve(
+    part: Subset, fraction: float, seed: int, label_sets: np.ndarray | None, *, one_of_each: bool = False
+) -> tuple[Subset, Subset]:
     labels = part.arrays.labels[part.ids]
-    rest, carved = stratified_split(labels, together(part), fraction, seed, one_of_each=one_of_each)
+    if label_sets is None:
+        rest, carved = stratified_split(labels, together(part), fraction, seed, one_of_each=one_of_each)
+    else:
+        into = iterative_split(label_sets[labels], together(part), [1 - fraction, fraction], seed)
+        rest, carved = np.flatnonzero(into == 0), np.flatnonzero(into == 1)
     return Subset(part.arrays, part.ids[rest]), Subset(part.arrays, part.ids[carved])
 
 
@@ -164,13 +182,19 @@ def check_counts(dataset: str, parts: Subsets, val_fraction: float | None, folds
         raise UserError(f"{dataset} is too small for a validation part: give --val-fraction 0, or a larger one")
 
 
-def check_classes(dataset: str, parts: Subsets, class_names: list[str]) -> None:
+def classes_of(part: Subset, label_sets: np.ndarray | None) -> np.ndarray:
+    """The class of each image of a part, int64; of images with several, all of them one after another."""
+    labels = part.arrays.labels[part.ids]
+    return labels if label_sets is None else np.nonzero(label_sets[labels])[1]
+
+
+def check_classes(dataset: str, parts: Subsets, class_names: list[str], label_sets: np.ndarray | None = None) -> None:
     """Refuse classes that have images, but none to train on, and data sets of fewer than two classes.
 
     Raises:
         UserError: there are some.
     """
-    counts, *held_out = (np.bincount(part.arrays.labels[part.ids], minlength=len(class_names)) for part in parts)
+    counts, *held_out = (np.bincount(classes_of(part, label_sets), minlength=len(class_names)) for part in parts)
     # A name that no image has is left as it is; such as "background", where all of them are of something.
     empty = [class_names[label] for label in np.flatnonzero((counts == 0) & (sum(held_out) > 0))]
     if empty or np.count_nonzero(counts) < 2:

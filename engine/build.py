@@ -5,7 +5,6 @@ import math
 import re
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from torch import nn
@@ -151,6 +150,7 @@ def _load_data(args: TrainOptions) -> DataSplits:
         split_column=args.split_column,
         group_column=args.group_column,
         long_tail=args.long_tail,
+        several=args.task == "multilabel",
         decode=args.decode or AUTO,
         hub_config=args.hub_config,
         train_split=args.train_split,
@@ -198,10 +198,8 @@ def build_task(args: TrainOptions, data: DataSplits, device: torch.device) -> Ta
             geometry=data.geometry,
             augment=args.augment,
             num_samples=len(data.train),
-            pairs=None if data.targets is None else torch.from_numpy(data.targets),
-            class_counts=np.bincount(
-                data.train.arrays.labels[data.train.ids], minlength=len(data.class_names)
-            ).tolist(),
+            numbered=None if data.targets is None else torch.from_numpy(data.targets),
+            class_counts=None if data.of_pairs else data.class_counts(),
         )
     except (ValueError, RuntimeError) as error:
         asked = f"--augment {args.augment}" if args.transform is None else f"--transform {args.transform}"

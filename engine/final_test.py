@@ -38,6 +38,7 @@ def report_run(run: Run) -> dict:
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
     best = run.folder / "best.pth"
     load_weights(run.unwrapped_model, from_one(lambda: best_weights.load(best)["weights"]), str(best))
+    task.use(task.learned(run.best_record))
     how_to_test = run.unwrapped_model, data, accelerator, run.args.batch_size
     test, probabilities = task.test_report(run.folder, *how_to_test)
     answers = None if data.unlabelled is None else task.predict_unlabelled(run.folder, *how_to_test)
@@ -69,7 +70,7 @@ def _say_reported(run: Run, test: dict) -> None:
 
 def _track_end(run: Run, test: dict, probabilities: np.ndarray | None) -> None:
     """Show the test, the pictures and the model in the trackers, with what it takes to compare runs, and close them."""
-    best = run.state.history[run.best_epoch - 1]
+    best = run.best_record
     seconds = sum(record["seconds"] for record in run.state.history)
     results = {
         **{f"test/{name}": value for name, value in run.task.final_metrics(test).items()},

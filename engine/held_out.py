@@ -16,7 +16,6 @@ from engine.build import load_data
 from options.groups import saved_options
 from options.infer import InferOptions
 from tasks.base import Task
-from tasks.classification.predictions import put_out, rows
 from tasks.inference import folder_beside
 
 
@@ -31,7 +30,7 @@ def report_on_test_split(
     """Test on the split that the run held out, with the run's own report, written beside the weights. Returns 0."""
     data = held_out_data(args.weights, args.data_dir, content, accelerator)
     if data.targets is not None:
-        task.pairs = torch.from_numpy(data.targets)
+        task.know(torch.from_numpy(data.targets))
     folder = folder_beside(args.weights, "test")
     try:
         folder.mkdir(exist_ok=True)
@@ -43,8 +42,7 @@ def report_on_test_split(
         ) from error
     if accelerator.is_main_process:
         if args.output is not None:  # of classes: there is none for a model that makes images
-            true = [data.class_names[label] for label in data.test.arrays.labels[data.test.ids]]
-            put_out(rows(data.test.names(), probabilities, task.class_names, args.topk, true), args.output)
+            task.put_out(data.test.names(), probabilities, args, data.test.arrays.labels[data.test.ids])
         say("\n".join([task.headline(test), *data.remarks]))
         others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
         say(f"open     {folder / 'examples.png'}, {', '.join(others)}")

@@ -120,6 +120,11 @@ class Run(Parts):
         """The epoch whose weights are kept; 0 before the first has ended."""
         return self.state.best_epoch(self.task.selection_key)
 
+    @property
+    def best_record(self) -> dict:
+        """That epoch's entry in train.json; empty before the first has ended."""
+        return self.state.history[self.best_epoch - 1] if self.best_epoch else {}
+
     def lr_at(self, step: int) -> float:
         """The learning rate of a step (from 0)."""
         args = self.args
@@ -249,6 +254,7 @@ class Run(Parts):
             "mixed_precision": self.accelerator.mixed_precision,
             "output_shape": self.task.model_kwargs.get("output_shape"),
             "step": self.state.step,
+            **self.task.learned(self.best_record),
         }
 
 

@@ -46,7 +46,9 @@ class Explained:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Of each class, float32 (B, K), for uint8 (B, H, W, C)."""
         with torch.no_grad():
-            found = [self.model(self._inputs(images[part])).softmax(1).cpu() for part in _batches(len(images))]
+            found = [
+                self.task.probabilities(self.model(self._inputs(images[part]))).cpu() for part in _batches(len(images))
+            ]
         return torch.cat(found).numpy()
 
     def heats(self, method: str, images: np.ndarray, labels: Sequence[int]) -> np.ndarray:

@@ -62,9 +62,11 @@ def explain(
     if paths:
         return explain_files(explained, args, paths, named, folder) if accelerator.is_main_process else 0
     data = held_out_data(args.weights, args.data_dir, content, accelerator)
+    if data.targets is not None:
+        task.know(torch.from_numpy(data.targets))
     logits, _ = evaluate.predict(model, task, data.test, accelerator, batch_size)
     if accelerator.is_main_process:
-        explain_test_split(explained, args, data, logits.softmax(1).numpy(), named, folder)
+        explain_test_split(explained, args, data, task.probabilities(logits).numpy(), named, folder)
     return 0
 
 

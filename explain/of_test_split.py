@@ -36,7 +36,7 @@ def explain_test_split(
     Raises:
         UserError: there is no image of the classes named, or no room or right to write.
     """
-    labels = data.test.arrays.labels[data.test.ids]
+    labels = explained.task.one_label(data.test.arrays.labels[data.test.ids], probabilities)
     classes = named or list(range(len(data.class_names)))
     said = probabilities.argmax(1)
     if not np.isin(labels, classes).any():
@@ -57,7 +57,7 @@ def explain_test_split(
                 hottest = heat(of_class.mean(0, keepdims=True), images.shape[1:3])[0]
                 row.maps.append((hottest, f"mean of {len(of_class)}"))
     right = _first_of_each(np.flatnonzero(said == labels), labels, classes)
-    among = np.isin(labels, classes) | np.isin(said, classes)
+    among = (np.isin(labels, classes) | np.isin(said, classes)) & (labels >= 0)
     wrong = np.flatnonzero((said != labels) & among)
     wrong = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:ROWS]
     columns = [f"{method}\nfaithfulness {measured[method]['faithfulness']:.3f}" for method in explained.methods]
@@ -65,10 +65,10 @@ def explain_test_split(
     for earlier in ("right.png", "wrong.png"):
         (folder / earlier).unlink(missing_ok=True)
     if len(right):
-        _draw_right(explained, data, right, probabilities, folder / "right.png", columns, title)
+        _draw_right(explained, data, right, labels, probabilities, folder / "right.png", columns, title)
         pictures.append("right.png")
     if len(wrong):
-        _draw_wrong(explained, data, wrong, probabilities, folder / "wrong.png", title)
+        _draw_wrong(explained, data, wrong, labels, probabilities, folder / "wrong.png", title)
         pictures.append("wrong.png")
     plot_maps(
         ["mean image", *columns],
@@ -84,12 +84,13 @@ def _draw_right(
     explained: Explained,
     data: DataSplits,
     right: np.ndarray,
+    labels: np.ndarray,
     probabilities: np.ndarray,
     path: Path,
     columns: list[str],
     title: str,
 ) -> None:
-    labels = data.test.arrays.labels[data.test.ids[right]]
+    labels = labels[right]
     rows = [Row(image, [data.class_names[label]]) for image, label in zip(_images(data, right), labels, strict=True)]
     for method in explained.methods:
         explained.add_column(rows, method, labels, probabilities[right])
@@ -97,9 +98,15 @@ def _draw_right(
 
 
 def _draw_wrong(
-    explained: Explained, data: DataSplits, wrong: np.ndarray, probabilities: np.ndarray, path: Path, title: str
+    explained: Explained,
+    data: DataSplits,
+    wrong: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    path: Path,
+    title: str,
 ) -> None:
-    labels, said = data.test.arrays.labels[data.test.ids[wrong]], probabilities[wrong].argmax(1)
+    labels, said = labels[wrong], probabilities[wrong].argmax(1)
     rows = [
         Row(image, [f"true: {data.class_names[true]}", f"predicted: {data.class_names[answer]}"])
         for image, true, answer in zip(_images(data, wrong), labels, said, strict=True)

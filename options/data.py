@@ -59,7 +59,11 @@ class DataOptions:
         None, "image column of a table (default: image, or the only one)", metavar="NAME", of_test=True
     )
     label_column: str | None = option(
-        None, "label column of a table (default: label, or the only ClassLabel)", metavar="NAME", of_test=True
+        None,
+        "label column of a table (default: label, or the only ClassLabel); with several labels a column of lists, of "
+        "text such as cat|dog, or NAME,NAME,...: columns of 0 and 1",
+        metavar="NAME",
+        of_test=True,
     )
     coarse: bool = option(False, "use the coarse set of classes, where there are two", of_test=True, classes_only=True)
     fit: str | None = option(

@@ -26,6 +26,7 @@ from options.training import AugmentationOptions, FineTuningOptions, OptimOption
 # name -> its class, below tasks/; see tasks/__init__.py
 TASKS = {
     "classify": "classification.task:Classification",
+    "multilabel": "multilabel.task:MultiLabel",
     "transform": "image_to_image.task:Transformation",
 }
 TRACKERS = ("tensorboard", "wandb", "none")
@@ -59,7 +60,11 @@ class CommandOptions:
 class TaskOptions:
     """What is learned."""
 
-    task: str = option("classify", "what to learn: classes, or images from images", choices=tuple(TASKS))
+    task: str = option(
+        "classify",
+        "what to learn: a class of each image, several labels of each, or images from images",
+        choices=tuple(TASKS),
+    )
     transform: str | None = option(
         None,
         "for --task transform: transforms that make the targets, in order, separated by commas: "

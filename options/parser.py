@@ -184,8 +184,8 @@ def parse_freeze(text: str) -> list[tuple[str, float]]:
     return parts
 
 
-LOSSES = ("ce", "bce", "focal")
-FOCUS = 2.0  # gamma of the focal loss, as its authors chose it
+LOSSES = ("ce", "bce", "focal", "asymmetric")
+FOCUS = {"focal": 2.0, "asymmetric": 4.0}  # gamma, as the authors of each chose it
 
 
 def parse_loss(text: str) -> tuple[str, float]:
@@ -194,10 +194,10 @@ def parse_loss(text: str) -> tuple[str, float]:
     Raises ValueError, with one line, for an unknown name or a gamma that is no number from 0.
     """
     name, has_gamma, gamma = text.partition("=")
-    if name not in LOSSES or (has_gamma and name != "focal"):
-        raise ValueError(f"--loss: '{text}' is none of ce, bce, focal and focal=GAMMA")
+    if name not in LOSSES or (has_gamma and name not in FOCUS):
+        raise ValueError(f"--loss: '{text}' is none of ce, bce, focal and asymmetric, focal=GAMMA and asymmetric=GAMMA")
     try:
-        found = float(gamma) if has_gamma else FOCUS
+        found = float(gamma) if has_gamma else FOCUS.get(name, 0.0)
     except ValueError:
         found = math.nan
     if not 0 <= found < math.inf:

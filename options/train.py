@@ -14,7 +14,7 @@ from options import resumed
 from options.groups import GROUPS, OPTIONS, CommandOptions, TrainOptions
 from options.parser import RECIPES, Answer, Parser, recipe_argv, weights_file
 from options.schema import add_arguments, fill_in_defaults, given
-from options.training import HUB
+from options.training import HUB, NOT_OF_ONE_LABEL, NOT_OF_SEVERAL
 
 SMOKE_IMAGES = 16  # of each part
 
@@ -107,6 +107,7 @@ def _check_task(args: argparse.Namespace) -> None:
     if args.task != "transform":
         if args.transform:
             raise UserError("--transform needs --task transform")
+        _check_labels(args)
         return
     of_labelled = (
         *("folds", "skip_bad_images", "image_column", "label_column", "fit", "crop_pct", "decode"),
@@ -118,6 +119,17 @@ def _check_task(args: argparse.Namespace) -> None:
     odd = given({name: found for name, found in OPTIONS.items() if found.classes_only}, args)
     if odd:
         raise UserError(f"{', '.join(odd)}: of no use for --task transform; leave it out")
+
+
+def _check_labels(args: argparse.Namespace) -> None:
+    """Refuse what is of one label an image, or of several, for the other task."""
+    useless = NOT_OF_SEVERAL if args.task == "multilabel" else NOT_OF_ONE_LABEL
+    for name, values in useless.items():
+        value = getattr(args, name)
+        of_use = value == OPTIONS[name].default if values is None else str(value).partition("=")[0] not in values
+        if not of_use:
+            shown = f"--{name.replace('_', '-')}" + (f" {value}" if values else "")
+            raise UserError(f"{shown}: of no use for --task {args.task}; leave it out")
 
 
 def _models_listed() -> str:

@@ -37,7 +37,14 @@ MOMENTUM = {"muon": 0.6}
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0, "rmsprop": 0.0, "muon": 0.0}  # adam's is no decoupled one
 WARMUP = {"onecycle": 0.3}
 BALANCE = {"none": 1.0, "sqrt": 0.5, "uniform": 0.0}  # the power of a class's images that its share is proportional to
-MONITORS = ("accuracy", "macro_f1", "balanced_accuracy", "loss")
+MONITORS = ("accuracy", "macro_f1", "balanced_accuracy", "loss", "map")
+# What is of no use to one of the tasks with classes, by option: None for all values, else these.
+NOT_OF_ONE_LABEL = {"loss": ("asymmetric",), "monitor": ("map",)}
+NOT_OF_SEVERAL = {
+    "loss": ("focal",),
+    "monitor": ("balanced_accuracy",),
+    **dict.fromkeys(("coarse", "class_weights", "balance", "long_tail", "ensemble")),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +101,8 @@ class OptimOptions:
     )
     loss: str = option(
         "ce",
-        "ce: cross-entropy; bce: binary cross-entropy of each class, as timm's; focal[=GAMMA]: focal loss",
+        "ce: cross-entropy, with several labels of each by itself; bce: binary cross-entropy of each class, as timm's; "
+        "focal[=GAMMA]: focal loss; asymmetric[=GAMMA]: of several labels, as timm's",
         type=in_words(parse_loss),
         metavar="NAME",
         classes_only=True,
@@ -114,9 +122,10 @@ class OptimOptions:
         choices=tuple(BALANCE),
         classes_only=True,
     )
-    monitor: str = option(
-        "accuracy",
-        f"validation metric that best.pth and --patience go by: {', '.join(MONITORS)}",
+    monitor: str | None = option(
+        None,
+        f"validation metric that best.pth and --patience go by: {', '.join(MONITORS)} (default: accuracy; with several "
+        "labels map, the mean average precision)",
         choices=MONITORS,
         classes_only=True,
     )

@@ -33,7 +33,7 @@ def build_task(
     geometry: Geometry = MIDDLE,
     augment: str = "none",
     num_samples: int = 1,
-    pairs: Tensor | None = None,
+    numbered: Tensor | None = None,
     output_shape: Sequence[int] | None = None,
     class_counts: Sequence[int] | None = None,
 ) -> Task:
@@ -42,14 +42,14 @@ def build_task(
     Args:
         options: by name, without dashes; younger ones may be missing.
         shape, class_names, mean, std, device, ranges, geometry, augment, num_samples: see `Task`.
-        pairs, output_shape, class_counts: see `Task.from_options`.
+        numbered, output_shape, class_counts: see `Task.from_options`.
 
     Raises:
         ValueError, RuntimeError: an augmentation or a transform does not fit the images.
     """
     return task_class(options).from_options(
         options,
-        pairs=pairs,
+        numbered=numbered,
         output_shape=output_shape,
         class_counts=class_counts,
         shape=shape,

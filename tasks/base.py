@@ -109,7 +109,7 @@ class Task(ABC):
     def from_options(
         cls,
         options: Mapping,
-        pairs: Tensor | None,
+        numbered: Tensor | None,
         output_shape: Sequence[int] | None,
         class_counts: Sequence[int] | None,
         **common,
@@ -118,7 +118,8 @@ class Task(ABC):
 
         Args:
             options: by name, without dashes; those that are younger than the run may be missing.
-            pairs: the targets that a data set of pairs brings, uint8 (N, H, W, C); None: it brings none.
+            numbered: what labels number where they are no classes, as `DataSplits.targets`; None: they are, or the
+                data set is not there.
             output_shape: of the outputs where they are images, as weights say; None: to be derived.
             class_counts: training images of each class; None where nothing is to be trained.
             common: what `Task` takes.
@@ -188,6 +189,17 @@ class Task(ABC):
     @abstractmethod
     def selection_key(self, record: dict) -> tuple[float, ...]:
         """What the best epoch is the maximum of, from its entry in train.json."""
+
+    def learned(self, record: dict) -> dict:
+        """What belongs to the weights of an epoch beside them, from its entry in train.json: plain values."""
+        return {}
+
+    def use(self, learned: Mapping) -> None:  # noqa: B027 - most tasks have nothing beside the weights
+        """Go by what `learned` gave, where it is there: best.pth holds it."""
+
+    def know(self, numbered: Tensor) -> None:
+        """Learn what labels number, where the task was made without the data set."""
+        raise TypeError(f"{type(self).__name__}: labels are classes")
 
     @abstractmethod
     def test_report(

@@ -89,6 +89,7 @@ def restore(
         geometry=from_dict(content.get("geometry")),
         output_shape=content.get("output_shape"),
     )
+    task.use(content)
     arguments = {name: value for name, value in content["model_args"].items() if name not in FIRST_WEIGHTS}
     try:
         model = create_model(

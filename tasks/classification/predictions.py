@@ -51,14 +51,14 @@ def predict_files(
     unreadable: list[str] = []
 
     def predict(images: Tensor) -> Tensor:
-        return task.predict(model, images).float().softmax(1)
+        return task.probabilities(task.predict(model, images))
 
     model.eval()
     for readable, found in infer_files(predict, task, paths, accelerator, batch_size, unreadable):
         names += [str(path) for path in readable]
         probabilities.append(found.numpy())
     if accelerator.is_main_process:
-        put_out(rows(names, np.concatenate(probabilities), task.class_names, args.topk), args.output)
+        task.put_out(names, np.concatenate(probabilities), args)
         tell_unreadable(unreadable, len(paths))
     return 1 if unreadable else 0
 
@@ -69,8 +69,8 @@ def predict_unlabelled(
     """Write predictions.csv, as --output does, of the images of a test split whose labels are kept secret."""
     logits, _ = evaluate.predict(model, task, data.unlabelled, accelerator, batch_size)
     if accelerator.is_main_process:
-        names, probabilities = list(data.unlabelled.arrays.names), logits.softmax(1).numpy()
-        text = _as_csv(rows(names, probabilities, task.class_names, TOPK))
+        names, probabilities = list(data.unlabelled.arrays.names), task.probabilities(logits).numpy()
+        text = task.as_csv(names, probabilities)
         encoded = text.encode("utf-8", errors="backslashreplace")
         write_atomically(folder / UNLABELLED_FILE, lambda staged: staged.write_bytes(encoded))
     return f"{len(data.unlabelled):,} images without labels: their classes are in {UNLABELLED_FILE}"
@@ -107,17 +107,26 @@ def put_out(rows: list[dict], output: str | None) -> None:
             likely = ", ".join(f"{p['class']} {percent(p['probability'], 1)}" for p in row["predictions"])
             print(printable(f"{row['image']}: {likely}"))
         return
-    text = _as_csv(rows) if output.endswith(".csv") else json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+    text = as_csv(rows) if output.endswith(".csv") else json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+    write(text, output, len(rows))
+
+
+def write(text: str, output: str, images: int) -> None:
+    """Write the predictions of so many images to a file.
+
+    Raises:
+        UserError: no room or no right to write.
+    """
     # File names that are not UTF-8 reach Python as lone surrogates, which no encoding can hold.
     encoded = text.encode("utf-8", errors="backslashreplace")
     try:
         write_atomically(Path(output), lambda staged: staged.write_bytes(encoded))
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror or error}; give another path") from error
-    say(f"written  {output}: {len(rows)} images")
+    say(f"written  {output}: {images} images")
 
 
-def _as_csv(rows: list[dict]) -> str:
+def as_csv(rows: list[dict]) -> str:
     """One line an image: its name, its true class where that is known, class and probability of each prediction."""
     depth = len(rows[0]["predictions"]) if rows else 0
     first = ["image", *(["true"] if rows and "true" in rows[0] else [])]

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.augment.spec import parse_sizes
 from data.loader import Batch
+from options.infer import PredictOptions
 from options.parser import by_epoch, parse_class_weights, parse_loss
 from tasks.base import Task, finite, resize
 from tasks.classification import losses, predictions, report
@@ -53,7 +55,7 @@ class Classification(Task):
     def from_options(
         cls,
         options: Mapping,
-        pairs: Tensor | None,
+        numbered: Tensor | None,
         output_shape: Sequence[int] | None,
         class_counts: Sequence[int] | None,
         **common,
@@ -67,7 +69,7 @@ class Classification(Task):
             train_sizes=by_epoch(parse_sizes(sizes), options["epochs"]) if sizes else None,
             loss=parse_loss(options.get("loss", "ce")),
             class_weights=None if class_counts is None else weights,
-            monitor=options.get("monitor", "accuracy"),
+            monitor=options.get("monitor") or "accuracy",
             tta=options.get("tta", "none"),
             **common,
         )
@@ -93,10 +95,11 @@ class Classification(Task):
         size = self.input_shape[1:] if self.train_sizes is None else (self.train_sizes[epoch],) * 2
         images = resize(images, size, self.interpolation)
         inputs = self.normalise(images, self.augment.jitter(batch.ids, drawn_for))
+        labels = self.targets(batch)
         if not self.augment.mixes:
-            return inputs, batch.labels
-        one_hot = F.one_hot(batch.labels, len(self.class_names)).float()
-        (images, partners), (targets, others) = inputs.chunk(2), one_hot.chunk(2)
+            return inputs, labels
+        of_each = F.one_hot(labels, len(self.class_names)).float() if labels.ndim == 1 else labels
+        (images, partners), (targets, others) = inputs.chunk(2), of_each.chunk(2)
         own = slice(len(images))
         return self.augment.mix(images, partners, targets, others, batch.ids[own], batch.drawn_for(epoch, own))
 
@@ -109,6 +112,10 @@ class Classification(Task):
         if self.class_weights is not None:
             of_each = of_each * losses.weights_of_samples(self.class_weights, targets)
         return of_each.mean()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of each class, float32 (B, K)."""
+        return logits.float().softmax(1)
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Logits (B, K) of uint8 (B, H, W, C), averaged over the views of `tta`."""
@@ -164,6 +171,21 @@ class Classification(Task):
         """The metric to monitor, then a small loss."""
         loss = -finite(record["val_loss"])
         return (loss, record["val_accuracy"]) if self.monitor == "loss" else (record[f"val_{self.monitor}"], loss)
+
+    def put_out(
+        self, names: list[str], probabilities: np.ndarray, args: PredictOptions, labels: np.ndarray | None = None
+    ) -> None:
+        """Print or write the likeliest classes of each image; `labels` are the true ones, int64 (N,)."""
+        true = None if labels is None else [self.class_names[label] for label in labels]
+        predictions.put_out(predictions.rows(names, probabilities, self.class_names, args.topk, true), args.output)
+
+    def as_csv(self, names: list[str], probabilities: np.ndarray) -> str:
+        """The likeliest classes of each image, as CSV."""
+        return predictions.as_csv(predictions.rows(names, probabilities, self.class_names, predictions.TOPK))
+
+    def one_label(self, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """The class of each image that an explanation is about, int64 (N,); -1 where there is none."""
+        return labels
 
     headline = staticmethod(report.headline)
     final_metrics = staticmethod(report.final_metrics)

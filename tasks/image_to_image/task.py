@@ -57,17 +57,21 @@ class Transformation(Task):
     def from_options(
         cls,
         options: Mapping,
-        pairs: Tensor | None,
+        numbered: Tensor | None,
         output_shape: Sequence[int] | None,
         class_counts: Sequence[int] | None,
         **common,
     ) -> Self:
         """See `Task`."""
-        if pairs is not None:
-            height, width, channels = pairs.shape[1:]
-            return cls(pairs=pairs, output_shape=(channels, height, width), **common)
+        if numbered is not None:
+            height, width, channels = numbered.shape[1:]
+            return cls(pairs=numbered, output_shape=(channels, height, width), **common)
         transforms = parse_transform(options["transform"]) if options["transform"] else None
         return cls(transforms=transforms, output_shape=output_shape, **common)
+
+    def know(self, numbered: Tensor) -> None:
+        """See `Task`."""
+        self.pairs = numbered
 
     @staticmethod
     def learns_from_pairs(options: Mapping) -> bool:
