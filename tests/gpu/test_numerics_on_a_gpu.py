@@ -20,10 +20,11 @@ def test_augmented_images_are_the_cpus_bit_for_bit(
     height, width, channels = shape
     batch = 16 if device.type == "cpu" else 512  # a CPU equals itself
     images, ids = noise(batch, height, width, channels), torch.arange(batch) * 193
-    for epoch in (0, 3):
+    for epoch in (0, 3, ids % 5):  # of all samples, and each one's own, as --repeats has it
         augment = Augment(parse(spec), 1, 50_000, FILL[:channels])
         expected = augment(images, ids, epoch)
-        assert torch.equal(augment(images.to(device), ids.to(device), epoch).cpu(), expected)
+        there = epoch.to(device) if isinstance(epoch, Tensor) else epoch
+        assert torch.equal(augment(images.to(device), ids.to(device), there).cpu(), expected)
 
 
 @pytest.mark.parametrize("spec", MIX_SPECS)
