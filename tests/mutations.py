@@ -386,4 +386,21 @@ MUTATIONS = [
         "tests/test_repeats.py::test_as_many_epochs_show_what_they_show_without_repeats[2]",
         "assert sorted(with_them) == sorted(without)",
     ),
+    Mutation(
+        "22 thresholds of several labels stay at a half",
+        "engine/run.py",
+        "**self.task.learned(self.best_record),",
+        "**self.task.learned({}),",
+        "tests/test_multilabel.py::"
+        "test_a_run_is_judged_as_scikit_learn_judges_it_and_its_thresholds_go_with_the_weights",
+        'assert content["thresholds"] == history["epochs"][history["best_epoch"] - 1]["val_thresholds"]',
+    ),
+    Mutation(
+        "22 several labels dealt out without counting",
+        "data/iterative_split.py",
+        "wanted[:, best] -= counts[one]",
+        "wanted[:, best] -= 0",
+        "tests/test_multilabel.py::test_every_part_has_its_share_of_every_label_and_equal_images_stay_together",
+        "assert (abs(sets[chosen].sum(0) - share * sets.sum(0)) <= 2).all()",
+    ),
 ]
