@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
-from common.suggest import did_you_mean, near
 from data import label_sets
 from data.class_folders import same_form
 from data.folders import Folder
@@ -166,9 +165,7 @@ def _column(file: LabelFile, columns: list[str], option: str, wanted: str | None
         if found is None:
             raise UserError(f"--labels {file.path}: give {option}, one of {', '.join(columns)}")
         return found
-    if wanted not in columns:
-        hint = did_you_mean(near(wanted, columns, 1), after=" ")
-        raise UserError(f"{option} {wanted}: {file.path} has no such column; {hint}there are {', '.join(columns)}")
+    label_sets.check_column(option, wanted, columns, file.path)
     return wanted
 
 
@@ -176,9 +173,7 @@ def _rows(file: LabelFile, table: "pandas.DataFrame", folder: Folder) -> tuple[l
     """(the rows whose image there is, what is wrong with the others)."""
     columns = list(map(str, table.columns))
     image = _column(file, columns, "--image-column", file.image, IMAGE_COLUMNS)
-    others = tuple(name for name in columns if name != image)
-    usual = LABEL_COLUMNS if len(others) != 1 else others
-    labels = _several(file, table, image) if file.several else _single(file, table, usual)
+    labels = (_several if file.several else _single)(file, table, image)
     split = file.split and _column(file, columns, "--split-column", file.split, ())
     group = file.group and _column(file, columns, "--group-column", file.group, ())
     find = _Finder(folder, Path(file.path).parent)
@@ -196,9 +191,12 @@ def _rows(file: LabelFile, table: "pandas.DataFrame", folder: Folder) -> tuple[l
     return rows, faults
 
 
-def _single(file: LabelFile, table: "pandas.DataFrame", usual: tuple[str, ...]) -> list[str | None]:
+def _single(file: LabelFile, table: "pandas.DataFrame", image: str) -> list[str | None]:
     """The label of each row."""
-    column = _column(file, list(map(str, table.columns)), "--label-column", file.label, usual)
+    columns = list(map(str, table.columns))
+    others = tuple(name for name in columns if name != image)
+    usual = LABEL_COLUMNS if len(others) != 1 else others
+    column = _column(file, columns, "--label-column", file.label, usual)
     return [None if value in ("", "-1") else same_form(value) for value in table[column]]
 
 
@@ -291,6 +289,4 @@ def _all(splits: dict[str, list[Row]]) -> Iterator[tuple[str, Row]]:
 
 def class_names(rows: list[Row]) -> list[str]:
     """The classes of rows, whole numbers in their order."""
-    names = {row.label for row in rows if row.label is not None}
-    numbers = all(name.lstrip("-").isdecimal() for name in names)
-    return sorted(names, key=int) if numbers else sorted(names)
+    return label_sets.in_order({row.label for row in rows if row.label is not None})

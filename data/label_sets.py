@@ -47,8 +47,12 @@ def number_sets(
 
 
 def sorted_names(rows: Iterable[Labels | None]) -> list[str]:
-    """All labels in some sets, whole numbers in their order."""
-    names = set().union(*filter(None, rows))
+    """All labels in some sets."""
+    return in_order(set().union(*filter(None, rows)))
+
+
+def in_order(names: Collection[str]) -> list[str]:
+    """The names of classes, whole numbers in their order."""
     return sorted(names, key=int) if all(name.lstrip("-").isdecimal() for name in names) else sorted(names)
 
 
@@ -89,10 +93,15 @@ def named_columns(wanted: str | None, columns: Sequence[str], where: str) -> lis
     """
     names = [] if wanted is None else [wanted] if wanted in columns else [name.strip() for name in wanted.split(",")]
     for name in names:
-        if name not in columns:
-            hint = did_you_mean(near(name, columns, 1), after=" ")
-            raise UserError(f"--label-column {name}: {where} has no such column; {hint}there are {', '.join(columns)}")
+        check_column("--label-column", name, columns, where)
     return names
+
+
+def check_column(option: str, wanted: str, columns: Sequence[str], where: str) -> None:
+    """Raise UserError, with a near name and those there are, unless a table has the column that an option names."""
+    if wanted not in columns:
+        hint = did_you_mean(near(wanted, columns, 1), after=" ")
+        raise UserError(f"{option} {wanted}: {where} has no such column; {hint}there are {', '.join(columns)}")
 
 
 def are_flags(values: Iterable[object]) -> bool:

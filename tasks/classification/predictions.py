@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -107,23 +108,23 @@ def put_out(rows: list[dict], output: str | None) -> None:
             likely = ", ".join(f"{p['class']} {percent(p['probability'], 1)}" for p in row["predictions"])
             print(printable(f"{row['image']}: {likely}"))
         return
-    text = as_csv(rows) if output.endswith(".csv") else json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-    write(text, output, len(rows))
+    write(rows, output, as_csv)
 
 
-def write(text: str, output: str, images: int) -> None:
-    """Write the predictions of so many images to a file.
+def write(rows: list[dict], output: str, as_csv: Callable[[list[dict]], str]) -> None:
+    """Write what is predicted of each image to a .csv file, by `as_csv`, or a .json file.
 
     Raises:
         UserError: no room or no right to write.
     """
+    text = as_csv(rows) if output.endswith(".csv") else json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
     # File names that are not UTF-8 reach Python as lone surrogates, which no encoding can hold.
     encoded = text.encode("utf-8", errors="backslashreplace")
     try:
         write_atomically(Path(output), lambda staged: staged.write_bytes(encoded))
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror or error}; give another path") from error
-    say(f"written  {output}: {images} images")
+    say(f"written  {output}: {len(rows)} images")
 
 
 def as_csv(rows: list[dict]) -> str:

@@ -32,6 +32,7 @@ class Classification(Task):
 
     metrics = ("loss", "accuracy")
     eval_only = ("macro_f1", "balanced_accuracy")
+    main_metric = "accuracy"  # what is monitored where nobody says what
     report_files = ("confusion_matrix.png", "examples.png", "curves.png", "loss.png", "accuracy.png")
 
     def __init__(
@@ -61,18 +62,26 @@ class Classification(Task):
         **common,
     ) -> Self:
         """See `Task`."""
-        sizes, weights = options.get("train_sizes"), options.get("class_weights")
+        weights = options.get("class_weights")
         if weights is not None and class_counts is not None:
             weights = losses.weights_of_classes(parse_class_weights(weights), class_counts, common["class_names"])
         return cls(
-            label_smoothing=options.get("label_smoothing", 0.0),
-            train_sizes=by_epoch(parse_sizes(sizes), options["epochs"]) if sizes else None,
-            loss=parse_loss(options.get("loss", "ce")),
             class_weights=None if class_counts is None else weights,
-            monitor=options.get("monitor") or "accuracy",
-            tta=options.get("tta", "none"),
+            **cls.learning(options),
             **common,
         )
+
+    @classmethod
+    def learning(cls, options: Mapping) -> dict:
+        """What classes are learned by, be there one an image or several: arguments, from a run's options."""
+        sizes = options.get("train_sizes")
+        return {
+            "label_smoothing": options.get("label_smoothing", 0.0),
+            "train_sizes": by_epoch(parse_sizes(sizes), options["epochs"]) if sizes else None,
+            "loss": parse_loss(options.get("loss", "ce")),
+            "monitor": options.get("monitor") or cls.main_metric,
+            "tta": options.get("tta", "none"),
+        }
 
     @property
     def model_kwargs(self) -> dict[str, int]:
@@ -170,7 +179,9 @@ class Classification(Task):
     def selection_key(self, record: dict) -> tuple[float, ...]:
         """The metric to monitor, then a small loss."""
         loss = -finite(record["val_loss"])
-        return (loss, record["val_accuracy"]) if self.monitor == "loss" else (record[f"val_{self.monitor}"], loss)
+        if self.monitor == "loss":
+            return loss, record[f"val_{self.main_metric}"]
+        return record[f"val_{self.monitor}"], loss
 
     def put_out(
         self, names: list[str], probabilities: np.ndarray, args: PredictOptions, labels: np.ndarray | None = None

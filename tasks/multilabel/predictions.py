@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,8 +51,7 @@ def put_out(rows: list[dict], output: str | None) -> None:
     """
     console.clear()
     if output is not None:
-        text = as_csv(rows) if output.endswith(".csv") else json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-        write(text, output, len(rows))
+        write(rows, output, as_csv)
         return
     for row in rows:
         likely = ", ".join(f"{name} {percent(row['probabilities'][name], 1)}" for name in row["labels"])

@@ -9,12 +9,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from common.errors import UserError
-from data.augment.spec import parse_sizes
 from data.dataset import DataSplits
 from data.loader import Batch
 from options.infer import PredictOptions
-from options.parser import by_epoch, parse_loss
-from tasks.base import finite
 from tasks.classification.task import Classification
 from tasks.metric_sums import SAMPLES, MetricSums, means
 from tasks.multilabel import histograms, losses, predictions, report
@@ -33,6 +30,7 @@ class MultiLabel(Classification):
     """
 
     eval_only = ("map", "macro_f1", "thresholds")
+    main_metric = "map"
     report_files = ("average_precision.png", "examples.png", "curves.png", "loss.png", "accuracy.png")
 
     def __init__(
@@ -53,16 +51,7 @@ class MultiLabel(Classification):
         **common,
     ) -> Self:
         """See `Task`."""
-        sizes = options.get("train_sizes")
-        return cls(
-            label_sets=numbered,
-            label_smoothing=options.get("label_smoothing", 0.0),
-            train_sizes=by_epoch(parse_sizes(sizes), options["epochs"]) if sizes else None,
-            loss=parse_loss(options.get("loss", "ce")),
-            monitor=options.get("monitor") or "map",
-            tta=options.get("tta", "none"),
-            **common,
-        )
+        return cls(label_sets=numbered, **cls.learning(options), **common)
 
     def know(self, numbered: Tensor) -> None:
         """See `Task`."""
@@ -118,11 +107,6 @@ class MultiLabel(Classification):
             "macro_f1": float(f1[some].mean()) if some.any() else 0.0,
             "thresholds": thresholds.tolist(),
         }
-
-    def selection_key(self, record: dict) -> tuple[float, ...]:
-        """The metric to monitor, then a small loss."""
-        loss = -finite(record["val_loss"])
-        return (loss, record["val_map"]) if self.monitor == "loss" else (record[f"val_{self.monitor}"], loss)
 
     def put_out(
         self, names: list[str], probabilities: np.ndarray, args: PredictOptions, labels: np.ndarray | None = None
