@@ -46,17 +46,18 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`; from pinned memory the copy does not wait."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """Called by DataLoader before a batch goes to a GPU."""
-        return self._each(Tensor.pin_memory)
+        return self.each(Tensor.pin_memory)
 
     def drawn_for(self, epoch: int, samples: slice = slice(None)) -> Epoch:
         """The epoch that augmentation is drawn for while `epoch` is under way, of some of the samples."""
         return epoch if self.epochs is None else self.epochs[samples]
 
-    def _each(self, moved: Callable[[Tensor], Tensor]) -> "Batch":
+    def each(self, moved: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with each of its tensors put through `moved`."""
         epochs = None if self.epochs is None else moved(self.epochs)
         return Batch(moved(self.images), moved(self.labels), moved(self.ids), self.cropped, epochs)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from common.errors import UserError
@@ -80,20 +81,28 @@ class _Loader(DataLoader):
 
     def __iter__(self) -> Iterator["Batch"]:
         if sys.platform != "linux":
-            return _in_our_words(super().__iter__())
+            return _in_our_words(super().__iter__(), self.num_workers)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
-            return _in_our_words(super().__iter__())
+            return _in_our_words(super().__iter__(), self.num_workers)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _in_our_words(batches: Iterator["Batch"]) -> Iterator["Batch"]:
-    """A worker's UserError as it raised it, without the traceback that PyTorch makes part of the message."""
+def _in_our_words(batches: Iterator["Batch"], workers: int) -> Iterator["Batch"]:
+    """A worker's UserError as it raised it, without the traceback that PyTorch makes part of the message.
+
+    A worker that is killed while it hands over a batch breaks the connection off before the system counts it as
+    ended, so that PyTorch lets the connection's error through: here it is the error of every other worker that ends.
+    """
     try:
         yield from batches
     except UserError as error:
         raise UserError(str(error).rstrip().splitlines()[-1].partition("UserError: ")[2] or str(error)) from error
+    except (ConnectionError, EOFError) as error:
+        if not workers or str(error).startswith("Caught "):  # the data set's own, in this process or in a worker
+            raise
+        raise RuntimeError("DataLoader worker (pid unknown) ended while it handed over a batch") from error
 
 
 def _prepare_worker(_number: int) -> None:
@@ -141,7 +150,4 @@ def _shared(batch: "Batch") -> "Batch":
     Raises:
         RuntimeError: the shared memory is full.
     """
-    if get_worker_info() is not None:
-        for tensor in (batch.images, batch.labels, batch.ids):
-            tensor.share_memory_()
-    return batch
+    return batch if get_worker_info() is None else batch.each(Tensor.share_memory_)

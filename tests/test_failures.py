@@ -8,11 +8,16 @@ import socket
 import subprocess
 import sys
 import time
+from multiprocessing import resource_sharer
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
+from common import failures
+from data import workers
+from data.loader import Batch
 from tests.conftest import REPOSITORY
 from tests.driver import Fault, train
 
@@ -69,6 +74,27 @@ def test_a_killed_worker_ends_the_run_in_one_line(tmp_path: Path) -> None:
     codes, printed = run(tmp_path, 1, "--workers", "2", kill_worker_after=(2, 0))
     assert codes == [1]
     assert len(errors(printed)) == 1 and "--workers was killed" in errors(printed)[0]
+
+
+class BrokenOff(torch.utils.data.Dataset):
+    """Its worker closes the connection over which a batch is fetched, as one does that is killed just then."""
+
+    def __getitems__(self, ids: list[int]) -> Batch:
+        def serve(self: resource_sharer._ResourceSharer) -> None:
+            while True:
+                os.close(self._listener._listener._socket.accept()[0].detach())
+
+        resource_sharer._ResourceSharer._serve = serve
+        images = torch.zeros(len(ids), 3, 2, 2, dtype=torch.uint8)
+        return Batch(images=images, labels=torch.tensor(ids), ids=torch.tensor(ids))
+
+
+def test_a_worker_killed_while_it_hands_over_a_batch_is_told_like_any_other() -> None:
+    batches = workers.loader(BrokenOff(), [[0, 1], [2, 3]], 1, pin_memory=False)
+    with pytest.raises(RuntimeError) as raised:
+        list(batches)
+    assert isinstance(raised.value.__cause__, ConnectionError | EOFError)
+    assert "--workers was killed" in failures.in_one_line(raised.value)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
