@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 def train(args: TrainOptions, began: float) -> dict:
     """One run, and its results. It is a pure function of (options, step): see `engine/run.py` for its state."""
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
-    from engine import build, final_test
+    from engine import final_test, load
     from engine.runtime import agreement, signals
     from engine.runtime.accelerator import start_accelerator
 
     with signals.StopRequest(args.max_time, began) as stop:
         accelerator, args = start_accelerator(args)
         agreement.check_options(args)
-        data = build.load_data(args, accelerator)
+        data = load.load_data(args, accelerator)
         agreement.check_data(data)
         run = begin(args, accelerator, data, stop)
         for _ in steps(run):

@@ -171,6 +171,8 @@ def load_images(
         UserError: whatever the user can put right; see the messages.
     """
     source = find_source(dataset, data_dir)
+    if source.kind == "url":
+        raise UserError(f"--dataset {dataset}: an address can only be streamed from: give --stream too")
     selection = Selection(image_column, label_column, coarse, hub_config, train_split, val_split, test_split, several)
     table = _label_file(source, labels, selection, split_column, group_column)
     wanted = Wanted(decode, image_size, default_size, geometry, rows, skip_bad_images)

@@ -46,13 +46,20 @@ class Wanted:
     skip_bad_images: bool = False
 
 
-def prepare(source: Source, selection: Selection, table: LabelFile | None, wanted: Wanted) -> Decoded:
+def prepare(
+    source: Source,
+    selection: Selection,
+    table: LabelFile | None,
+    wanted: Wanted,
+    opened: tuple[dict[str, RawSplit], list[str]] | None = None,
+) -> Decoded:
     """The splits of a source as `wanted`.
 
     Args:
         source: where they are.
         selection: of a table of images.
         table: of the labels of a folder of images, where they are in one.
+        opened: the splits and remarks on them, where they have been opened, of a stream; train is a sample then.
 
     Raises:
         UserError: whatever the user can put right; see the messages.
@@ -65,8 +72,8 @@ def prepare(source: Source, selection: Selection, table: LabelFile | None, wante
         if wanted.decode == "live":
             raise UserError("--decode live is for encoded images, which the built-in digits are not: leave it out")
         return digits.load(wanted.image_size, wanted.geometry, wanted.rows)
-    raw = functools.cache(lambda: _opened(source, selection, table, wanted))
-    folder = _folders(source, selection, table, wanted, raw)
+    raw = functools.cache(lambda: opened or _opened(source, selection, table, wanted))
+    folder = _folders(source, selection, table, wanted, raw, *(["stream"] if opened else []))
     decoded = _found(folder, wanted, raw) or _built(folder, wanted, raw)
     if not wanted.skip_bad_images:  # it may have been built by a run that was told to skip
         decode_all.refuse_bad([line for split in decoded.splits.values() for line in split.bad_images])
@@ -87,7 +94,7 @@ def _opened(
 
 
 def _folders(
-    source: Source, selection: Selection, table: LabelFile | None, wanted: Wanted, raw: Raw
+    source: Source, selection: Selection, table: LabelFile | None, wanted: Wanted, raw: Raw, *more: str
 ) -> Callable[[str, int | None], Path]:
     """(way, side in pixels) -> where what is prepared so is kept."""
     fingerprint = source.fingerprint or raw()[0]["train"].fingerprint
@@ -99,6 +106,7 @@ def _folders(
         choices += [] if wanted.geometry == MIDDLE else [wanted.geometry]
         choices += [] if table is None else [table.path]
         choices += [way] if way == "live" else []
+        choices += more
         return cache.cache_folder(source.name, fingerprint, *choices)
 
     return folder

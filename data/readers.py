@@ -175,7 +175,7 @@ def _table_splits(source: Source, selection: Selection) -> tuple[dict[str, RawSp
 
     full, empty = tables.load(source, selection.config)
     remarks = [f"the split {name} is left out: it is empty" for name in empty]
-    named = _named(full, selection.splits(), source.where)
+    named = name_splits(full, selection.splits(), source.where)
     remarks += [
         f"the split {name} is left out: {len(full[name]):,} images that are neither train, validation nor test"
         for name in full
@@ -193,7 +193,7 @@ def _table_splits(source: Source, selection: Selection) -> tuple[dict[str, RawSp
         train_names = splits["train"].class_names if "train" in splits else None
         labels, class_names = tables.labels(table, label, source, train_names)
         undecoded = table.cast_column(image, datasets.Image(decode=False))
-        split = RawSplit(len(table), _Column(undecoded, image), labels, class_names, table._fingerprint)
+        split = RawSplit(len(table), Column(undecoded, image), labels, class_names, table._fingerprint)
         splits[UNLABELLED if name == "test" and max(labels) < 0 else name] = split
     return splits, remarks
 
@@ -216,13 +216,13 @@ def _several_labels(full: dict, named: dict[str, str], selection: Selection, whe
     splits = {}
     for split, own_name in named.items():
         table = full[own_name]
-        read = _Column(table.cast_column(image, datasets.Image(decode=False)), image)
+        read = Column(table.cast_column(image, datasets.Image(decode=False)), image)
         raw = RawSplit(len(table), read, numbers[split], names, table._fingerprint, label_sets=sets)
         splits[UNLABELLED if split == "test" and max(raw.labels) < 0 else split] = raw
     return splits
 
 
-def _named(full: Collection[str], given: dict[str, str], where: str) -> dict[str, str]:
+def name_splits(full: Collection[str], given: dict[str, str], where: str) -> dict[str, str]:
     """The name of each split that there is, train first: those that are given, and of the others what their names say.
 
     Raises:
@@ -241,7 +241,7 @@ def _named(full: Collection[str], given: dict[str, str], where: str) -> dict[str
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
     """Reads the images of a table; a class, so that worker processes can be given it."""
 
     table: "datasets.Dataset"
@@ -275,7 +275,7 @@ def _raw_split(paths: list[Path], labels: list[int], class_names: list[str]) -> 
 
     table = datasets.Dataset.from_dict({"image": list(map(str, paths))})
     table = table.cast_column("image", datasets.Image(decode=False))
-    return RawSplit(len(paths), _Column(table, "image"), labels, class_names, table._fingerprint, files=True)
+    return RawSplit(len(paths), Column(table, "image"), labels, class_names, table._fingerprint, files=True)
 
 
 def _check_classes(source: Source, split_name: str, split: RawSplit, train_names: list[str]) -> None:

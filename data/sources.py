@@ -34,9 +34,9 @@ class Source:
 
     Attributes:
         name: short name, used in folder names and titles.
-        kind: "digits", "parquet", "tree" (a folder of images for each class) or "hub".
-        where: the folder, or the Hub id; empty for the built-in one.
-        fingerprint: changes when the data changes; None where only loading can tell (a Hub id).
+        kind: "digits", "parquet", "tree" (a folder of images for each class), "hub" or "url".
+        where: the folder, the Hub id or the URL; empty for the built-in one.
+        fingerprint: changes when the data changes; None where only loading can tell (a Hub id, a URL).
         folder: what the folder holds, where it is one.
     """
 
@@ -61,6 +61,8 @@ def find_source(dataset: str, data_dir: str | None) -> Source:
         raise UserError(f"--data-dir {data_dir}: there is no such folder")
     if dataset == BUILT_IN:
         return Source(BUILT_IN, "digits", "", "scikit-learn")
+    if is_url(dataset):
+        return Source(dataset.rstrip("/").split("/")[-1], "url", dataset.rstrip("/"), None)
     only_a_path = _is_a_path(dataset)
     hub_id = NAMED[dataset][0] if dataset in NAMED else dataset
     paths = [] if dataset in NAMED else [_expanded("--dataset", dataset)]
@@ -118,6 +120,11 @@ def found_again(dataset: str, trained_with: str | None, data_dir: str | None) ->
     elsewhere = Path(os.environ.get("SAMELOOP_DATA", "")).absolute() / folder.name
     moved = not is_folder(folder) and is_folder(elsewhere)
     return str(elsewhere) if moved else dataset, None
+
+
+def is_url(dataset: str) -> bool:
+    """Whether it is an address that `fsspec` reads, such as s3://bucket/folder."""
+    return re.match(r"\w+://.", dataset) is not None
 
 
 def _is_a_path(dataset: str) -> bool:

@@ -1,18 +1,24 @@
 """Tables that `datasets` opens, from parquet files or the Hub: which columns hold images and labels, and the labels."""
 
 import errno
+import hashlib
 import json
 import math
 import os
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from common.errors import UserError
 from data.class_folders import same_form
 from data.sources import BUILT_IN, Source
+
+if TYPE_CHECKING:
+    import datasets
 
 BINARY = ("binary", "large_binary")  # how the types of columns begin
 PLAIN = ("int", "uint", "float", "double", "string", "large_string", "bool", "null")
@@ -27,6 +33,20 @@ def load(source: Source, config: str | None) -> tuple[dict, list[str]]:
         config: which of several data sets in it; None: the only one, or its default.
 
     Raises:
+        UserError: as `opening`.
+    """
+    with opening(source, config) as builder:
+        builder.download_and_prepare()
+        sizes = {name: split.num_examples for name, split in builder.info.splits.items()}
+        full = {name: builder.as_dataset(split=name) for name, size in sizes.items() if size}
+    return full, [name for name in sizes if name not in full]
+
+
+@contextmanager
+def opening(source: Source, config: str | None) -> Iterator["datasets.DatasetBuilder"]:
+    """What builds the splits of `source`, and within, what goes wrong while they are opened, in our words.
+
+    Raises:
         UserError: no such configuration, no network and no copy, damaged files, or no room to unpack them.
     """
     import datasets
@@ -39,18 +59,14 @@ def load(source: Source, config: str | None) -> tuple[dict, list[str]]:
         # A copy from an earlier download still loads; without this a missing one costs half a minute of retries.
         datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
-        builder = datasets.load_dataset_builder(*_what_to_open(source, config))
-        builder.download_and_prepare()
-        sizes = {name: split.num_examples for name, split in builder.info.splits.items()}
-        full = {name: builder.as_dataset(split=name) for name, size in sizes.items() if size}
-        return full, [name for name in sizes if name not in full]
+        yield datasets.load_dataset_builder(*_what_to_open(source, config))
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         if errno.ENOSPC in (getattr(e, "errno", None) for e in (error, error.__cause__, error.__context__)):
             cache = datasets.config.HF_DATASETS_CACHE
             raise UserError(f"no space left in {cache}: make room there, or set HF_HOME to another disk") from error
         _check_config(source, config, error)
         lost = ConnectionError, datasets.exceptions.DatasetNotFoundError
-        if source.kind == "parquet" or not isinstance(error, lost):
+        if source.kind != "hub" or not isinstance(error, lost):
             raise UserError(f"{source.where} cannot be opened: {error.__cause__ or error}") from error
         raise UserError(
             f"the data set {source.where} is not on the Hub or the Hub is out of reach, and there is no local "
@@ -78,6 +94,12 @@ def _what_to_open(source: Source, config: str | None) -> tuple:
     from datasets.utils.metadata import MetadataConfigs
     from huggingface_hub import DatasetCard
 
+    if source.kind == "url":
+        found = DataFilesDict.from_patterns(get_data_patterns(source.where), source.where)
+        tables = {split: [file for file in files if file.endswith(".parquet")] for split, files in found.items()}
+        shards = {split: [file for file in files if file.endswith(".tar")] for split, files in found.items()}
+        way, files = ("parquet", tables) if any(tables.values()) else ("webdataset", shards)
+        return way, None, None, {split: some for split, some in files.items() if some}
     if source.kind == "hub" or not source.folder.holds_images():
         return source.where, config
     card = Path(source.where, "README.md")
@@ -85,6 +107,13 @@ def _what_to_open(source: Source, config: str | None) -> tuple:
         return source.where, config
     found = DataFilesDict.from_patterns(get_data_patterns(source.where), source.where, allowed_extensions=[".parquet"])
     return "parquet", None, None, {split: list(files) for split, files in found.items() if files}
+
+
+def fingerprint(builder: "datasets.DatasetBuilder") -> str:
+    """Changes when the files do that a data set is built from, or how it is read."""
+    found = builder.config.data_files or {}
+    files = {split: [list(files), files.origin_metadata] for split, files in found.items()}
+    return hashlib.sha256(f"{builder.config_id} {builder.hash} {files}".encode()).hexdigest()
 
 
 def _hub_answers() -> bool:
@@ -195,7 +224,7 @@ def labels(table, column: str, source: Source, train_names: list[str] | None) ->
                 f"{source.where} has classes whose names differ in the form of their accents alone: merge them"
             )
         return [-1 if value is None else value for value in values], list(feature.names)
-    values = [_plain(value, column, source.where) for value in values]
+    values = [plain_label(value, column, source.where) for value in values]
     class_names = train_names or [str(value) for value in sorted(set(values) - {None})]
     number = {same_form(name): label for label, name in enumerate(class_names)}
     found = [None if value is None else str(value) for value in values]
@@ -205,7 +234,7 @@ def labels(table, column: str, source: Source, train_names: list[str] | None) ->
     return [-1 if name is None else number[name] for name in found], class_names
 
 
-def _plain(value: object, column: str, where: str) -> int | str | bool | None:
+def plain_label(value: object, column: str, where: str) -> int | str | bool | None:
     """A label as it is meant: None where there is none, and whole numbers where pandas made fractions of them."""
     if value is None or value == "" or value == -1 or (isinstance(value, float) and math.isnan(value)):
         return None

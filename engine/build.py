@@ -1,8 +1,9 @@
-"""From options to the parts of a run: data, task, model. All that a user can get wrong is found out here."""
+"""From options and data to the parts of a run: task, model, sampler. What a user can get wrong is found out here."""
 
 import copy
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,22 +12,18 @@ from torch import nn
 
 import tasks
 from common import console
-from common.errors import ImpossibleOptions, UserError
-from data.dataset import DataSplits, load_images
-from data.geometry import Geometry
+from common.errors import ImpossibleOptions
+from data.dataset import DataSplits
 from data.loader import TrainSampler
-from data.pairs import load_pairs
-from data.prepare import AUTO
+from data.streams.order import Place, StreamSampler, place_for
 from engine.checkpoints import pretrained
 from models import param_groups
-from models.factory import argument_names, create_model, image_size
+from models.factory import argument_names, create_model
 from models.layers.sync_batch_norm import synchronize_batch_norm
 from options.groups import TrainOptions
 from options.parser import by_epoch, parse_freeze
 from options.training import BALANCE, SYNC_BN_BELOW, OptimOptions
 from tasks.base import Task
-
-SMOKE_ROWS = 64  # images of each split that a smoke test reads, for its parts to be cut from
 
 
 @dataclass(frozen=True)
@@ -105,80 +102,6 @@ def _parts(args: TrainOptions, num_processes: int) -> int:
     return math.lcm(num_processes * args.accumulate, args.repeats)
 
 
-def load_data(args: TrainOptions, accelerator: Accelerator) -> DataSplits:
-    """The data set of --dataset; one process of each machine decodes it where it is not cached yet.
-
-    Raises:
-        ImpossibleOptions: it cannot be had, or the options leave too little of it.
-    """
-    console.status(f"opening {args.dataset}")
-    data = refusal = None
-    with accelerator.local_main_process_first():  # to be left by every process, as the others wait for the first
-        try:
-            data = _load_data(args)
-        except UserError as error:
-            refusal = error
-    if data is None:
-        raise ImpossibleOptions(str(refusal)) from refusal
-    return data
-
-
-def _load_data(args: TrainOptions) -> DataSplits:
-    of_every_task = {
-        "data_dir": args.data_dir,
-        "image_size": args.image_size,
-        "default_size": lambda: _model_size(args),
-        "val_fraction": args.val_fraction,
-        "limit_train": args.limit_train,
-        "limit_val": args.limit_val,
-        "limit_test": args.limit_test,
-        "rows": max(SMOKE_ROWS, args.folds or 0) if args.smoke_test else None,
-        "seed": args.seed,
-    }
-    if tasks.task_class(vars(args)).learns_from_pairs(vars(args)):
-        return load_pairs(args.dataset, **of_every_task)
-    return load_images(
-        args.dataset,
-        coarse=args.coarse,
-        folds=args.folds,
-        fold=args.fold,
-        skip_bad_images=args.skip_bad_images,
-        image_column=args.image_column,
-        label_column=args.label_column,
-        geometry=geometry_of(args),
-        labels=args.labels,
-        split_column=args.split_column,
-        group_column=args.group_column,
-        long_tail=args.long_tail,
-        several=args.task == "multilabel",
-        decode=args.decode or AUTO,
-        hub_config=args.hub_config,
-        train_split=args.train_split,
-        val_split=args.val_split,
-        test_split=args.test_split,
-        **of_every_task,
-    )
-
-
-def geometry_of(args: TrainOptions) -> Geometry:
-    """How photos become inputs: as is asked for, else as the weights of --pretrained know it.
-
-    Raises:
-        UserError: --crop-pct with another --fit than crop.
-    """
-    known = pretrained.preparation(args) if args.fit is None or args.crop_pct is None else {}
-    fit = args.fit or known.get("fit") or "crop"
-    if args.crop_pct not in (None, 1) and fit != "crop":
-        raise UserError(f"--crop-pct {args.crop_pct:g} is of --fit crop, not of {fit}: leave it out")
-    return Geometry(fit, (args.crop_pct or known.get("crop_pct") or 1.0) if fit == "crop" else 1.0)
-
-
-def _model_size(args: TrainOptions) -> int:
-    """The side in pixels of the images that the model was made, or its weights were trained, for."""
-    side = args.input_size or pretrained.preparation(args).get("input_size")
-    return side or image_size(args.model, args.model_arg)
-
-
 def build_task(args: TrainOptions, data: DataSplits, device: torch.device) -> Task:
     """The task of a run.
 
@@ -199,7 +122,7 @@ def build_task(args: TrainOptions, data: DataSplits, device: torch.device) -> Ta
             augment=args.augment,
             num_samples=len(data.train),
             numbered=None if data.targets is None else torch.from_numpy(data.targets),
-            class_counts=None if data.of_pairs else data.class_counts(),
+            class_counts=None if data.of_pairs or args.stream else data.class_counts(),
         )
     except (ValueError, RuntimeError) as error:
         asked = f"--augment {args.augment}" if args.transform is None else f"--transform {args.transform}"
@@ -307,26 +230,46 @@ def _check_output(model_name: str, output: object, task: Task) -> None:
 
 def _some_inputs(task: Task, data: DataSplits, count: int = 5000) -> torch.Tensor:
     """Normalised training images from all over the training part, float32 (N <= count, C, H, W), on the CPU."""
-    ids = data.train.ids[:: max(1, len(data.train) // count)][:count]
+    ids = data.train.ids[:: max(1, len(data.train.ids) // count)][:count]
     images = torch.from_numpy(data.train.arrays.images[ids])
     return task.inputs(images.to(task.device)).cpu()
 
 
 def build_sampler(
-    args: TrainOptions, data: DataSplits, task: Task, plan: Plan, accelerator: Accelerator, step: int
-) -> TrainSampler:
-    """Which samples this process sees from optimizer step `step` to the end of the run."""
+    args: TrainOptions,
+    data: DataSplits,
+    task: Task,
+    plan: Plan,
+    accelerator: Accelerator,
+    step: int,
+    places: Sequence[dict] | None = None,
+) -> TrainSampler | StreamSampler:
+    """Which samples this process sees from optimizer step `step` to the end of the run.
+
+    `places` in the stream are where the run's processes were at that step; None: at its start, or without one.
+    """
+    of_both = {
+        "seed": args.seed,
+        "start_step": step,
+        "total_steps": plan.total_steps,
+        "global_batch_size": args.batch_size,
+        "accumulate": args.accumulate,
+        "rank": accelerator.process_index,
+        "num_processes": accelerator.num_processes,
+        "partners": task.augment.partners if task.augment.mixes else None,
+    }
+    if args.stream:
+        return StreamSampler(
+            stream=data.train.stream,
+            buffer=args.shuffle_buffer,
+            steps_per_epoch=plan.steps_per_epoch,
+            start=place_for(places, accelerator.process_index, accelerator.num_processes) if places else Place(),
+            **of_both,
+        )
     return TrainSampler(
         ids=data.train.ids,
-        seed=args.seed,
-        start_step=step,
-        total_steps=plan.total_steps,
-        global_batch_size=args.batch_size,
-        accumulate=args.accumulate,
-        rank=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        partners=task.augment.partners if task.augment.mixes else None,
         labels=data.train.arrays.labels[data.train.ids],
         balance=BALANCE[args.balance],
         repeats=args.repeats,
+        **of_both,
     )

@@ -12,7 +12,7 @@ from common.errors import UserError
 from data.class_folders import same_names
 from data.dataset import DataSplits, changed_parts
 from data.sources import found_again
-from engine.build import load_data
+from engine.load import load_data
 from options.groups import saved_options
 from options.infer import InferOptions
 from tasks.base import Task

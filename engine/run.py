@@ -6,12 +6,15 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 
 from common import console
 from common.files import write_json
 from data.dataset import DataSplits
 from data.loader import TrainSampler, train_loader
+from data.streams.batches import StreamedImages, stream_loader
+from data.streams.order import StreamSampler
 from engine.build import Plan
 from engine.checkpoints import best_weights, resume
 from engine.finite_guard import FiniteGuard
@@ -75,7 +78,7 @@ class Run(Parts):
     state: TrainState
     folder: Path
     fingerprints: dict[str, str]
-    sampler: TrainSampler
+    sampler: TrainSampler | StreamSampler
     workers: int
     finite_guard: FiniteGuard
     progress: Progress
@@ -91,8 +94,12 @@ class Run(Parts):
 
     def batches(self) -> torch.utils.data.DataLoader:
         """This process's micro-batches from here to the end of the run."""
+        data, crop = self.data, self.task.augment.crop
         pin_memory = self.accelerator.device.type == "cuda"
-        return train_loader(self.data.train, self.sampler, self.workers, pin_memory, self.task.augment.crop)
+        if not self.args.stream:
+            return train_loader(data.train, self.sampler, self.workers, pin_memory, crop)
+        images = StreamedImages(data.shape, data.ranges, data.geometry, crop, self.args.skip_bad_images)
+        return stream_loader(images, self.sampler, self.workers, pin_memory)
 
     @property
     def done(self) -> bool:
@@ -212,6 +219,8 @@ class Run(Parts):
             "fingerprints": self.fingerprints,
             "options": vars(self.args),
         }
+        if self.args.stream:
+            state["places"] = gather_object([self.sampler.place_of(self.state.step)])
         folder = self.folder / "checkpoints" / f"step-{self.state.step}"
         model, ema = self.unwrapped_model, self.ema_model
         resume.save(folder, model, self.optimizer, ema, self.accelerator, state, self.args.keep)

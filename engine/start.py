@@ -45,10 +45,11 @@ def start_run(parts: Parts, facts: dict, stop: StopRequest) -> Run:
     progress = Progress(accelerator.is_main_process, args.epochs, plan.steps_per_epoch, args.batch_size)
     state, fingerprints = TrainState(parts.task.zero_metrics()), parts.data.fingerprints()
     found = None if args.resume is None else _restore(parts, state, folder, fingerprints, progress)
-    sampler = build_sampler(args, parts.data, parts.task, plan, accelerator, state.step)
+    places = None if found is None else found.state.get("places")
+    sampler = build_sampler(args, parts.data, parts.task, plan, accelerator, state.step, places)
     workers = count_workers(
         args.workers,
-        live=parts.data.live,
+        live=parts.data.live or args.stream,
         batch_bytes=sampler.images_at_once * (math.prod(parts.data.shape) + 24),  # and label, id and epoch of each
         processes_here=hardware.local_processes(),
     )
@@ -91,6 +92,10 @@ def _restore(
     resume.load(found, parts.unwrapped_model, parts.optimizer, parts.ema_model, accelerator)
     state.load_state_dict(found.state, accelerator.is_main_process)
     progress.say(f"resuming {found.folder} at step {state.step} of {parts.plan.total_steps}")
+    if len(found.state.get("places", [])) not in (0, accelerator.num_processes):
+        progress.say(
+            "warning: the number of processes has changed: the stream goes on at the start of the pass under way"
+        )
     if found.state["options"]["epochs"] != args.epochs:
         if accelerator.is_main_process:
             removed = resume.remove_later(folder, state.step)  # other learning rates had led to them

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from common.console import say
 from common.files import write_json
-from engine import build
+from engine import load
 from engine.checkpoints import best_weights
 from engine.held_out import check_same_test_images
 from engine.runtime.sharing import from_one
@@ -26,7 +26,7 @@ def report(args: TrainOptions, accelerator: Accelerator, group: Path, folders: S
     Args:
         args: of any of the runs.
     """
-    data = build.load_data(args, accelerator)
+    data = load.load_data(args, accelerator)
     total = np.zeros((len(data.test), len(data.class_names)))
     labels = torch.from_numpy(data.test.arrays.labels[data.test.ids])
     for folder in folders:

@@ -18,7 +18,7 @@ from common.errors import ImpossibleOptions, UserError
 from common.files import exists
 from data.dataset import changed_parts
 from data.sources import find_source
-from engine import build, final_test
+from engine import final_test, load
 from engine.checkpoints import best_weights
 from engine.output import run_dir
 from engine.runtime import agreement, signals
@@ -120,7 +120,7 @@ def _is_done(folder: Path, member: TrainOptions, accelerator: Accelerator) -> bo
     if differing:
         raise UserError(f"{folder} was done with other options ({', '.join(differing)}): give another --run-name")
     known = best_weights.load(folder / "best.pth").get("fingerprints", {})  # younger than some runs
-    changed = changed_parts(known, build.load_data(member, accelerator).fingerprints())
+    changed = changed_parts(known, load.load_data(member, accelerator).fingerprints())
     if changed:
         raise UserError(
             f"{folder} was done with other images, those of --dataset {before['dataset']} as they were: the {changed} "

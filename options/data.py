@@ -122,6 +122,27 @@ class DataOptions:
         compared=False,
         of_test=True,
     )
+    stream: bool = option(
+        False,
+        "read train while training, from the Hub, parquet files or a URL of such or of tar shards, for what no disk "
+        "holds; validation and test are the data set's own splits",
+        of_test=True,
+        classes_only=True,
+    )
+    shuffle_buffer: int = option(
+        1000,
+        "images that a process shuffles at once, encoded in memory, with --stream",
+        type=POSITIVE,
+        metavar="N",
+        classes_only=True,
+    )
+    train_num_samples: int | None = option(
+        None,
+        "training images of an epoch, with --stream (default: as the data set's card or its parquet files say)",
+        type=POSITIVE,
+        metavar="N",
+        classes_only=True,
+    )
     decode: str | None = option(
         None,
         "decode images once and keep them (cache) or at every step (live), where --augment rrc cuts from the whole "

@@ -60,6 +60,7 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainOptions:
         raise UserError("--patience waits for a better validation, which --val-fraction 0 leaves out: leave one out")
     _check_folds(args)
     _check_task(args)
+    _check_stream(args)
     if args.smoke_test:
         _shrink(args)
     return TrainOptions(**vars(args))
@@ -130,6 +131,25 @@ def _check_labels(args: argparse.Namespace) -> None:
         if not of_use:
             shown = f"--{name.replace('_', '-')}" + (f" {value}" if values else "")
             raise UserError(f"{shown}: of no use for --task {args.task}; leave it out")
+
+
+def _check_stream(args: argparse.Namespace) -> None:
+    """Refuse options that mean nothing for a stream, and those of a stream without one."""
+    if not args.stream:
+        odd = given({name: OPTIONS[name] for name in ("shuffle_buffer", "train_num_samples")}, args)
+        if odd:
+            raise UserError(f"{', '.join(odd)}: of no use without --stream; leave it out")
+        return
+    if args.task != "classify":
+        raise UserError(f"--stream is for one label an image, not for --task {args.task}: leave it out")
+    of_all_of_train = (
+        *("folds", "long_tail", "limit_train", "balance", "class_weights", "repeats"),
+        *("labels", "split_column", "group_column"),
+    )
+    odd = given({name: OPTIONS[name] for name in of_all_of_train}, args)
+    odd += ["--val-fraction"] * bool(args.val_fraction)
+    if odd:
+        raise UserError(f"{', '.join(odd)}: of no use with --stream, as train is never there as a whole; leave it out")
 
 
 def _models_listed() -> str:

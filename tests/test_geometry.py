@@ -16,8 +16,8 @@ from data.dataset import load_images
 from data.decode import fitted
 from data.geometry import FITS, MIDDLE, Geometry
 from data.survey import filled
-from engine.build import geometry_of
 from engine.checkpoints import best_weights
+from engine.load import geometry_of
 from options.groups import TrainOptions
 from tasks.inference import read_images
 from tests.conftest import fresh_process, predict

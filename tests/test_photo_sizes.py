@@ -10,7 +10,7 @@ from common.errors import UserError
 from data import decode_all
 from data.dataset import load_images
 from data.pairs import load_pairs
-from engine import build
+from engine import build, load
 from engine.checkpoints import best_weights
 from options.train import parse_train
 from tests.conftest import fresh_process, predict, write_images
@@ -32,7 +32,7 @@ def loaded(*options):
 
     fresh_process()
     args = parse_train(["--cpu", *map(str, options)])
-    data = build.load_data(args, Accelerator(cpu=True))
+    data = load.load_data(args, Accelerator(cpu=True))
     return build.resolve(args, data, 1), data
 
 
