@@ -21,6 +21,7 @@ server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
     "train engine.final_test engine.run engine.build engine.runtime.signals models.summary sklearn.datasets".split()
     + ["torch._dynamo"]  # which the first optimizer step imports, in seconds
+    + ["tasks.classification.metrics", "tasks.classification.report"]  # which the report at the end does
     # What test files import, and so whoever runs a function of theirs.
     + ["data.cache", "engine.checkpoints.store", "pytest"]
 )

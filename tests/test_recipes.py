@@ -30,7 +30,7 @@ def test_a_recipe_parses_and_says_what_was_measured(recipe: str) -> None:
 def test_a_recipe_takes_two_steps(recipe: str, tmp_path: Path, some_of_the_data: Path, own_cache: Path) -> None:
     options = parse_train(["--recipe", recipe])
     photos = options.dataset in AT_HAND
-    batch_size = 4 if options.pretrained or photos else 64
+    batch_size = 4 if options.pretrained or photos else 16
     short = f"--epochs 1 --batch-size {batch_size} --limit-train {2 * batch_size} --track none".split()
     short += ["--fold", "0"] if options.folds else ["--val-fraction", "0"]
     short += first_weights(options, tmp_path) + (["--dataset", AT_HAND[options.dataset]] if photos else [])

@@ -83,10 +83,10 @@ def log_end(trackers: list[GeneralTracker], options: dict, metrics: dict[str, fl
         metrics: under names that begin with one of `OF_THE_END`; those that are None are left out.
         step: the last.
     """
-    from torch.utils.tensorboard.summary import hparams
-
     log(trackers, metrics, step)
     for tracker in _tensorboards(trackers):
+        from torch.utils.tensorboard.summary import hparams  # a moment, for those who look there
+
         # Without the first, a table of contents: TensorBoard would take one run's for all of them, and hide a
         # --model-arg that this run was not given.
         _, start, end = hparams(hyper_parameters(options), {})

@@ -53,7 +53,8 @@ def start_accelerator(args: launcher.AnyOptions) -> tuple[Accelerator, launcher.
     deterministic = training.deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # to say so imports the compiler: seconds
+        torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     forget_earlier_runs()
     frozen = training.freeze != "none"
