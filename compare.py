@@ -2,6 +2,7 @@
 
 python compare.py runs/first runs/second
 python compare.py runs
+python compare.py runs/first/best-on-photos runs/second/best-on-photos   # reports of infer.py --dataset
 """
 
 import os
@@ -21,9 +22,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.status("reading runs")
         from experiments import (  # imported only now, as it takes a while: --help is answered at once
             comparison,
+            paired,
             results,
         )
 
+        reports = [Path(run) for run in args.runs]
+        if (
+            len(reports) > 1
+            and all((path / paired.ANSWERS).exists() for path in reports)
+            and not any((path / "train.json").exists() for path in reports)
+        ):
+            console.say(paired.report(reports))
+            return
         folders = results.find_runs([Path(run) for run in args.runs])
         root = Path(os.path.commonpath(folders))
         root = root.parent if root in folders else root

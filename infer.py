@@ -2,6 +2,7 @@
 
     python infer.py --weights runs/<run>/best.pth photo.png holiday/
     python infer.py --weights runs/<run>/best.pth
+    python infer.py --weights runs/<run>/best.pth --dataset other_photos/
     python infer.py --weights runs/<run>/best.pth --explain gradcam,occlusion photo.png
 
 Needs nothing but the weights file and the images. Exit code 1 when some of the images could not be read.
@@ -40,6 +41,10 @@ def infer(args: InferOptions) -> int:
     precision = args.mixed_precision or hardware.usable_precision(content["mixed_precision"], args.cpu)
     args = replace(args, mixed_precision=precision)
     model, task, *how = prepare(args, content, args.tta)
+    if args.dataset is not None:
+        from engine import judge
+
+        return judge.report_on_data_set(args, model, task, *how)
     if not paths:
         return held_out.report_on_test_split(args, content, model, task, *how)
     return task.predict_files(args, model, paths, *how)

@@ -32,6 +32,15 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, lambda staged: staged.write_text(text, encoding="utf-8"))
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text, atomically.
+
+    File names that are not UTF-8 reach Python as lone surrogates, which no encoding can hold: they are escaped.
+    """
+    encoded = text.encode("utf-8", errors="backslashreplace")
+    write_atomically(path, lambda staged: staged.write_bytes(encoded))
+
+
 def strict(value: Any) -> Any:
     """The same value with what JSON has no word for, NaN and infinities, as None."""
     if isinstance(value, float) and not math.isfinite(value):

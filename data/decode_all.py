@@ -27,6 +27,15 @@ NAMED_AT_ONCE = 100  # bad images in a message
 CHUNK_BYTES = 2**22  # of decoded pixels at once
 
 
+@dataclass(frozen=True)
+class Way:
+    """How images are prepared: (height, width, channels), and the other arguments of `to_array`."""
+
+    shape: tuple[int, int, int]
+    ranges: Ranges
+    geometry: Geometry
+
+
 def build(
     folder: Path,
     splits: dict[str, RawSplit],
@@ -37,6 +46,7 @@ def build(
     skip_bad_images: bool,
     geometry: Geometry = MIDDLE,
     live: bool = False,
+    way: Way | None = None,
 ) -> None:
     """Decode all splits into `folder`, which appears whole or not at all; nothing happens where it is there already.
 
@@ -49,6 +59,7 @@ def build(
         skip_bad_images: leave out what cannot be decoded or has no label.
         geometry: how they are brought to that size; without `image_size` they stay whole.
         live: keep all that is known of the images, and not their pixels.
+        way: how they are prepared, whatever `image_size`, `geometry` and `seen` say; None: as follows from these.
 
     Raises:
         UserError: images that cannot be decoded (all are named), of many sizes without `image_size`, or no room.
@@ -57,11 +68,10 @@ def build(
     def write(staging: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow warns of is either harmless or refused here, in one line
-            shape = (*common_size(seen.sizes, image_size), seen.channels)
+            done = way or _way(splits["train"], seen, image_size, geometry)
             if not live:
-                _check_room(staging, sum(split.length for split in splits.values()) * math.prod(shape))
-            way = _Way(shape, seen.ranges, _settled(geometry, splits["train"], seen, image_size), live)
-            written = {name: _decode(staging, name, split, way) for name, split in splits.items()}
+                _check_room(staging, sum(split.length for split in splits.values()) * math.prod(done.shape))
+            written = {name: _decode(staging, name, split, done, live) for name, split in splits.items()}
         if not skip_bad_images:
             refuse_bad([line for about in written.values() for line in about["bad_images"]])
         meta = {
@@ -69,8 +79,8 @@ def build(
             "class_names": splits["train"].class_names,
             "remarks": list(remarks),
             "label_sets": None if splits["train"].label_sets is None else splits["train"].label_sets.tolist(),
-            "ranges": seen.ranges,
-            "geometry": way.geometry.as_dict(),
+            "ranges": done.ranges,
+            "geometry": done.geometry.as_dict(),
             "sizes": [[*size, count] for size, count in seen.sizes.items()],
             "splits": written,
             "grouped": [name for name, split in splits.items() if split.groups is not None],
@@ -108,6 +118,12 @@ def common_size(sizes: Collection[tuple[int, int]], image_size: int | None) -> t
     return min(sizes)
 
 
+def _way(train: RawSplit, seen: Survey, image_size: int | None, geometry: Geometry) -> Way:
+    """How images are prepared, as follows from what they are and what is asked for."""
+    shape = (*common_size(seen.sizes, image_size), seen.channels)
+    return Way(shape, seen.ranges, _settled(geometry, train, seen, image_size))
+
+
 def _settled(geometry: Geometry, train: RawSplit, seen: Survey, image_size: int | None) -> Geometry:
     """The geometry with what follows from the images."""
     if image_size is None:
@@ -126,16 +142,6 @@ def _check_room(folder: Path, wanted: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Way:
-    """How images are decoded: `to_array`'s arguments, and whether to what is known of them alone."""
-
-    shape: tuple[int, int, int]
-    ranges: Ranges
-    geometry: Geometry
-    live: bool
-
-
 @dataclass
 class _Chunk:
     """Some images of a split, decoded: those that can be, what is known of each, and of the others why not."""
@@ -149,19 +155,19 @@ class _Chunk:
     cut_images: int = 0
 
 
-def _decode(staging: Path, name: str, split: RawSplit, way: _Way) -> dict:
+def _decode(staging: Path, name: str, split: RawSplit, way: Way, live: bool) -> dict:
     """Write the arrays of a split; returns what else is kept of it."""
 
     def decode(rows: range) -> tuple[_Chunk, np.ndarray | None, tuple[np.ndarray, np.ndarray]]:
         chunk = _decode_some(name, split, rows, way)
         images = np.stack(chunk.pictures) if chunk.pictures else np.zeros((0, *way.shape), dtype=np.uint8)
         chunk.pictures = []
-        return chunk, None if way.live else images, describe(images)
+        return chunk, None if live else images, describe(images)
 
     rows_at_once = max(1, min(CHUNK, CHUNK_BYTES // math.prod(way.shape)))
     chunks, described = [], []
     # Written from first to last and not through the memory map: on a full disk that is an error, not a signal.
-    with nullcontext() if way.live else (staging / f"{name}-images.raw").open("wb") as file:
+    with nullcontext() if live else (staging / f"{name}-images.raw").open("wb") as file:
         for chunk, images, known in in_threads(decode, split.length, rows_at_once, f"decoding {name}"):
             if file is not None:
                 file.write(images)
@@ -179,7 +185,7 @@ def _decode(staging: Path, name: str, split: RawSplit, way: _Way) -> dict:
     }
     if split.groups is not None:
         arrays["groups"] = np.asarray(split.groups, dtype=np.int64)[rows]
-    if way.live:
+    if live:
         arrays["rows"] = rows
         arrays["sizes"] = np.array([size for chunk in chunks for size in chunk.sizes], dtype=np.int32).reshape(-1, 2)
         arrays["plain"] = np.array([plain for chunk in chunks for plain in chunk.plain], dtype=bool)
@@ -193,7 +199,7 @@ def _decode(staging: Path, name: str, split: RawSplit, way: _Way) -> dict:
     }
 
 
-def _decode_some(name: str, split: RawSplit, rows: range, way: _Way) -> _Chunk:
+def _decode_some(name: str, split: RawSplit, rows: range, way: Way) -> _Chunk:
     chunk = _Chunk()
     for row, encoded in zip(rows, split.read(rows), strict=True):
         where = (encoded or {}).get("path") or f"{name}[{row}]"

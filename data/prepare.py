@@ -36,6 +36,8 @@ class Wanted:
         geometry: how they are brought to it.
         rows: of each split no more than so many.
         skip_bad_images: leave out what cannot be decoded or has no label.
+        way: exactly how they are prepared, as those of a trained model; then `image_size` is None, and `geometry` of
+            no use.
     """
 
     decode: str = "cache"
@@ -44,6 +46,7 @@ class Wanted:
     geometry: Geometry = MIDDLE
     rows: int | None = None
     skip_bad_images: bool = False
+    way: decode_all.Way | None = None
 
 
 def prepare(
@@ -52,6 +55,7 @@ def prepare(
     table: LabelFile | None,
     wanted: Wanted,
     opened: tuple[dict[str, RawSplit], list[str]] | None = None,
+    *more: str,
 ) -> Decoded:
     """The splits of a source as `wanted`.
 
@@ -59,7 +63,8 @@ def prepare(
         source: where they are.
         selection: of a table of images.
         table: of the labels of a folder of images, where they are in one.
-        opened: the splits and remarks on them, where they have been opened, of a stream; train is a sample then.
+        opened: the splits and remarks on them, where they have been opened.
+        more: what else tells them from other splits of the source.
 
     Raises:
         UserError: whatever the user can put right; see the messages.
@@ -73,7 +78,7 @@ def prepare(
             raise UserError("--decode live is for encoded images, which the built-in digits are not: leave it out")
         return digits.load(wanted.image_size, wanted.geometry, wanted.rows)
     raw = functools.cache(lambda: opened or _opened(source, selection, table, wanted))
-    folder = _folders(source, selection, table, wanted, raw, *(["stream"] if opened else []))
+    folder = _folders(source, selection, table, wanted, raw, *more)
     decoded = _found(folder, wanted, raw) or _built(folder, wanted, raw)
     if not wanted.skip_bad_images:  # it may have been built by a run that was told to skip
         decode_all.refuse_bad([line for split in decoded.splits.values() for line in split.bad_images])
@@ -106,6 +111,7 @@ def _folders(
         choices += [] if wanted.geometry == MIDDLE else [wanted.geometry]
         choices += [] if table is None else [table.path]
         choices += [way] if way == "live" else []
+        choices += [] if wanted.way is None else [wanted.way]
         choices += more
         return cache.cache_folder(source.name, fingerprint, *choices)
 
@@ -147,8 +153,8 @@ def _built(folder: Callable[[str, int | None], Path], wanted: Wanted, raw: Raw) 
     side = wanted.image_size
     if side is None and wanted.default_size is not None and len(seen.sizes) > 1:
         side = wanted.default_size()
-    size, channels = decode_all.common_size(seen.sizes, side), seen.channels
-    decoded_bytes = sum(split.length for split in splits.values()) * math.prod(size) * channels
+    shape = wanted.way.shape if wanted.way else (*decode_all.common_size(seen.sizes, side), seen.channels)
+    decoded_bytes = sum(split.length for split in splits.values()) * math.prod(shape)
     room = _no_room_for(decoded_bytes) if wanted.decode == AUTO else ""
     way = wanted.decode if wanted.decode != AUTO else "live" if room else "cache"
     if way == "live" and importlib.util.find_spec("simplejpeg") is None:
@@ -162,6 +168,7 @@ def _built(folder: Callable[[str, int | None], Path], wanted: Wanted, raw: Raw) 
         skip_bad_images=wanted.skip_bad_images,
         geometry=wanted.geometry,
         live=way == "live",
+        way=wanted.way,
     )
     return _explained(cache.read(folder(way, side), lambda: splits), wanted, room)
 

@@ -95,9 +95,11 @@ class Selection:
 
 
 def read_labelled_splits(
-    source: Source, file: LabelFile, skip_bad_images: bool
+    source: Source, file: LabelFile, skip_bad_images: bool, *, of_all: bool = False
 ) -> tuple[dict[str, RawSplit], list[str]]:
     """The splits of a folder of images whose labels are in a table; returns what `read_raw_splits` does.
+
+    `of_all`: classes are those of all splits, which then may have some that train lacks.
 
     Raises:
         UserError: what is wrong with the table, see `read_label_file`; or a split has classes that train lacks.
@@ -108,7 +110,8 @@ def read_labelled_splits(
     if file.several:
         numbers_of, names, sets = _numbered_sets(file, found.splits)
     else:
-        names, sets = class_names(found.splits["train"]), None
+        of_classes = [row for rows in found.splits.values() for row in rows] if of_all else found.splits["train"]
+        names, sets = class_names(of_classes), None
         numbers_of = _numbered(file, found.splits, names)
     groups = {row.group: index for index, row in enumerate(row for rows in found.splits.values() for row in rows)}
     splits = {}
@@ -153,12 +156,17 @@ def read_raw_splits(source: Source, selection: Selection) -> tuple[dict[str, Raw
         UserError: no network and no copy, no train split, no image or label column, or a split whose classes
             are not the train split's.
     """
-    splits, remarks = _tree_splits(source) if source.kind == "tree" else _table_splits(source, selection)
+    splits, remarks = open_splits(source, selection)
     if "train" not in splits:
         raise UserError(f"{source.where} has no train split, only: {', '.join(splits) or 'none'}")
     for name, split in splits.items():
         _check_classes(source, name, split, splits["train"].class_names)
     return splits, remarks
+
+
+def open_splits(source: Source, selection: Selection) -> tuple[dict[str, RawSplit], list[str]]:
+    """What `read_raw_splits` returns, of whatever splits there are, each with classes of its own."""
+    return _tree_splits(source) if source.kind == "tree" else _table_splits(source, selection)
 
 
 def about_folder(source: Source) -> list[str]:

@@ -1,5 +1,8 @@
 """From options to the data set of a run."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from accelerate import Accelerator
 
 import tasks
@@ -14,6 +17,7 @@ from engine.checkpoints import pretrained
 from models.factory import image_size
 from options.groups import TrainOptions
 
+Read = TypeVar("Read")
 SMOKE_ROWS = 64  # images of each split that a smoke test reads, for its parts to be cut from
 
 
@@ -24,15 +28,24 @@ def load_data(args: TrainOptions, accelerator: Accelerator) -> DataSplits:
         ImpossibleOptions: it cannot be had, or the options leave too little of it.
     """
     console.status(f"opening {args.dataset}")
-    data = refusal = None
+    return once_a_machine(accelerator, lambda: _load_data(args))
+
+
+def once_a_machine(accelerator: Accelerator, read: Callable[[], Read]) -> Read:
+    """What `read` returns, which the first process of each machine does before the others: they find its cache.
+
+    Raises:
+        ImpossibleOptions: what it refuses.
+    """
+    found = refusal = None
     with accelerator.local_main_process_first():  # to be left by every process, as the others wait for the first
         try:
-            data = _load_data(args)
+            found = read()
         except UserError as error:
             refusal = error
-    if data is None:
+    if refusal is not None:
         raise ImpossibleOptions(str(refusal)) from refusal
-    return data
+    return found
 
 
 def _load_data(args: TrainOptions) -> DataSplits:

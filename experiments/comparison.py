@@ -9,7 +9,7 @@ from types import MappingProxyType
 from common import tables as tables_of_text
 from common.console import plain_number, say, width
 from common.files import write_atomically, write_json
-from experiments import plots
+from experiments import paired, plots
 from experiments.results import REPEATS, RESULTS, Finished, read_all, repetitions, summarize
 from options.groups import OPTIONS
 
@@ -124,8 +124,9 @@ def report(output: Path, folders: Sequence[Path], root: Path, failed: Mapping[st
             tables.append(summary_table(groups))
             repeated[name] = {setting or "all": summarize(members) for setting, members in groups.items()}
         heading = [f"## {name}"] * (len(data_sets) > 1)
-        text.append("\n\n".join([*heading, *map(tables_of_text.as_markdown, tables)]))
-        say("\n" + "\n\n".join([*heading, *map(_for_the_terminal, tables)]) + "\n")
+        pair = _paired(group, root)
+        text.append("\n\n".join([*heading, *map(tables_of_text.as_markdown, tables), *pair]))
+        say("\n" + "\n\n".join([*heading, *map(_for_the_terminal, tables), *pair]) + "\n")
         pictures += _draw(output, group, f"{root.name}: {name}", f"-{number + 1}" if number else "")
     text += [f"{name} has no result: {reason}" for name, reason in failed.items()]
     if repeated:
@@ -133,6 +134,16 @@ def report(output: Path, folders: Sequence[Path], root: Path, failed: Mapping[st
     write_atomically(output / "comparison.md", lambda path: path.write_text("\n\n".join(text) + "\n", encoding="utf-8"))
     write_atomically(output / "comparison.csv", lambda path: _write_csv(path, runs, differing(runs)))
     say(f"open     {output / 'comparison.md'}, comparison.csv, {', '.join(pictures)}")
+
+
+def _paired(runs: list[Finished], root: Path) -> list[str]:
+    """A line on whether two runs that were tested on the same images differ by chance; of other numbers none."""
+    if len(runs) != 2:
+        return []
+    answers = tuple(paired.read_answers(root / run.name) for run in runs)
+    if None in answers or answers[0].images != answers[1].images:
+        return []
+    return [paired.in_words(tuple(run.name for run in runs), answers)]
 
 
 def _draw(output: Path, runs: list[Finished], title: str, suffix: str) -> list[str]:

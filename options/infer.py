@@ -68,6 +68,36 @@ class PredictOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgeOptions:
+    """On which labelled set the weights are judged."""
+
+    dataset: str | None = option(
+        None, "judge the weights on a labelled data set: a name, Hub id (owner/name) or folder", metavar="NAME|PATH"
+    )
+    split: str | None = option(
+        None, "split of --dataset (default: test, or validation, or all there is)", metavar="NAME"
+    )
+    labels: str | None = option(
+        None,
+        "table of the labels of a folder of images (default: its folders are the classes)",
+        type=path,
+        metavar="FILE",
+    )
+    split_column: str | None = option(None, "column of --labels that says which split", metavar="NAME")
+    image_column: str | None = option(None, "image column of a table (default: image, or the only one)", metavar="NAME")
+    label_column: str | None = option(
+        None, "label column of a table (default: label, or the only ClassLabel)", metavar="NAME"
+    )
+    hub_config: str | None = option(None, "which data set, where --dataset holds several", metavar="NAME")
+    ignore_classes: bool = option(
+        False, "leave out images of classes that the weights do not know (default: refuse them)", action="store_true"
+    )
+    skip_bad_images: bool = option(
+        False, "leave out images that cannot be decoded or have no label (default: refuse them)", action="store_true"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExplainOptions:
     """What --explain shows."""
 
@@ -98,7 +128,7 @@ class ExplainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferOptions(ExplainOptions, PredictOptions):
+class InferOptions(ExplainOptions, JudgeOptions, PredictOptions):
     """All options of infer.py."""
 
 
@@ -110,6 +140,7 @@ def infer_parser() -> Parser:
         description="Predict or explain images, or a whole test split, with trained weights.",
     )
     add_arguments(parser.add_argument, PredictOptions)
+    add_arguments(parser.add_argument_group("judging").add_argument, JudgeOptions)
     add_arguments(parser.add_argument_group("explanations").add_argument, ExplainOptions)
     return parser
 
@@ -118,11 +149,19 @@ def parse_infer(argv: Sequence[str] | None = None) -> InferOptions:
     """Parse infer.py's options.
 
     Raises:
-        UserError: an unknown option, a value out of range, or an option of --explain without it.
+        UserError: an unknown option, a value out of range, or an option of --explain or --dataset without it.
     """
     args = infer_parser().parse_args(argv)
     odd = [flag for flag in given(declared(ExplainOptions), args) if flag != "--explain"]
     if odd and not args.explain:
         raise UserError(f"{', '.join(odd)}: of use with --explain alone; name its methods, or leave it out")
+    odd = [flag for flag in given(declared(JudgeOptions), args) if flag != "--dataset"]
+    if odd and args.dataset is None:
+        raise UserError(f"{', '.join(odd)}: of use with --dataset alone; give that too, or leave it out")
+    if args.dataset is not None and (args.images or args.explain):
+        other = "--explain" if args.explain else "images"
+        raise UserError(f"--dataset and {other} are two questions: leave one out")
+    if args.split_column is not None and args.labels is None:
+        raise UserError("--split-column is of the table --labels: give that too, or leave it out")
     args.explain_count = args.explain_count or COUNT
     return InferOptions(**vars(args))

@@ -66,7 +66,7 @@ def load_stream(
     selection = Selection(image_column, label_column, coarse, hub_config, train_split, val_split, test_split)
     stream, splits, about_source = open_stream(source, selection, train_num_samples, rows)
     wanted = Wanted(decode, image_size, default_size, geometry, rows, skip_bad_images)
-    decoded = prepare(source, selection, None, wanted, opened=(splits, []))
+    decoded = prepare(source, selection, None, wanted, (splits, []), "stream")
     if len(stream.class_names) < 2:
         raise UserError(f"{dataset} has one class only ({stream.class_names[0]}): a classifier needs at least two")
     sample, *held_out = _parts(decoded.splits)

@@ -11,6 +11,8 @@ import numpy as np
 from datasets import Features, Sequence, Value
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
+from tasks.classification.intervals import bootstrap_intervals
+
 
 class LabelFigures(evaluate.Metric):
     """Accuracy, precision, recall, F1 and the confusion matrix of predicted labels."""
@@ -139,7 +141,8 @@ def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_
         `precision`, `recall`, `f1`: {"macro", "weighted"}, over the classes that have samples, 0 where one is never
         predicted; `per_class`: {name: {"precision", "recall", "f1", "auc", "support"}}, None but for the support where
         a class has no sample; `classes_without_samples`: their names; `confusion_matrix`: K lists of K counts, rows
-        true, columns predicted; `samples`, `correct`: counts. Where a probability is not finite,
+        true, columns predicted; `intervals`: {"accuracy", "macro_f1"}, the [low, high] that hold 95 % of resampled test
+        sets; `samples`, `correct`: counts. Where a probability is not finite,
         the metrics that need it (`top5_accuracy`, `loss`, every `auc`) are None.
 
     Raises:
@@ -166,6 +169,7 @@ def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_
             name for name, support in zip(class_names, by_label["support"], strict=True) if support == 0
         ],
         "confusion_matrix": by_label["confusion_matrix"],
+        "intervals": bootstrap_intervals(np.array(by_label["confusion_matrix"])),
         "samples": len(labels),
         "correct": by_label["correct"],
     }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common import console
 from common.console import percent, printable, say
 from common.errors import UserError
-from common.files import is_folder, write_atomically
+from common.files import is_folder, write_text
 from data.dataset import DataSplits
 from options.infer import PredictOptions
 from tasks import evaluate
@@ -71,10 +71,21 @@ def predict_unlabelled(
     logits, _ = evaluate.predict(model, task, data.unlabelled, accelerator, batch_size)
     if accelerator.is_main_process:
         names, probabilities = list(data.unlabelled.arrays.names), task.probabilities(logits).numpy()
-        text = task.as_csv(names, probabilities)
-        encoded = text.encode("utf-8", errors="backslashreplace")
-        write_atomically(folder / UNLABELLED_FILE, lambda staged: staged.write_bytes(encoded))
+        write_text(folder / UNLABELLED_FILE, task.as_csv(names, probabilities))
     return f"{len(data.unlabelled):,} images without labels: their classes are in {UNLABELLED_FILE}"
+
+
+def answers(task: Task, names: list[str], probabilities: np.ndarray, labels: np.ndarray) -> str:
+    """test.csv: of each image its name, true class, loss (cross-entropy in nats) and likeliest classes.
+
+    Args:
+        names: of the images; `labels`: their true classes, int64 (N,).
+        probabilities: float32 (N, K).
+    """
+    true = [task.class_names[label] for label in labels]
+    chosen = probabilities[np.arange(len(labels)), labels].clip(min=np.finfo(np.float32).tiny)
+    found = rows(names, probabilities, task.class_names, TOPK, true)
+    return as_csv([{**row, "loss": float(loss)} for row, loss in zip(found, -np.log(chosen), strict=True)])
 
 
 def rows(
@@ -118,19 +129,17 @@ def write(rows: list[dict], output: str, as_csv: Callable[[list[dict]], str]) ->
         UserError: no room or no right to write.
     """
     text = as_csv(rows) if output.endswith(".csv") else json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-    # File names that are not UTF-8 reach Python as lone surrogates, which no encoding can hold.
-    encoded = text.encode("utf-8", errors="backslashreplace")
     try:
-        write_atomically(Path(output), lambda staged: staged.write_bytes(encoded))
+        write_text(Path(output), text)
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror or error}; give another path") from error
     say(f"written  {output}: {len(rows)} images")
 
 
 def as_csv(rows: list[dict]) -> str:
-    """One line an image: its name, its true class where that is known, class and probability of each prediction."""
+    """One line an image: its name, true class and loss where they are known, class and probability of predictions."""
     depth = len(rows[0]["predictions"]) if rows else 0
-    first = ["image", *(["true"] if rows and "true" in rows[0] else [])]
+    first = ["image", *(column for column in ("true", "loss") if rows and column in rows[0])]
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow([*first, *(f"{part}_{k + 1}" for k in range(depth) for part in ("class", "probability"))])

@@ -8,11 +8,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from common import console, plot_style
-from common.files import write_json
+from common.files import write_json, write_text
 from data.dataset import DataSplits
 from tasks import curves
 from tasks.base import Task
-from tasks.classification import confusion, plots
+from tasks.classification import confusion, plots, predictions
 from tasks.evaluate import predict
 
 MOST_MISTAKES, RIGHT = 20, 5  # of examples.png
@@ -26,7 +26,7 @@ def test_report(
     accelerator: Accelerator,
     batch_size: int,
 ) -> tuple[dict, np.ndarray]:
-    """Test the model; the main process writes test.json, confusion_matrix.png and examples.png into `folder`.
+    """Test the model; the main process writes test.json, test.csv and pictures into `folder`.
 
     Returns:
         What test.json holds, and the probabilities, float32 (N, K), in the order of the test part.
@@ -39,6 +39,7 @@ def test_report(
     if not accelerator.is_main_process:
         return report, probabilities
     write_json(folder / "test.json", report)
+    write_text(folder / "test.csv", predictions.answers(task, data.test.names(), probabilities, labels.numpy()))
     console.status("drawing pictures")
     title = f"{data.name}, test set: {console.percent(metrics['accuracy'])} of {metrics['samples']:,} right"
     confusion.plot_confusion(

@@ -32,6 +32,7 @@ class Transformation(Task):
         ValueError: a transform or an augmentation does not fit the images.
     """
 
+    of_classes = False
     report_files = ("examples.png", "curves.png", "loss.png", "accuracy.png")
 
     def __init__(

@@ -8,6 +8,7 @@ import numpy as np
 
 from common import console
 from common.console import percent, printable
+from tasks.base import Task
 from tasks.classification.predictions import write
 
 BETWEEN = "|"  # labels in a cell
@@ -36,6 +37,11 @@ def rows(
         }
         for name, true, row, there, likeliest in zip(names, known, probabilities, said, order, strict=True)
     ]
+
+
+def answers(task: Task, names: list[str], probabilities: np.ndarray, truth: np.ndarray) -> str:
+    """test.csv: of each image its name, its true labels, 0 or 1 (N, K), those that are said, and all probabilities."""
+    return as_csv(rows(names, probabilities, task.class_names, task.thresholds, truth))
 
 
 def names_of(there: np.ndarray, class_names: list[str]) -> list[str]:

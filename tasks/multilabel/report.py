@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from common import console, plot_style
-from common.files import write_json
+from common.files import write_json, write_text
 from data.dataset import DataSplits
 from tasks.classification import plots
 from tasks.evaluate import predict
@@ -41,6 +41,7 @@ def test_report(
     report = {**metrics, "seconds": seconds, "images_per_second": len(labels) / seconds, "data": data.notes}
     if accelerator.is_main_process:
         write_json(folder / "test.json", report)
+        write_text(folder / "test.csv", predictions.answers(task, data.test.names(), probabilities, truth))
         console.status("drawing pictures")
         plot_style.save(_precision_figure(metrics, data.name), folder / "average_precision.png")
         *shown, title, names = _examples(task, data, truth, probabilities, MOST_MISTAKES, RIGHT)

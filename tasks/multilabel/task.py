@@ -31,6 +31,7 @@ class MultiLabel(Classification):
 
     eval_only = ("map", "macro_f1", "thresholds")
     main_metric = "map"
+    several_labels = True
     report_files = ("average_precision.png", "examples.png", "curves.png", "loss.png", "accuracy.png")
 
     def __init__(

@@ -1,0 +1,142 @@
+"""Trained weights judged on any labelled set: its classes matched by name, the report of a run's test written."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from common.console import say
+from common.errors import UserError
+from common.suggest import did_you_mean, near
+from data.arrays import Arrays
+from data.dataset import DataSplits
+from data.decode_all import Way
+from data.judged import Judged, load_judged
+from data.label_files import LabelFile
+from data.readers import Selection
+from data.remarks import named
+from data.subsets import Subset
+from engine.checkpoints.class_matching import shared
+from engine.load import once_a_machine
+from options.infer import InferOptions
+from tasks.base import Task
+from tasks.inference import folder_beside
+
+
+def report_on_data_set(
+    args: InferOptions, model: nn.Module, task: Task, accelerator: Accelerator, batch_size: int
+) -> int:
+    """Judge the model on --dataset; the report is written beside the weights. Returns 0.
+
+    Raises:
+        UserError: there is no such labelled set, it has classes that the model does not know, or no report can be
+            written.
+    """
+    found = once_a_machine(accelerator, lambda: _load(args, task))
+    data = as_test(found, task, args.ignore_classes)
+    if data.targets is not None:
+        task.know(torch.from_numpy(data.targets))
+    folder = folder_beside(args.weights, f"on-{found.name}")
+    try:
+        folder.mkdir(exist_ok=True)
+        test, probabilities = task.test_report(folder, model, data, accelerator, batch_size)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the report in {folder}: {error.strerror or error}; copy the weights to a folder with room "
+            "that you may write in"
+        ) from error
+    if accelerator.is_main_process:
+        if args.output is not None:
+            task.put_out(data.test.names(), probabilities, args, data.test.arrays.labels[data.test.ids])
+        say("\n".join([task.headline(test), *data.remarks]))
+        others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
+        say(f"open     {folder / 'examples.png'}, {', '.join(others)}")
+    return 0
+
+
+def _load(args: InferOptions, task: Task) -> Judged:
+    if not task.of_classes:
+        raise UserError("--dataset is for models of classes, which this one is not: name images")
+    several = task.several_labels
+    selection = Selection(args.image_column, args.label_column, config=args.hub_config, several=several)
+    table = None
+    if args.labels is not None:
+        table = LabelFile(args.labels, args.image_column, args.label_column, args.split_column, several=several)
+    return load_judged(
+        args.dataset,
+        args.data_dir,
+        Way(task.image_shape, task.ranges, task.geometry),
+        split=args.split,
+        table=table,
+        selection=selection,
+        skip_bad_images=args.skip_bad_images,
+    )
+
+
+def as_test(found: Judged, task: Task, ignore_classes: bool) -> DataSplits:
+    """The images as the test part of a data set with the model's classes.
+
+    Raises:
+        UserError: it has classes that the model does not know, and these are not to be ignored; or none that it knows.
+    """
+    known = shared(found.class_names, [[name] for name in task.class_names])
+    arrays, sets = found.arrays, found.label_sets
+    number = np.array([known.get(label, -1) for label in range(len(found.class_names))])
+    there = np.unique(arrays.labels) if sets is None else np.flatnonzero(sets[np.unique(arrays.labels)].any(0))
+    extra = [found.class_names[label] for label in there if number[label] < 0]
+    if len(extra) == len(there):
+        raise UserError(
+            f"{found.name} has no class of the model: it has {named(found.class_names)}, the model "
+            f"{named(task.class_names)}"
+        )
+    if extra and not ignore_classes:
+        hint = did_you_mean(near(extra[0], task.class_names, 1), before="; ")
+        raise UserError(
+            f"{found.name} has classes that the model does not know: {named(extra)}{hint}; give --ignore-classes to "
+            "leave their images out"
+        )
+    if sets is None:
+        labels = number[arrays.labels]
+        ids = np.flatnonzero(labels >= 0)
+    else:
+        labels, ids = arrays.labels, np.arange(len(arrays.labels))
+        sets = _renumbered(sets, number, len(task.class_names))
+    absent = [name for row, name in enumerate(task.class_names) if row not in number[there]]
+    return _splits(found, task, replace(arrays, labels=labels), ids, sets, _remarks(found, extra, absent, len(ids)))
+
+
+def _renumbered(sets: np.ndarray, number: np.ndarray, classes: int) -> np.ndarray:
+    """Sets of classes, uint8 (S, own), by the model's numbers, (S, classes)."""
+    renumbered = np.zeros((len(sets), classes), dtype=np.uint8)
+    renumbered[:, number[number >= 0]] = sets[:, number >= 0]
+    return renumbered
+
+
+def _remarks(found: Judged, extra: list[str], absent: list[str], kept: int) -> list[str]:
+    remarks = [f"note: {sentence}" for sentence in found.remarks]
+    left_out = len(found.arrays.labels) - kept
+    if extra:
+        remarks.append(f"note: classes that the model does not know are ignored: {named(extra)} ({left_out:,} images)")
+    if absent:
+        remarks.append(
+            f"note: no image of {len(absent)} of the model's classes ({named(absent)}): averages are over the others"
+        )
+    bad = len(found.arrays.bad_images)
+    return [*remarks, f"note: {bad} images are left out, without a label or unreadable"] if bad else remarks
+
+
+def _splits(
+    found: Judged, task: Task, arrays: Arrays, ids: np.ndarray, sets: np.ndarray | None, remarks: list[str]
+) -> DataSplits:
+    test, nothing = Subset(arrays, ids), Subset(arrays, ids[:0])
+    notes = {
+        "test_images": len(ids),
+        "images_of_other_classes_left_out": len(arrays.labels) - len(ids),
+        "bad_images_left_out": len(arrays.bad_images),
+    }
+    shape, classes = task.image_shape, task.class_names
+    return DataSplits(
+        found.name, nothing, nothing, test, classes, shape, task.mean, task.std, notes, remarks, targets=sets
+    )
