@@ -14,11 +14,15 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common import console
-from common.errors import exit_on_user_error
+from common.errors import UserError, exit_on_user_error
 from engine.runtime.peers import failing_together
 from options.infer import InferOptions, parse_infer
+
+if TYPE_CHECKING:
+    from tasks.classification.predictor import Predictor
 
 
 def infer(args: InferOptions) -> int:
@@ -48,6 +52,32 @@ def infer(args: InferOptions) -> int:
     if not paths:
         return held_out.report_on_test_split(args, content, model, task, *how)
     return task.predict_files(args, model, paths, *how)
+
+
+def load(weights: str, device: str | None = None, batch_size: int = 64) -> "Predictor":
+    """A trained classifier to call from Python: `load("runs/<run>")("photo.png").label`.
+
+    Args:
+        weights: a run's best.pth, or its folder.
+        device: where it computes, "cpu" or "cuda:1", say; None: on an accelerator where there is one.
+        batch_size: images that are computed at a time.
+
+    Raises:
+        UserError: there are no such weights, or they are of a model that does not name one class an image.
+    """
+    import torch
+
+    from engine.checkpoints import best_weights
+    from options.parser import weights_file
+    from tasks.classification.predictor import Predictor
+
+    if device is None:
+        device = str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu"
+    path = weights_file(weights)
+    model, task = best_weights.restore(best_weights.load(Path(path)), path, device)
+    if not task.of_classes or task.several_labels:
+        raise UserError(f"{weights}: these weights do not name one class an image; use infer.py")
+    return Predictor(model, task, batch_size)
 
 
 def explained(args: InferOptions, content: dict, paths: list[Path]) -> int:

@@ -10,6 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from common import console
+from common.errors import UserError
 from common.files import strict
 from engine.checkpoints import best_weights
 from engine.checkpoints.store import load_weights
@@ -17,6 +18,7 @@ from engine.output import trackers
 from engine.output.run_dir import to_go_on
 from engine.run import Run
 from engine.runtime.sharing import from_one
+from tasks.evaluate import predict
 
 
 def report_run(run: Run) -> dict:
@@ -37,8 +39,11 @@ def report_run(run: Run) -> dict:
     run.stop.words = f"in the test report; training is done and saved, the report will be made again; {how}"
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
     best = run.folder / "best.pth"
-    load_weights(run.unwrapped_model, from_one(lambda: best_weights.load(best)["weights"]), str(best))
+    content = from_one(lambda: best_weights.load(best))
+    load_weights(run.unwrapped_model, content["weights"], str(best))
     task.use(task.learned(run.best_record))
+    if run.args.calibrate:
+        _calibrate(run, content)
     how_to_test = run.unwrapped_model, data, accelerator, run.args.batch_size
     test, probabilities = task.test_report(run.folder, *how_to_test)
     answers = None if data.unlabelled is None else task.predict_unlabelled(run.folder, *how_to_test)
@@ -50,6 +55,23 @@ def report_run(run: Run) -> dict:
     if run.stop.exit_code is not None:
         sys.exit(run.stop.exit_code)  # what was under way when the signal came had caught the exit, as callbacks do
     return {**strict(test), "folder": str(run.folder)}
+
+
+def _calibrate(run: Run, content: dict) -> None:
+    """Learn from the validation part how far confidence can be believed, and have best.pth know it.
+
+    Raises:
+        UserError: there is no validation part.
+    """
+    data, accelerator = run.data, run.accelerator
+    if not len(data.val):
+        raise UserError(f"--calibrate needs a validation part, which {data.name} has not: leave it out")
+    logits, labels = predict(run.unwrapped_model, run.task, data.val, accelerator, run.args.batch_size)
+    found = from_one(lambda: run.task.calibrated(logits, labels))
+    run.task.use(found)
+    if accelerator.is_main_process:
+        weights = content.pop("weights")
+        best_weights.save(run.folder / "best.pth", weights, {**content, **found})
 
 
 def reported(folder: Path) -> dict:

@@ -43,7 +43,9 @@ def report_on_test_split(
     if accelerator.is_main_process:
         if args.output is not None:  # of classes: there is none for a model that makes images
             task.put_out(data.test.names(), probabilities, args, data.test.arrays.labels[data.test.ids])
-        say("\n".join([task.headline(test), *data.remarks]))
+        labels = data.test.arrays.labels[data.test.ids]
+        rejected = [] if args.reject is None else [task.reject_in_words(labels, probabilities, args.reject)]
+        say("\n".join([task.headline(test), *rejected, *data.remarks]))
         others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
         say(f"open     {folder / 'examples.png'}, {', '.join(others)}")
     return 0

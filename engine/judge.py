@@ -50,7 +50,9 @@ def report_on_data_set(
     if accelerator.is_main_process:
         if args.output is not None:
             task.put_out(data.test.names(), probabilities, args, data.test.arrays.labels[data.test.ids])
-        say("\n".join([task.headline(test), *data.remarks]))
+        labels = data.test.arrays.labels[data.test.ids]
+        rejected = [] if args.reject is None else [task.reject_in_words(labels, probabilities, args.reject)]
+        say("\n".join([task.headline(test), *rejected, *data.remarks]))
         others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
         say(f"open     {folder / 'examples.png'}, {', '.join(others)}")
     return 0

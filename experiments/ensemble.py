@@ -34,9 +34,9 @@ def report(args: TrainOptions, accelerator: Accelerator, group: Path, folders: S
         check_same_test_images(str(folder / "best.pth"), content, data)
         model, task = best_weights.restore(content, str(folder / "best.pth"), accelerator.device)
         logits, _ = predict(model, task, data.test, accelerator, args.batch_size or 256)
-        total += logits.double().softmax(1).numpy()
+        total += (logits.double() / task.temperature).softmax(1).numpy()
     mean = torch.from_numpy(total / len(folders))
-    metrics, _ = test_metrics(data.class_names, mean.log(), labels)
+    metrics = test_metrics(data.class_names, mean.float().numpy(), labels)
     if accelerator.is_main_process:
         write_json(group / "ensemble.json", {"runs": [folder.name for folder in folders], **metrics})
         say(f"ensemble of {len(folders)}: {headline(metrics)}")

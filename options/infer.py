@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import UserError
-from options.parser import POSITIVE, Parser, path, weights_file
+from options.parser import POSITIVE, Parser, number, path, weights_file
 from options.schema import Role, add_arguments, declared, given, option
 from options.training import TTA
 
@@ -42,6 +42,12 @@ class PredictOptions:
         None, "a run's best.pth, or its folder", type=weights_file, required=True, metavar="FILE|RUN", role=Role.COMMAND
     )
     topk: int = option(5, "number of classes per image", type=POSITIVE, metavar="K")
+    reject: float | None = option(
+        None,
+        "answer 'unknown' where the likeliest class is less likely than this",
+        type=number(float, 0, 1),
+        metavar="PROBABILITY",
+    )
     output: str | None = option(
         None,
         ".csv or .json file for the predictions (default: print them); for a model that makes images, the folder "

@@ -58,6 +58,8 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainOptions:
         raise UserError("--match-classes needs the weights of --pretrained")
     if args.patience and args.val_fraction == 0:
         raise UserError("--patience waits for a better validation, which --val-fraction 0 leaves out: leave one out")
+    if args.calibrate and args.val_fraction == 0:
+        raise UserError("--calibrate needs the validation part that --val-fraction 0 leaves out: leave one out")
     _check_folds(args)
     _check_task(args)
     _check_stream(args)

@@ -43,7 +43,7 @@ NOT_OF_ONE_LABEL = {"loss": ("asymmetric",), "monitor": ("map",)}
 NOT_OF_SEVERAL = {
     "loss": ("focal",),
     "monitor": ("balanced_accuracy",),
-    **dict.fromkeys(("coarse", "class_weights", "balance", "long_tail", "ensemble")),
+    **dict.fromkeys(("coarse", "class_weights", "balance", "long_tail", "ensemble", "calibrate")),
 }
 
 
@@ -127,6 +127,12 @@ class OptimOptions:
         f"validation metric that best.pth and --patience go by: {', '.join(MONITORS)} (default: accuracy; with several "
         "labels map, the mean average precision)",
         choices=MONITORS,
+        classes_only=True,
+    )
+    calibrate: bool = option(
+        False,
+        "fit a temperature on the validation part after training, kept in best.pth, so that confidence can be believed",
+        may_change=True,
         classes_only=True,
     )
     label_smoothing: float = option(

@@ -21,6 +21,8 @@ from data.pixel_range import Ranges
 from options.infer import PredictOptions
 from tasks.metric_sums import SAMPLES, MetricSums, means
 
+LATER = ("curves.png", "reliability.png")  # pictures that reports of earlier versions do not have
+
 
 class Task(ABC):
     """Images that are augmented and become a model's inputs on their device, and all that a task has to say of them.
@@ -103,8 +105,8 @@ class Task(ABC):
 
     @classmethod
     def report_parts(cls) -> list[str]:
-        """The files that a whole report has at least: without curves.png, which earlier versions did not draw."""
-        return ["test.json", *(name for name in cls.report_files if name != "curves.png")]
+        """The files that a whole report has at least: without those that earlier versions did not draw."""
+        return ["test.json", *(name for name in cls.report_files if name not in LATER)]
 
     @classmethod
     @abstractmethod

@@ -11,7 +11,15 @@ OPTIONS = (
     "--cpu --track none --model mlp --limit-train 128 --batch-size 32 --mixed-precision no --model-arg hidden=8 "
     "--checkpoint-every 1000 --run-name run --output-dir"
 ).split()
-REPORT = ("test.json", "loss.png", "accuracy.png", "confusion_matrix.png", "examples.png")
+REPORT = (
+    "test.json",
+    "test.csv",
+    "loss.png",
+    "accuracy.png",
+    "confusion_matrix.png",
+    "reliability.png",
+    "examples.png",
+)
 STEPS = 8
 
 

@@ -13,7 +13,15 @@ from engine.runtime.signals import StopRequest
 from tests.conftest import REPOSITORY
 
 OPTIONS = "train.py --cpu --dataset digits --model mlp --track none --epochs 1 --limit-train 320".split()
-REPORT = {"test.json", "loss.png", "accuracy.png", "confusion_matrix.png", "examples.png"}
+REPORT = {
+    "test.json",
+    "test.csv",
+    "loss.png",
+    "accuracy.png",
+    "confusion_matrix.png",
+    "reliability.png",
+    "examples.png",
+}
 
 
 def start(*arguments: str) -> subprocess.Popen:

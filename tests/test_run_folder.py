@@ -15,8 +15,8 @@ from models.factory import create_model
 from models.summary import summarize
 from tests.driver import Fault, train
 
-FILES = {"args.yaml", "environment.json", "train.json", "test.json", "best.pth", "checkpoints"}
-PICTURES = {"curves.png", "loss.png", "accuracy.png", "confusion_matrix.png", "examples.png"}
+FILES = {"args.yaml", "environment.json", "train.json", "test.json", "test.csv", "best.pth", "checkpoints"}
+PICTURES = {"curves.png", "loss.png", "accuracy.png", "confusion_matrix.png", "reliability.png", "examples.png"}
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from data.dataset import DataSplits
 from options.infer import PredictOptions
 from tasks import evaluate
 from tasks.base import Task
+from tasks.classification.calibration import UNKNOWN, withheld
 from tasks.inference import infer_files, tell_unreadable
 
 UNLABELLED_FILE = "predictions.csv"
@@ -37,6 +38,13 @@ def check_options(args: PredictOptions) -> None:
         raise UserError(f"--output {output}: the folder {folder} does not exist, or must not be written to")
     if is_folder(Path(output)):
         raise UserError(f"--output {output}: is a folder; give the name of a file")
+
+
+def reject_in_words(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> str:
+    """What answers below a threshold of confidence cost, and bring, in a line."""
+    found = withheld(probabilities, labels, threshold)
+    accuracy = "" if found["accuracy"] is None else f", {percent(found['accuracy'])} of these answers are right"
+    return f"--reject {threshold:g}: {percent(found['coverage'])} of the images get an answer{accuracy}"
 
 
 def predict_files(
@@ -89,11 +97,17 @@ def answers(task: Task, names: list[str], probabilities: np.ndarray, labels: np.
 
 
 def rows(
-    names: list[str], probabilities: np.ndarray, class_names: list[str], topk: int, true: list[str] | None = None
+    names: list[str],
+    probabilities: np.ndarray,
+    class_names: list[str],
+    topk: int,
+    true: list[str] | None = None,
+    reject: float | None = None,
 ) -> list[dict]:
     """For each name the `topk` likeliest classes: {"image", "predictions": [{"class", "probability"}, ...]}.
 
-    Where the true classes are known, "true" comes after "image".
+    Where the true classes are known, "true" comes after "image"; with `reject` then "answer": the likeliest class, or
+    UNKNOWN where it is less likely than that.
     """
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
     known = [{}] * len(names) if true is None else [{"true": name} for name in true]
@@ -101,6 +115,7 @@ def rows(
         {
             "image": name,
             **truth,
+            **({} if reject is None else {"answer": class_names[likeliest[0]] if row.max() >= reject else UNKNOWN}),
             "predictions": [{"class": class_names[k], "probability": float(row[k])} for k in likeliest],
         }
         for name, truth, row, likeliest in zip(names, known, probabilities, order, strict=True)
@@ -117,7 +132,8 @@ def put_out(rows: list[dict], output: str | None) -> None:
     if output is None:
         for row in rows:
             likely = ", ".join(f"{p['class']} {percent(p['probability'], 1)}" for p in row["predictions"])
-            print(printable(f"{row['image']}: {likely}"))
+            unknown = row.get("answer") == UNKNOWN
+            print(printable(f"{row['image']}: {f'{UNKNOWN} (likeliest: {likely})' if unknown else likely}"))
         return
     write(rows, output, as_csv)
 
@@ -137,9 +153,9 @@ def write(rows: list[dict], output: str, as_csv: Callable[[list[dict]], str]) ->
 
 
 def as_csv(rows: list[dict]) -> str:
-    """One line an image: its name, true class and loss where they are known, class and probability of predictions."""
+    """One line an image: its name; true class, answer and loss where there are such; predictions with probabilities."""
     depth = len(rows[0]["predictions"]) if rows else 0
-    first = ["image", *(column for column in ("true", "loss") if rows and column in rows[0])]
+    first = ["image", *(column for column in ("true", "answer", "loss") if rows and column in rows[0])]
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow([*first, *(f"{part}_{k + 1}" for k in range(depth) for part in ("class", "probability"))])

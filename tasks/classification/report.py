@@ -4,15 +4,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from common import console, plot_style
+from common.console import percent
 from common.files import write_json, write_text
 from data.dataset import DataSplits
 from tasks import curves
 from tasks.base import Task
-from tasks.classification import confusion, plots, predictions
+from tasks.classification import calibration, confusion, plots, predictions, reliability
 from tasks.evaluate import predict
 
 MOST_MISTAKES, RIGHT = 20, 5  # of examples.png
@@ -34,27 +37,45 @@ def test_report(
     start = time.perf_counter()
     logits, labels = predict(model, task, data.test, accelerator, batch_size)
     seconds = time.perf_counter() - start
-    metrics, probabilities = test_metrics(task.class_names, logits, labels)
+    probabilities = task.probabilities(logits).numpy()
+    metrics = test_metrics(task.class_names, probabilities, labels)
+    metrics |= _confidence(task, logits, probabilities, labels.numpy())
     report = {**metrics, "seconds": seconds, "images_per_second": len(labels) / seconds, "data": data.notes}
     if not accelerator.is_main_process:
         return report, probabilities
     write_json(folder / "test.json", report)
     write_text(folder / "test.csv", predictions.answers(task, data.test.names(), probabilities, labels.numpy()))
     console.status("drawing pictures")
-    title = f"{data.name}, test set: {console.percent(metrics['accuracy'])} of {metrics['samples']:,} right"
+    title = f"{data.name}, test set: {percent(metrics['accuracy'])} of {metrics['samples']:,} right"
     confusion.plot_confusion(
         np.asarray(metrics["confusion_matrix"]), data.class_names, folder / "confusion_matrix.png", title
     )
+    if metrics["calibration"] is not None:
+        before = metrics.get("uncalibrated", {}).get("calibration")
+        title = f"{data.name}, test set: confidence and accuracy"
+        reliability.plot_reliability(metrics["calibration"], before, folder / "reliability.png", title)
     _plot_examples(folder / "examples.png", data, labels.numpy(), probabilities)
     return report, probabilities
 
 
-def test_metrics(class_names: list[str], logits: Tensor, labels: Tensor) -> tuple[dict, np.ndarray]:
-    """The metrics of the test report, and the probabilities (float32 (N, K)) that they were computed from."""
+def test_metrics(class_names: list[str], probabilities: np.ndarray, labels: Tensor) -> dict:
+    """The metrics of the test report, from probabilities, float32 (N, K), and labels, int64 (N,)."""
     from tasks.classification import metrics  # scikit-learn and evaluate take seconds to import
 
-    probabilities = logits.float().softmax(1).numpy()
-    return metrics.classification_metrics(labels.numpy(), probabilities, class_names), probabilities
+    return metrics.classification_metrics(labels.numpy(), probabilities, class_names)
+
+
+def _confidence(task: Task, logits: Tensor, probabilities: np.ndarray, labels: np.ndarray) -> dict:
+    """How far confidence can be trusted; of calibrated weights also what it was, and the loss, before."""
+    if not np.isfinite(probabilities).all():
+        return {"calibration": None}
+    found = {"calibration": calibration.reliability(probabilities, labels)}
+    if task.temperature == 1:
+        return found
+    raw = logits.float()
+    before = calibration.reliability(raw.softmax(1).numpy(), labels)
+    loss = F.cross_entropy(raw, torch.from_numpy(labels)).item()
+    return {**found, "temperature": task.temperature, "uncalibrated": {"loss": loss, "calibration": before}}
 
 
 def _plot_examples(path: Path, data: DataSplits, labels: np.ndarray, probabilities: np.ndarray) -> None:
@@ -141,12 +162,20 @@ def headline(test: dict) -> str:
     loss = "not finite" if test["loss"] is None else f"{test['loss']:.4f}"
     classes, absent = len(test["per_class"]), len(test.get("classes_without_samples", []))
     top5 = test["top5_accuracy"] if classes > 10 else None
-    top5 = "" if top5 is None else f", top-5 {console.percent(top5)}"
+    top5 = "" if top5 is None else f", top-5 {percent(top5)}"
     supports = [row["support"] for row in test["per_class"].values() if row["support"]]
     uneven = max(supports) >= 2 * min(supports)
-    balanced = f", balanced {console.percent(test['recall']['macro'])}" if uneven else ""
+    balanced = f", balanced {percent(test['recall']['macro'])}" if uneven else ""
     over = f" over the {classes - absent} of {classes} classes that have test images" if absent else ""
     return (
-        f"test accuracy {console.percent(test['accuracy'])}{balanced}{top5} on {test['samples']:,} images, "
-        f"loss {loss}, macro F1 {test['f1']['macro']:.4f}{over}"
+        f"test accuracy {percent(test['accuracy'])}{balanced}{top5} on {test['samples']:,} images, "
+        f"loss {loss}, macro F1 {test['f1']['macro']:.4f}{over}{_calibrated(test)}"
     )
+
+
+def _calibrated(test: dict) -> str:
+    before = test.get("uncalibrated")
+    if before is None:
+        return ""
+    errors = percent(test["calibration"]["error"]), percent(before["calibration"]["error"])
+    return f", calibration error {errors[0]} ({errors[1]} before, temperature {test['temperature']:.3g})"

@@ -13,7 +13,7 @@ from data.loader import Batch
 from options.infer import PredictOptions
 from options.parser import by_epoch, parse_class_weights, parse_loss
 from tasks.base import Task, finite, resize
-from tasks.classification import losses, predictions, report
+from tasks.classification import calibration, losses, predictions, report
 from tasks.metric_sums import SAMPLES, MetricSums, means
 
 
@@ -33,7 +33,10 @@ class Classification(Task):
     metrics = ("loss", "accuracy")
     eval_only = ("macro_f1", "balanced_accuracy")
     main_metric = "accuracy"  # what is monitored where nobody says what
-    report_files = ("confusion_matrix.png", "examples.png", "curves.png", "loss.png", "accuracy.png")
+    report_files = (
+        *("confusion_matrix.png", "reliability.png", "examples.png"),
+        *("curves.png", "loss.png", "accuracy.png"),
+    )
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class Classification(Task):
         self.per_sample = losses.BY_NAME[loss[0]](loss[1])
         self.class_weights = None if class_weights is None else class_weights.to(self.device)
         self.monitor = monitor
+        self.temperature = 1.0
 
     @classmethod
     def from_options(
@@ -124,7 +128,15 @@ class Classification(Task):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of each class, float32 (B, K)."""
-        return logits.float().softmax(1)
+        return (logits.float() / self.temperature).softmax(1)
+
+    def use(self, learned: Mapping) -> None:
+        """Divide logits by the temperature that --calibrate found, where it did."""
+        self.temperature = learned.get("temperature", 1.0)
+
+    def calibrated(self, logits: Tensor, labels: Tensor) -> dict:
+        """What makes confidence honest, from the logits (N, K) of images that were not trained on; for `use`."""
+        return {"temperature": calibration.fit_temperature(logits, labels)}
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Logits (B, K) of uint8 (B, H, W, C), averaged over the views of `tta`."""
@@ -188,7 +200,8 @@ class Classification(Task):
     ) -> None:
         """Print or write the likeliest classes of each image; `labels` are the true ones, int64 (N,)."""
         true = None if labels is None else [self.class_names[label] for label in labels]
-        predictions.put_out(predictions.rows(names, probabilities, self.class_names, args.topk, true), args.output)
+        found = predictions.rows(names, probabilities, self.class_names, args.topk, true, args.reject)
+        predictions.put_out(found, args.output)
 
     def as_csv(self, names: list[str], probabilities: np.ndarray) -> str:
         """The likeliest classes of each image, as CSV."""
@@ -199,6 +212,7 @@ class Classification(Task):
         return labels
 
     headline = staticmethod(report.headline)
+    reject_in_words = staticmethod(predictions.reject_in_words)
     final_metrics = staticmethod(report.final_metrics)
     plot_history = staticmethod(report.plot_history)
     check_infer_options = staticmethod(predictions.check_options)

@@ -20,6 +20,8 @@ def check_options(args: PredictOptions) -> None:
     """Raise UserError for options that say nothing to a model that makes images, or a target that is no folder."""
     if args.tta is not None:
         raise UserError("--tta: these weights make images, of which there is one view; leave it out")
+    if args.reject is not None:
+        raise UserError("--reject: these weights make images, not answers; leave it out")
     if args.output is not None and not args.images:
         raise UserError("--output is where predicted images go: name images, or leave it out")
     if args.output is not None and exists(Path(args.output)) and not is_folder(Path(args.output)):

@@ -147,4 +147,6 @@ class MultiLabel(Classification):
         """See `Task`."""
         if args.topk != PredictOptions.topk:
             raise UserError("--topk: of several labels all that are likely enough are named; leave it out")
+        if args.reject is not None:
+            raise UserError("--reject: of several labels each has a threshold of its own; leave it out")
         Classification.check_infer_options(args)
