@@ -18,6 +18,7 @@ from engine.output import trackers
 from engine.output.run_dir import to_go_on
 from engine.run import Run
 from engine.runtime.sharing import from_one
+from pages.run_page import write_report
 from tasks.evaluate import predict
 
 
@@ -49,6 +50,7 @@ def report_run(run: Run) -> dict:
     answers = None if data.unlabelled is None else task.predict_unlabelled(run.folder, *how_to_test)
     if accelerator.is_main_process:
         task.plot_history(run.folder, run.state.history, run.folder.name, test)
+        write_report(run.folder, run.folder.name, [task.headline(test), *data.remarks])
         console.status("giving the report to the trackers")
         _track_end(run, test, probabilities)
         _say_what_next(run, test, answers)
@@ -85,7 +87,7 @@ def reported(folder: Path) -> dict:
 def _say_reported(run: Run, test: dict) -> None:
     say, args = run.progress.say, run.args
     say(f"finished before: nothing is left to train\n{run.task.headline(test)}")
-    say(f"open     {run.folder / 'examples.png'}")
+    say(f"open     {run.folder / ('report.html' if (run.folder / 'report.html').exists() else 'examples.png')}")
     more = "a larger --patience" if run.state.step < run.plan.total_steps else f"--epochs above {args.epochs}"
     say(f"to train on, add {more}")
 
@@ -124,7 +126,7 @@ def _say_what_next(run: Run, test: dict, answers: str | None) -> None:
     if run.args.smoke_test:
         say("smoke test: all of it works, from the images to the pictures; results of so few images mean nothing")
     others = sorted(set(run.task.report_files) - {"examples.png"})
-    say(f"open     {folder / 'examples.png'}, {', '.join(others)}, test.json")
+    say(f"open     {folder / 'report.html'}, examples.png, {', '.join(others)}, test.json")
     if "tensorboard" in run.args.track:
         say(f"curves   tensorboard --logdir {quote(run.args.output_dir)}")
     say(f"predict  python infer.py --weights {quote(str(folder / 'best.pth'))} IMAGE_OR_FOLDER ...")

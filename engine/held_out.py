@@ -15,6 +15,7 @@ from data.sources import found_again
 from engine.load import load_data
 from options.groups import saved_options
 from options.infer import InferOptions
+from pages.run_page import write_report
 from tasks.base import Task
 from tasks.inference import folder_beside
 
@@ -46,8 +47,13 @@ def report_on_test_split(
         labels = data.test.arrays.labels[data.test.ids]
         rejected = [] if args.reject is None else [task.reject_in_words(labels, probabilities, args.reject)]
         say("\n".join([task.headline(test), *rejected, *data.remarks]))
-        others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
-        say(f"open     {folder / 'examples.png'}, {', '.join(others)}")
+        write_report(
+            folder,
+            f"{args.weights} on {data.name}, the test split of its run",
+            [task.headline(test), *rejected, *data.remarks],
+        )
+        others = sorted(path.name for path in folder.iterdir() if path.name != "report.html")
+        say(f"open     {folder / 'report.html'}, {', '.join(others)}")
     return 0
 
 

@@ -21,6 +21,7 @@ from data.subsets import Subset
 from engine.checkpoints.class_matching import shared
 from engine.load import once_a_machine
 from options.infer import InferOptions
+from pages.run_page import write_report
 from tasks.base import Task
 from tasks.inference import folder_beside
 
@@ -53,8 +54,9 @@ def report_on_data_set(
         labels = data.test.arrays.labels[data.test.ids]
         rejected = [] if args.reject is None else [task.reject_in_words(labels, probabilities, args.reject)]
         say("\n".join([task.headline(test), *rejected, *data.remarks]))
-        others = sorted(path.name for path in folder.iterdir() if path.name != "examples.png")
-        say(f"open     {folder / 'examples.png'}, {', '.join(others)}")
+        write_report(folder, f"{args.weights} on {found.name}", [task.headline(test), *rejected, *data.remarks])
+        others = sorted(path.name for path in folder.iterdir() if path.name != "report.html")
+        say(f"open     {folder / 'report.html'}, {', '.join(others)}")
     return 0
 
 

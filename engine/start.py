@@ -138,7 +138,7 @@ def _is_reported(parts: Parts, state: TrainState, folder: Path) -> bool:
     reported, task = False, parts.task
     if parts.accelerator.is_main_process:
         reported = is_done(parts, state) and resume.is_reported(folder, task.report_parts(), state.step)
-        for name in () if reported else ("test.json", "test.csv", *task.report_files):
+        for name in () if reported else ("test.json", "test.csv", "report.html", *task.report_files):
             (folder / name).unlink(missing_ok=True)
     return broadcast_object_list([reported])[0]
 

@@ -12,6 +12,7 @@ from common.files import write_atomically, write_json
 from experiments import paired, plots
 from experiments.results import REPEATS, RESULTS, Finished, read_all, repetitions, summarize
 from options.groups import OPTIONS
+from pages.page import write_page
 
 UNTOLD = {name for name, option in OPTIONS.items() if not option.is_compared}
 ALWAYS_TOLD = ("accuracy", "val_accuracy")  # of other results only what is not the same for all
@@ -98,7 +99,7 @@ def _with_spread(key: str, spread: dict) -> str:
 
 
 def report(output: Path, folders: Sequence[Path], root: Path, failed: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Print how runs compare and write comparison.md, .csv and .png into `output`; for repetitions summary.json too.
+    """Print how runs compare and write comparison.html, .md, .csv and .png into `output`; of repetitions summary.json.
 
     There is a table, and a picture, for each data set. With folds, folds.png shows their results and those of the
     classes, with seeds alone seeds.png.
@@ -116,7 +117,7 @@ def report(output: Path, folders: Sequence[Path], root: Path, failed: Mapping[st
         return
     runs = read_all(folders, root)
     data_sets = by_data_set(runs)
-    text, pictures, repeated = [], [], {}
+    text, pictures, repeated, shown = [], [], {}, []
     for number, (name, group) in enumerate(data_sets.items()):
         tables = [table(group, differing(group))]
         groups = settings(group)
@@ -128,12 +129,21 @@ def report(output: Path, folders: Sequence[Path], root: Path, failed: Mapping[st
         text.append("\n\n".join([*heading, *map(tables_of_text.as_markdown, tables), *pair]))
         say("\n" + "\n\n".join([*heading, *map(_for_the_terminal, tables), *pair]) + "\n")
         pictures += _draw(output, group, f"{root.name}: {name}", f"-{number + 1}" if number else "")
+        shown.append(_for_the_page(name, group, tables[0], pair))
     text += [f"{name} has no result: {reason}" for name, reason in failed.items()]
     if repeated:
         write_json(output / "summary.json", repeated if len(data_sets) > 1 else repeated[name])
     write_atomically(output / "comparison.md", lambda path: path.write_text("\n\n".join(text) + "\n", encoding="utf-8"))
     write_atomically(output / "comparison.csv", lambda path: _write_csv(path, runs, differing(runs)))
-    say(f"open     {output / 'comparison.md'}, comparison.csv, {', '.join(pictures)}")
+    write_page(output / "comparison.html", {"title": f"{root.name}: {len(runs)} runs", "lines": [], "groups": shown})
+    say(f"open     {output / 'comparison.html'}, comparison.md, comparison.csv, {', '.join(pictures)}")
+
+
+def _for_the_page(name: str, runs: Sequence[Finished], rows: list[list[str]], lines: list[str]) -> dict:
+    """A data set of comparison.html: the table, and the curves of each run."""
+    head, *rest = rows
+    curves = [{"name": run.name, "epochs": run.history} for run in runs]
+    return {"name": name, "lines": lines, "head": head, "rows": rest, "runs": curves}
 
 
 def _paired(runs: list[Finished], root: Path) -> list[str]:

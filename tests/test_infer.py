@@ -37,7 +37,7 @@ def test_without_images_it_repeats_the_runs_own_test(capsys, run_folder, best, t
     assert again == report
     assert f"test accuracy {100 * report['accuracy']:.2f} % on 359 images" in out
     assert {path.name for path in (tmp_path / "best-test").iterdir()} == {
-        *("test.json", "test.csv", "confusion_matrix.png", "reliability.png", "examples.png")
+        *("report.html", "test.json", "test.csv", "confusion_matrix.png", "reliability.png", "examples.png")
     }
 
     rows = json.loads(output.read_text())

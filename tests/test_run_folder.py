@@ -15,7 +15,16 @@ from models.factory import create_model
 from models.summary import summarize
 from tests.driver import Fault, train
 
-FILES = {"args.yaml", "environment.json", "train.json", "test.json", "test.csv", "best.pth", "checkpoints"}
+FILES = {
+    "args.yaml",
+    "environment.json",
+    "train.json",
+    "test.json",
+    "test.csv",
+    "report.html",
+    "best.pth",
+    "checkpoints",
+}
 PICTURES = {"curves.png", "loss.png", "accuracy.png", "confusion_matrix.png", "reliability.png", "examples.png"}
 
 
