@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 DPI = 150
@@ -32,16 +33,24 @@ def save(figure: Figure, path: Path, dpi: int = DPI) -> None:
     """Write the figure as a PNG; who reads `path` sees the old picture or the new one, never half of one."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        figure.savefig(unfinished, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.2)
+        figure.savefig(unfinished, format="png", dpi=dpi, bbox_inches=_drawn(figure, 0.2))
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
+def _drawn(figure: Figure, margin: float) -> Bbox:
+    """What of the page is drawn on, and so many inches around it.
+
+    As bbox_inches="tight" finds it, which draws all of it once more for layouts that we do not use.
+    """
+    return figure.get_tightbbox(figure.canvas.get_renderer()).padded(margin)
+
+
 def pixels(figure: Figure) -> np.ndarray:
     """The figure as it would be saved, uint8 (H, W, 3), at fewer pixels an inch."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100, bbox_inches="tight", pad_inches=0.15)
+    figure.savefig(file, format="png", dpi=100, bbox_inches=_drawn(figure, 0.15))
     return np.asarray(Image.open(file).convert("RGB"))
 
 

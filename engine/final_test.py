@@ -94,6 +94,8 @@ def _say_reported(run: Run, test: dict) -> None:
 
 def _track_end(run: Run, test: dict, probabilities: np.ndarray | None) -> None:
     """Show the test, the pictures and the model in the trackers, with what it takes to compare runs, and close them."""
+    if not run.trackers:
+        return
     best = run.best_record
     seconds = sum(record["seconds"] for record in run.state.history)
     results = {

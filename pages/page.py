@@ -1,16 +1,12 @@
 """A page of its parts: markup, style and script in one file, with the figures that the script shows."""
 
 import base64
-import io
 import json
 from pathlib import Path
-
-from PIL import Image
 
 from common.files import strict, write_text
 
 HERE = Path(__file__).parent
-WIDEST = 1400  # pixels of a picture
 
 
 def write_page(path: Path, content: dict) -> None:
@@ -38,11 +34,5 @@ def write_page(path: Path, content: dict) -> None:
 
 
 def embedded(picture: Path) -> str:
-    """A picture as an address that holds it, for a page, at most so many pixels wide."""
-    with Image.open(picture) as image:
-        image.load()
-    if image.width > WIDEST:
-        image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    image.convert("RGB").quantize(256).save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    """A PNG file as an address that holds it, for a page."""
+    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
