@@ -1,5 +1,6 @@
 """The start of a run, new or resumed: its folder, its parts put together, its first words on the screen."""
 
+import json
 import math
 import sys
 import time
@@ -138,6 +139,8 @@ def _is_reported(parts: Parts, state: TrainState, folder: Path) -> bool:
     reported, task = False, parts.task
     if parts.accelerator.is_main_process:
         reported = is_done(parts, state) and resume.is_reported(folder, task.report_parts(), state.step)
+        if reported and parts.args.calibrate:  # may be asked for when all else is done
+            reported = "temperature" in json.loads((folder / "test.json").read_text(encoding="utf-8"))
         for name in () if reported else ("test.json", "test.csv", "report.html", *task.report_files):
             (folder / name).unlink(missing_ok=True)
     return broadcast_object_list([reported])[0]

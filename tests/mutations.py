@@ -99,8 +99,8 @@ MUTATIONS = [
     Mutation(
         "3 sampler begins anew at a resume",
         "engine/build.py",
-        "start_step=step,",
-        "start_step=0,",
+        '"start_step": step,',
+        '"start_step": 0,',
         RESUMED,
         "assert ledger(tmp_path, processes) == ledger(whole_run[processes], processes)",
     ),
@@ -139,8 +139,8 @@ MUTATIONS = [
     Mutation(
         "6 sampler begins anew at a resume",
         "engine/build.py",
-        "start_step=step,",
-        "start_step=0,",
+        '"start_step": step,',
+        '"start_step": 0,',
         PROCESSES + "resuming_on_another_number_of_processes_changes_nothing[2-1]",
         "assert done | samples(second, after) == samples(runs[1], 1)",
     ),
