@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,16 @@ def test_a_run_that_is_reported_again_or_trained_on_is_calibrated_again(runs: Pa
     train.main([*OPTIONS, *options])
     again = read(runs / "calibrated")
     assert again["temperature"] == before["temperature"] and again["loss"] == before["loss"]
+
+
+def test_a_run_that_is_done_can_be_calibrated_later(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "plain", tmp_path / "plain")
+    options = ["--output-dir", str(tmp_path), "--run-name", "plain", "--resume", "auto", "--calibrate"]
+    train.main([*OPTIONS, *options])
+    assert read(tmp_path / "plain")["temperature"] == read(runs / "calibrated")["temperature"]
+    done = (tmp_path / "plain" / "test.json").stat().st_mtime_ns
+    train.main([*OPTIONS, *options])
+    assert (tmp_path / "plain" / "test.json").stat().st_mtime_ns == done
 
 
 def test_unsure_answers_are_unknown_and_the_test_says_what_that_costs(
