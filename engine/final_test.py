@@ -30,6 +30,13 @@ def report_run(run: Run) -> dict:
     Returns:
         What test.json holds and, as "folder", the run's folder.
     """
+    try:
+        return _report_run(run)
+    finally:
+        run.release()
+
+
+def _report_run(run: Run) -> dict:
     if run.reported:
         test = reported(run.folder)
         _say_reported(run, test)

@@ -1,6 +1,7 @@
 """A run under way: its parts, and what is done with them once in a while. The loop itself is in train.py."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,7 @@ class Run(Parts):
         workers: processes that load the training batches.
         log_every: steps between two entries in the trackers.
         reported: whether the run was resumed after its end and its report, so that nothing is left to do.
+        release: lets other runs into the folder; called at the end, or when the run is forgotten.
     """
 
     state: TrainState
@@ -86,6 +88,7 @@ class Run(Parts):
     trackers: list
     log_every: int
     reported: bool = False
+    release: Callable[[], object] = lambda: None
 
     @property
     def eval_model(self) -> nn.Module:

@@ -69,7 +69,7 @@ def start_run(parts: Parts, facts: dict, stop: StopRequest) -> Run:
         log_every=args.log_every,
         reported=found is not None and _is_reported(parts, state, folder),
     )
-    weakref.finalize(run, run_dir.release, claim)
+    run.release = weakref.finalize(run, run_dir.release, claim)
     if found is not None and not run.reported:
         _recover_best(run, found.folder)
     run.freeze()
