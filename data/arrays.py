@@ -25,6 +25,7 @@ class Arrays:
         bad_images: "where: why" of every sample that could not be decoded or has no label, and was left out.
         names: where each image is from, a file or a row of a split; empty where nobody knows.
         cut_images: how many had values outside of the range of train, which were cut off.
+        sizes: int32 (N, 2), each image's own upright height and width in pixels; None: nobody knows.
         groups: int64 (N,), equal for images that belong together; None: each is by itself.
     """
 
@@ -36,6 +37,7 @@ class Arrays:
     names: Sequence[str] = ()
     cut_images: int = 0
     groups: np.ndarray | None = None
+    sizes: np.ndarray | None = None
 
 
 class Decoded(NamedTuple):

@@ -21,9 +21,9 @@ from data.live import LiveImages, Rows
 from data.names import Names
 from data.readers import RawSplit
 
-FORMAT = 7  # part of every key: raise it when what is stored changes
-ARRAYS = ("labels", "hashes", "moments", "name_text", "name_ends")  # beside the images
-LIVE_ARRAYS = ("rows", "sizes", "plain")  # in their place
+FORMAT = 8  # part of every key: raise it when what is stored changes
+ARRAYS = ("labels", "hashes", "moments", "name_text", "name_ends", "sizes")  # beside the images
+LIVE_ARRAYS = ("rows", "plain")  # in their place
 
 
 def cache_root() -> Path:
@@ -67,15 +67,15 @@ def read(folder: Path, encoded: Callable[[], dict[str, RawSplit]] = dict) -> Dec
     geometry = from_dict(meta["geometry"])
     splits = {}
     for name, about in meta["splits"].items():
-        labels, hashes, moments, text, ends, *rest = arrays[name].values()
+        labels, hashes, moments, text, ends, sizes, *rest = arrays[name].values()
         names = Names(text, ends)
         if meta["live"]:
-            rows, sizes, plain = rest
+            rows, plain = rest
             of_file = names.__getitem__ if about["files"] else Rows(encoded()[name].read, rows)
             images = LiveImages(of_file, tuple(about["shape"]), sizes, plain, ranges, geometry)
         else:
             images = maps[name]
-        more = (about["bad_images"], names, about["cut_images"], groups.get(name))
+        more = (about["bad_images"], names, about["cut_images"], groups.get(name), sizes)
         splits[name] = Arrays(images, labels, hashes, moments, *more)
     seen = {(height, width): count for height, width, count in meta["sizes"]}
     sets = None if meta.get("label_sets") is None else np.array(meta["label_sets"], dtype=np.uint8)

@@ -10,6 +10,7 @@ from common.errors import UserError
 from data import remarks
 from data.arrays import Arrays, Decoded
 from data.class_folders import alike
+from data.exclusion import exclude as leave_out
 from data.geometry import MIDDLE, Geometry
 from data.label_files import LabelFile, find_metadata
 from data.live import LiveImages
@@ -131,6 +132,7 @@ def load_images(
     labels: str | None = None,
     split_column: str | None = None,
     group_column: str | None = None,
+    exclude: str | None = None,
     long_tail: float | None = None,
     several: bool = False,
     decode: str = "cache",
@@ -159,6 +161,8 @@ def load_images(
         geometry: how images are brought to another size.
         labels: a table of the labels of a folder of images; None: metadata.csv in it, else its folders are classes.
         split_column, group_column: of that table.
+        exclude: a list of images that are not trained on, see `data/exclusion.py`; a smoke test, which reads few images
+            and numbers them anew, has all of them.
         long_tail: thin train out, class after class, down to so many times fewer images.
         several: whether an image has several labels.
         decode: images once, "cache", at every step, "live", or as there is room, "auto".
@@ -183,6 +187,9 @@ def load_images(
     if len(class_names) < 2:
         raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
     parts = cut_subsets(dataset, splits, val_fraction, None if fold is None else (folds, fold), seed, sets)
+    if exclude is not None and rows is None:
+        train, sentence = leave_out(parts[0], exclude)
+        parts, about_source = (train, *parts[1:]), [*about_source, sentence]
     if rows is None:
         check_classes(dataset, parts, class_names, sets)
     check_counts(dataset, parts, val_fraction, folds)

@@ -182,12 +182,12 @@ def _decode(staging: Path, name: str, split: RawSplit, way: Way, live: bool) -> 
         "moments": moments,
         "name_text": names.text,
         "name_ends": names.ends,
+        "sizes": np.array([size for chunk in chunks for size in chunk.sizes], dtype=np.int32).reshape(-1, 2),
     }
     if split.groups is not None:
         arrays["groups"] = np.asarray(split.groups, dtype=np.int64)[rows]
     if live:
         arrays["rows"] = rows
-        arrays["sizes"] = np.array([size for chunk in chunks for size in chunk.sizes], dtype=np.int32).reshape(-1, 2)
         arrays["plain"] = np.array([plain for chunk in chunks for plain in chunk.plain], dtype=bool)
     for array_name, array in arrays.items():
         np.save(staging / f"{name}-{array_name}.npy", array)

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -9,11 +10,12 @@ from torch import nn
 
 from common.console import say
 from common.errors import UserError
+from common.files import exists
 from data.class_folders import same_names
 from data.dataset import DataSplits, changed_parts
 from data.sources import found_again
 from engine.load import load_data
-from options.groups import saved_options
+from options.groups import TrainOptions, saved_options
 from options.infer import InferOptions
 from pages.run_page import write_report
 from tasks.base import Task
@@ -69,10 +71,9 @@ def held_out_data(weights: str, data_dir: str | None, content: dict, accelerator
     Raises:
         UserError: it is not on this machine, or its test images are no longer the same.
     """
-    options = saved_options(content["options"])
-    dataset, data_dir = found_again(options.dataset, options.data_dir, data_dir)
-    # The file that training began with may be gone, and nothing is to be had from it now.
-    options = replace(options, dataset=dataset, data_dir=data_dir, pretrained=None)
+    options = options_of_run(content, data_dir)
+    if options.exclude is not None and not exists(Path(options.exclude)):
+        options = replace(options, exclude=None)  # of train alone, which nothing is asked of here
     try:
         data = load_data(options, accelerator)
     except UserError as error:
@@ -85,6 +86,22 @@ def held_out_data(weights: str, data_dir: str | None, content: dict, accelerator
     if accelerator.is_main_process:
         _warn_of_changes(weights, content, data)
     return data
+
+
+def options_of_run(content: dict, data_dir: str | None) -> TrainOptions:
+    """The options of a run by which its data set is loaded again, wherever that is now.
+
+    Args:
+        content: as `engine/checkpoints/best_weights.py` loads it.
+        data_dir: where to look first.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    options = saved_options(content["options"])
+    dataset, data_dir = found_again(options.dataset, options.data_dir, data_dir)
+    # The file that training began with may be gone, and nothing is to be had from it now.
+    return replace(options, dataset=dataset, data_dir=data_dir, pretrained=None)
 
 
 def check_same_test_images(path: str, content: dict, data: DataSplits) -> None:

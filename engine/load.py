@@ -83,6 +83,7 @@ def _load_data(args: TrainOptions) -> DataSplits:
         labels=args.labels,
         split_column=args.split_column,
         group_column=args.group_column,
+        exclude=args.exclude,
         long_tail=args.long_tail,
         several=args.task == "multilabel",
         **of_all,

@@ -92,6 +92,15 @@ class DataOptions:
         type=number(float, 0, 0.9),
         metavar="SHARE",
     )
+    exclude: str | None = option(
+        None,
+        "list of images not to train on, as clean.py writes it: a .csv file with the columns file and flagged",
+        type=path,
+        metavar="FILE",
+        may_change=True,
+        per_machine=True,
+        classes_only=True,
+    )
     long_tail: float | None = option(
         None,
         "thin train out, class after class, down to RATIO times fewer images: for experiments with imbalance",

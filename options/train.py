@@ -52,6 +52,8 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainOptions:
     args.dataset, args.data_dir = from_anywhere(args.dataset, args.data_dir)
     if args.labels is not None:
         args.labels = str(Path(args.labels).absolute())
+    if args.exclude is not None:
+        args.exclude = str(Path(args.exclude).absolute())
     if args.pretrained not in (None, HUB):
         args.pretrained = str(Path(weights_file(args.pretrained)).expanduser().absolute())
     if args.match_classes and args.pretrained is None:
@@ -146,7 +148,7 @@ def _check_stream(args: argparse.Namespace) -> None:
         raise UserError(f"--stream is for one label an image, not for --task {args.task}: leave it out")
     of_all_of_train = (
         *("folds", "long_tail", "limit_train", "balance", "class_weights", "repeats"),
-        *("labels", "split_column", "group_column"),
+        *("labels", "split_column", "group_column", "exclude"),
     )
     odd = given({name: OPTIONS[name] for name in of_all_of_train}, args)
     odd += ["--val-fraction"] * bool(args.val_fraction)

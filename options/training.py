@@ -43,7 +43,7 @@ NOT_OF_ONE_LABEL = {"loss": ("asymmetric",), "monitor": ("map",)}
 NOT_OF_SEVERAL = {
     "loss": ("focal",),
     "monitor": ("balanced_accuracy",),
-    **dict.fromkeys(("coarse", "class_weights", "balance", "long_tail", "ensemble", "calibrate")),
+    **dict.fromkeys(("coarse", "exclude", "class_weights", "balance", "long_tail", "ensemble", "calibrate")),
 }
 
 

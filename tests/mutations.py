@@ -403,4 +403,20 @@ MUTATIONS = [
         "tests/test_multilabel.py::test_every_part_has_its_share_of_every_label_and_equal_images_stay_together",
         "assert (abs(sets[chosen].sum(0) - share * sets.sum(0)) <= 2).all()",
     ),
+    Mutation(
+        "23 flagged images stay in train",
+        "data/exclusion.py",
+        "train.ids[~left_out]",
+        "train.ids",
+        "tests/test_clean.py::test_exactly_the_flagged_images_are_left_out_of_train[cache-as_folders]",
+        "assert less.train.names() == [name for index, name in enumerate(names) if index % 3]",
+    ),
+    Mutation(
+        "23 near duplicates looked for by one piece of the hash too few",
+        "cleaning/near_duplicates.py",
+        "np.linspace(0, 64, radius + 2)",
+        "np.linspace(0, 64, radius + 1)",
+        "tests/test_clean.py::test_near_pairs_are_those_of_a_comparison_of_all_with_all[2]",
+        "assert near_duplicates.near_pairs(hashes, radius).tolist() == expected and expected",
+    ),
 ]

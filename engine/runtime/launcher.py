@@ -17,6 +17,7 @@ from typing import TypeVar
 import psutil
 
 from common.errors import UserError
+from options.clean import CleanOptions
 from options.groups import TrainOptions
 from options.infer import InferOptions
 
@@ -30,7 +31,7 @@ WHOLE_NUMBERS = (
 )
 FLAGS = ("ACCELERATE_USE_CPU", "ACCELERATE_DEBUG_MODE", "ACCELERATE_CPU_AFFINITY")
 TRUE, FALSE = ("y", "yes", "t", "true", "on", "1"), ("n", "no", "f", "false", "off", "0")  # as Accelerate reads them
-AnyOptions = TypeVar("AnyOptions", bound=TrainOptions | InferOptions)
+AnyOptions = TypeVar("AnyOptions", bound=TrainOptions | InferOptions | CleanOptions)
 UNSUPPORTED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",

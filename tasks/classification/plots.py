@@ -65,20 +65,33 @@ def examples_figure(
 ) -> Figure:
     """The figure that `plot_examples` saves."""
     count = min(len(images), MAX_EXAMPLES)
-    if count == 0:
-        figure = empty_figure(4, 0.3)
-        figure.text(0, 1, "no image to show", size=11, color=INK, va="top")
-        put_title(figure, title, above=0.1)
-        return figure
     captions = [
         _captions(name, class_names[label], class_names[prediction], confidence, label == prediction)
         for name, label, prediction, confidence in zip(
             names or [""] * count, labels[:count], predictions[:count], confidences[:count], strict=False
         )
     ]
+    return captioned_figure(images, captions, _cells(labels[:count] == predictions[:count], columns), title)
+
+
+def captioned_figure(
+    images: np.ndarray, captions: list[list[tuple[str, str]]], cells: list[tuple[int, int]], title: str
+) -> Figure:
+    """Images with up to three lines over each.
+
+    Args:
+        images: (M, H, W, C) uint8, C = 1 (grey) or 3 (RGB); M may be more than there are cells.
+        captions: (text, colour) of the lines over each, from top to bottom.
+        cells: (row, column) of each; none: a line says that there is nothing to show.
+        title: wrapped where it is too long.
+    """
+    if not cells:
+        figure = empty_figure(4, 0.3)
+        figure.text(0, 1, "no image to show", size=11, color=INK, va="top")
+        put_title(figure, title, above=0.1)
+        return figure
     side, gap, above = 1.5, 0.25, 0.6  # inches
     picture = side * min(1, images.shape[1] / images.shape[2])
-    cells = _cells(labels[:count] == predictions[:count], columns)
     columns, rows = max(column for _, column in cells) + 1, cells[-1][0] + 1
     width = max(side, widest([text for lines in captions for text, _ in lines], size=8))
     height = rows * (picture + above)

@@ -1,0 +1,1 @@
+"""Faults in a data set: labels that are probably wrong, duplicates, blank and tiny images."""
