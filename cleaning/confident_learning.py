@@ -17,27 +17,32 @@ class Judgement(NamedTuple):
     """What confident learning says of each image.
 
     Attributes:
+        self_confidence: (N,), the given class's probability: the lower, the more probably the label is wrong.
         suggested: int64 (N,), the most probable class other than the given one.
-        margin: float64 (N,) in -1..1, the given class's probability less the suggested one's (the paper's normalized
-            margin): the lower, the more probably the label is wrong.
+        margin: (N,) in -1..1, the given class's probability less the suggested one's (the paper's normalized margin).
         flagged: bool (N,), whether the label is estimated to be wrong.
     """
 
+    self_confidence: np.ndarray
     suggested: np.ndarray
     margin: np.ndarray
     flagged: np.ndarray
 
 
 def judge(probabilities: np.ndarray, labels: np.ndarray) -> Judgement:
-    """Flag labels by the paper's "prune by noise rate", but none that the model itself finds the most probable."""
+    """Flag labels by the paper's "C+NR": what pruning by class and pruning by noise rate have in common.
+
+    Of that no label is flagged which is the most probable class itself.
+    """
     rows = np.arange(len(labels))
-    own = probabilities[rows, labels].astype(np.float64)
+    own = probabilities[rows, labels]
     others = probabilities.copy()
     others[rows, labels] = -np.inf
     suggested = others.argmax(1)
     margin = own - others[rows, suggested]
     joint = estimated_joint(confident_joint(probabilities, labels), labels)
-    return Judgement(suggested, margin, _noisiest(probabilities, labels, joint) & (margin < 0))
+    flagged = _least_confident(own, labels, joint) & _noisiest(probabilities, labels, joint) & (margin < 0)
+    return Judgement(own, suggested, margin, flagged)
 
 
 def thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -74,6 +79,16 @@ def estimated_joint(counts: np.ndarray, labels: np.ndarray) -> np.ndarray:
     given = np.bincount(labels, minlength=len(counts))
     counts = counts + np.diag((counts.sum(1) == 0).astype(np.int64))
     return counts / counts.sum(1, keepdims=True) * (given / len(labels))[:, None]
+
+
+def _least_confident(own: np.ndarray, labels: np.ndarray, joint: np.ndarray) -> np.ndarray:
+    """Of each given class i as many images as are estimated to be of others, those least confident, bool (N,)."""
+    chosen = np.zeros(len(labels), dtype=bool)
+    wanted = np.rint((joint.sum(1) - np.diag(joint)) * len(labels)).astype(np.int64)
+    for i in np.flatnonzero(wanted):
+        members = np.flatnonzero(labels == i)
+        chosen[members[np.argsort(own[members], kind="stable")[: wanted[i]]]] = True
+    return chosen
 
 
 def _noisiest(probabilities: np.ndarray, labels: np.ndarray, joint: np.ndarray) -> np.ndarray:

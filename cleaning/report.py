@@ -20,7 +20,7 @@ from common.files import is_folder, write_atomically
 from data.exclusion import FLAGGED, NAME, SAYS_YES
 from options.clean import CleanOptions
 
-SUSPECTS = (NAME, "label", "suggested", "label_probability", "suggested_probability", "score", FLAGGED)
+SUSPECTS = (NAME, "label", "suggested", "label_probability", "suggested_probability", "margin", FLAGGED)
 DUPLICATES = ("kind", "group", NAME, "part", "label", "labels_differ")
 NAMED_AT_ONCE = 5
 
@@ -42,7 +42,7 @@ def clean(args: CleanOptions) -> None:
     labels = found.train.arrays.labels[found.train.ids]
     judgement = judge(found.probabilities, labels)
     suspects = np.flatnonzero(judgement.margin < 0)
-    suspects = suspects[np.argsort(judgement.margin[suspects], kind="stable")]
+    suspects = suspects[np.argsort(judgement.self_confidence[suspects], kind="stable")]
     _write(output / "suspects.csv", SUSPECTS, _suspect_rows(found, labels, judgement, suspects))
     flagged = suspects[judgement.flagged[suspects]]
     plot_suspects(found, labels, judgement, flagged, output / "suspects.png")
@@ -83,8 +83,9 @@ def _duplicate_rows(pool: Pool, faults: Faults, class_names: list[str]) -> Itera
     for kind, found in (("exact", faults.exact), ("near", faults.near)):
         for group in sorted(found, key=lambda group: not _differ(pool, group)):  # those that do not agree first
             number += 1
+            differ = "yes" if _differ(pool, group) else "no"
             for member in group:
-                yield kind, number, *row(member, "yes" if _differ(pool, group) else "no")
+                yield kind, number, *row(member, differ)
     for kind, found in (("blank", faults.blank), ("tiny", faults.tiny)):
         for member in found:
             yield kind, "", *row(member, "")

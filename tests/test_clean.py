@@ -41,7 +41,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def flagged_by_the_paper(p: np.ndarray, given: np.ndarray) -> set[int]:
-    """Equations 1 to 3 and "prune by noise rate" of arXiv:1911.00068, an image at a time."""
+    """Equations 1 to 3 and "C+NR" of arXiv:1911.00068, an image at a time."""
     n, classes = p.shape
     members = [[x for x in range(n) if given[x] == j] for j in range(classes)]
     t = [np.mean([p[x, j] for x in members[j]]) if members[j] else np.inf for j in range(classes)]
@@ -50,12 +50,15 @@ def flagged_by_the_paper(p: np.ndarray, given: np.ndarray) -> set[int]:
         reached = [j for j in range(classes) if p[x, j] >= t[j]]
         if reached:
             counts[given[x], max(reached, key=lambda j: p[x, j])] += 1
-    flagged: set[int] = set()
-    for i, j in itertools.product(range(classes), repeat=2):
-        if i != j and counts[i].sum():
-            number = round(counts[i, j] / counts[i].sum() * len(members[i]))
-            flagged.update(sorted(members[i], key=lambda x: p[x, i] - p[x, j])[:number])
-    return {x for x in flagged if p[x].max() > p[x, given[x]]}
+    by_class: set[int] = set()
+    by_noise_rate: set[int] = set()
+    for i in range(classes):
+        wrong = [(j, counts[i, j] / counts[i].sum() * len(members[i])) for j in range(classes) if j != i and members[i]]
+        number = round(sum(expected for _, expected in wrong))
+        by_class.update(sorted(members[i], key=lambda x: p[x, i])[:number])
+        for j, expected in wrong:
+            by_noise_rate.update(sorted(members[i], key=lambda x: p[x, i] - p[x, j])[: round(expected)])
+    return {x for x in by_class & by_noise_rate if p[x].max() > p[x, given[x]]}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -69,6 +72,7 @@ def test_confident_learning_is_what_the_papers_formulas_say(seed: int) -> None:
     for x, label in enumerate(labels):
         others = np.delete(np.arange(6), label)
         assert found.suggested[x] == others[probabilities[x, others].argmax()]
+        assert found.self_confidence[x] == probabilities[x, label]
         assert found.margin[x] == pytest.approx(probabilities[x, label] - probabilities[x, others].max())
 
 
@@ -310,8 +314,8 @@ def test_from_folds_to_a_run_without_the_wrong_labels(
     clean.main(["--cpu", str(group)])
     printed = capsys.readouterr().out
     rows = read_rows(group / "suspects.csv")
-    scores = [float(row["score"]) for row in rows]
-    assert scores == sorted(scores) and scores[-1] < 0
+    confidences = [float(row["label_probability"]) for row in rows]
+    assert confidences == sorted(confidences) and all(float(row["margin"]) <= 0 for row in rows)
     truth = load_digits().target[:1200]
     wrong = set(np.flatnonzero(flipped(truth, 10) != truth))
     flagged = {int(row["file"].removeprefix("train[")[:-1]) for row in rows if row["flagged"] == "yes"}
