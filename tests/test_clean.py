@@ -23,7 +23,7 @@ from cleaning.report import about_faults
 from common.errors import UserError
 from data.dataset import DataSplits, Subset, load_images
 from options.train import parse_train
-from tests.conftest import fresh_process, write_images
+from tests.conftest import fresh_process, predict, write_images
 from tests.fixtures.flipped_labels import flipped
 
 
@@ -332,6 +332,9 @@ def test_from_folds_to_a_run_without_the_wrong_labels(
     assert test["data"]["val_images"] == len(whole.val)
     assert test["data"]["train_images"] == len(set(whole.train.ids.tolist()) - flagged)
     assert "images of train are left out by suspects.csv" in capsys.readouterr().out
+    (group / "suspects.csv").unlink()  # of no use to the test
+    code, out, _ = predict(capsys, "--weights", tmp_path / "runs" / "less")
+    assert code == 0 and "test accuracy" in out
     refuses_what_is_no_whole_group(group, tmp_path, capsys)
 
 
