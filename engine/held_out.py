@@ -59,7 +59,9 @@ def report_on_test_split(
     return 0
 
 
-def held_out_data(weights: str, data_dir: str | None, content: dict, accelerator: Accelerator) -> DataSplits:
+def held_out_data(
+    weights: str, data_dir: str | None, content: dict, accelerator: Accelerator, *, instead: str = "name images"
+) -> DataSplits:
     """The data set that the weights were trained on, split as it was then.
 
     Args:
@@ -67,6 +69,7 @@ def held_out_data(weights: str, data_dir: str | None, content: dict, accelerator
         data_dir: where to look first.
         content: as `engine/checkpoints/best_weights.py` loads it.
         accelerator: of this process.
+        instead: what else can be done, for the message.
 
     Raises:
         UserError: it is not on this machine, or its test images are no longer the same.
@@ -78,7 +81,7 @@ def held_out_data(weights: str, data_dir: str | None, content: dict, accelerator
         data = load_data(options, accelerator)
     except UserError as error:
         raise UserError(
-            f"no image is named, so the test split of {options.dataset} is wanted, but: {error} (or name images)"
+            f"no image is named, so the test split of {options.dataset} is wanted, but: {error} (or {instead})"
         ) from error
     if not same_names(data.class_names, content["class_names"]) or list(data.shape) != content["shape"]:
         raise UserError(f"the data set {options.dataset} has other classes or sizes than {weights} was trained on")

@@ -3,8 +3,9 @@
 The promises are numbered as they were given: to survive SIGKILL (1), seeds (2), the ledger of samples (3), workers
 (4), processes (5, also across a resume: 6), evaluation (7), drift (8), learning rates (9), accumulation (10), saving
 under SIGKILL (11) and on a full disk (12), damage (13), pickles (14), signals (15), a killed process (16), NaN (17),
-bad images (18), classes (19), options (20), photos, tables of labels, rare classes and repeats (21). There is none for
-16: that the others end when one process is killed is the launcher's doing, and that a relaunch goes on is promise 1.
+bad images (18), classes (19), options (20), photos, tables of labels, rare classes and repeats (21), several labels
+(22), exported files (23). There is none for 16: that the others end when one process is killed is the launcher's doing,
+and that a relaunch goes on is promise 1.
 """
 
 from dataclasses import dataclass
@@ -418,5 +419,21 @@ MUTATIONS = [
         "np.linspace(0, 64, radius + 1)",
         "tests/test_clean.py::test_near_pairs_are_those_of_a_comparison_of_all_with_all[2]",
         "assert near_duplicates.near_pairs(hashes, radius).tolist() == expected and expected",
+    ),
+    Mutation(
+        "23 exported files are kept whatever they answer",
+        "deploy/check.py",
+        "return self.held and not self.prepared.largest <= tolerance",
+        "return False",
+        "tests/test_export.py::test_a_file_that_differs_is_not_kept_and_the_exit_code_is_1[mean]",
+        "assert code == 1",
+    ),
+    Mutation(
+        "23 the temperature is left out of exported files",
+        "deploy/classifier.py",
+        "return (logits / self.temperature).softmax(1)",
+        "return logits.softmax(1)",
+        "tests/test_export.py::test_colour_temperature_and_views_are_in_the_file[torchscript-crop]",
+        "assert np.abs(found - expected).max() < ",
     ),
 ]

@@ -140,7 +140,10 @@ class Classification(Task):
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Logits (B, K) of uint8 (B, H, W, C), averaged over the views of `tta`."""
-        inputs = self.inputs(images)
+        return self.over_views(model, self.inputs(images))
+
+    def over_views(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """Logits (B, K) of normalised inputs (B, C, H, W), averaged over the views of `tta`."""
         if self.tta == "none":
             return model(inputs)
         if self.tta == "flip":

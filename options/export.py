@@ -1,0 +1,92 @@
+"""The command line of export.py, and the names of the formats that it writes."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.errors import UserError
+from options.parser import POSITIVE, Parser, number, path, weights_file
+from options.schema import Role, add_arguments, option
+
+FORMATS = ("onnx", "pt2", "torchscript", "safetensors")
+# Rounding differs by 1e-6 from library to library; a wrong mean, resizing or temperature makes hundreds of times this.
+TOLERANCE = 1e-4
+
+
+def parse_formats(text: str) -> list[str]:
+    """An argparse type: names of FORMATS, separated by commas, each once."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in FORMATS:
+            raise argparse.ArgumentTypeError(
+                f"unknown format '{name}': give some of {', '.join(FORMATS)}, separated by commas"
+            )
+    return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """All options of export.py."""
+
+    weights: str = option(
+        None, "a run's best.pth, or its folder", type=weights_file, required=True, metavar="FILE|RUN", role=Role.COMMAND
+    )
+    format: list[str] = option(
+        ["onnx"],
+        f"formats to write, separated by commas: {', '.join(FORMATS)} (default: onnx)",
+        type=parse_formats,
+        metavar="LIST",
+    )
+    int8: bool = option(
+        False,
+        "also write an ONNX file of 8-bit weights and activations, calibrated on training images",
+        action="store_true",
+    )
+    calibrate: int = option(200, "training images that --int8 is calibrated on", type=POSITIVE, metavar="N")
+    output: str | None = option(None, "folder for the files (default: beside the weights)", type=path, metavar="DIR")
+    check: list[str] = option(
+        [],
+        "images and folders to check the files by (default: the test split that the weights were tested on)",
+        type=path,
+        nargs="+",
+        metavar="IMAGE|FOLDER",
+    )
+    limit_test: int | None = option(
+        None, "test images to check the files by, spread evenly (default: all)", type=POSITIVE, metavar="N"
+    )
+    tolerance: float = option(
+        TOLERANCE,
+        "largest difference of a probability from the model's own, on images of its size, beyond which nothing is "
+        "kept; of --int8 it is only reported",
+        type=number(float, 0, 1),
+        metavar="X",
+    )
+    batch_size: int | None = option(
+        None, "images per batch of the check (default: as in training)", type=POSITIVE, metavar="N"
+    )
+    data_dir: str | None = option(
+        None,
+        "where the run's data set is now: the folder that holds it, or, for your own images, that folder itself "
+        "(default: as in training, else $SAMELOOP_DATA)",
+        metavar="DIR",
+    )
+
+
+def parse_export(argv: Sequence[str] | None = None) -> ExportOptions:
+    """Parse export.py's options.
+
+    Raises:
+        UserError: an unknown option, a value out of range, --int8 without onnx, or --limit-test with --check.
+    """
+    parser = Parser(
+        prog="export.py",
+        usage="%(prog)s --weights FILE|RUN [options]",
+        description="Write a trained classifier as a file that other programs run, and check it against the model.",
+    )
+    add_arguments(parser.add_argument, ExportOptions)
+    args = parser.parse_args(argv)
+    if args.int8 and "onnx" not in args.format:
+        raise UserError("--int8 quantizes the ONNX file: add onnx to --format, or leave it out")
+    if args.check and args.limit_test:
+        raise UserError("--limit-test is of the test split, and --check names other images: leave one of them out")
+    return ExportOptions(**vars(args))
