@@ -89,6 +89,7 @@ def content_of(best: Path, name: str, shape: tuple[int, int, int], geometry: Geo
         noise = torch.randn(8, *input_shape)
         *_, weight, bias = model.parameters()  # of the last layer, which may have no bias
         layer = weight if bias.ndim == 1 else bias
+        layer.normal_()  # timm begins some with zeros
         layer.mul_(1 / model(noise).std(0).mean())
         if layer is weight:
             bias.sub_(model(noise).mean(0))
