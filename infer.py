@@ -3,6 +3,7 @@
     python infer.py --weights runs/<run>/best.pth photo.png holiday/
     python infer.py --weights runs/<run>/best.pth
     python infer.py --weights runs/<run>/best.pth --dataset other_photos/
+    python infer.py --weights model.onnx photo.png
     python infer.py --weights runs/<run>/best.pth --explain gradcam,occlusion photo.png
 
 Needs nothing but the weights file and the images. Exit code 1 when some of the images could not be read.
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from common import console
 from common.errors import UserError, exit_on_user_error
 from engine.runtime.peers import failing_together
-from options.infer import InferOptions, parse_infer
+from options.infer import EXPORTED, InferOptions, parse_infer
 
 if TYPE_CHECKING:
     from tasks.classification.predictor import Predictor
@@ -35,6 +36,10 @@ def infer(args: InferOptions) -> int:
     from engine.runtime import hardware
     from tasks import task_class
 
+    if Path(args.weights).suffix in EXPORTED:
+        from deploy import answers
+
+        return answers.answer(args)
     content = best_weights.load(Path(args.weights))
     paths, left_out = find_images(args.images)
     if left_out and console.is_first_process():

@@ -11,7 +11,7 @@ from data.decode_all import Way
 from data.label_files import LabelFile
 from data.prepare import AUTO, Wanted, prepare
 from data.readers import UNLABELLED, RawSplit, Selection, open_splits, read_labelled_splits
-from data.sources import find_source
+from data.sources import Source, find_source
 from data.split_names import KEYWORDS
 
 PREFERRED = ("test", "validation", "train")  # what is judged on where nobody says what
@@ -36,32 +36,51 @@ class Judged:
     remarks: list[str]
 
 
-def load_judged(
+@dataclass(frozen=True)
+class OpenSplit:
+    """A labelled split that is open, its images still encoded.
+
+    Attributes:
+        name: of the data set and the split.
+        source, selection, table: what it was opened by.
+        raw: its images, labels and classes.
+        key: what tells it from other splits of the source.
+        remarks: what a person should know of how the source was understood, in sentences.
+    """
+
+    name: str
+    source: Source
+    selection: Selection
+    table: LabelFile | None
+    raw: RawSplit
+    key: tuple[str, str]
+    remarks: list[str]
+
+
+def open_judged(
     dataset: str,
     data_dir: str | None,
-    way: Way,
     *,
     split: str | None = None,
     table: LabelFile | None = None,
     selection: Selection | None = None,
     skip_bad_images: bool = False,
-) -> Judged:
-    """Find, read and prepare a labelled split.
+) -> OpenSplit:
+    """Find and open a labelled split.
 
     Args:
         dataset, data_dir: as `load_images` takes them.
-        way: how the model's images were prepared.
         split: "train", "validation", "test" or a name of the source's own; None: the first there is of PREFERRED.
         table: of the labels of a folder of images, where they are in one.
         selection: of a table of images: its columns.
-        skip_bad_images: leave out what cannot be decoded or has no label, instead of refusing.
+        skip_bad_images: leave out rows of `table` without a label or an image, instead of refusing.
 
     Raises:
-        UserError: there is no such data set, split or label, or images cannot be read.
+        UserError: there is no such data set, split or label.
     """
     source, selection = find_source(dataset, data_dir), selection or Selection()
     if source.kind == "digits":
-        return _digits(way, split)
+        raise UserError("--dataset digits: they are no files, which this needs: give a folder or a Hub id")
     if source.kind == "url":
         raise UserError(
             f"--dataset {dataset}: an address is streamed from in training alone: give a Hub id or a folder"
@@ -70,19 +89,40 @@ def load_judged(
         selection.refuse(source.name)
     own_name = split if split is not None and split not in KEYWORDS and source.kind != "tree" else None
     if own_name:
-        selection = Selection(**{**vars(selection), "test": own_name})
+        selection = replace(selection, test=own_name)
     if table is None:
         splits, remarks = open_splits(source, selection)
     else:
         splits, remarks = read_labelled_splits(source, table, skip_bad_images, of_all=True)
     chosen = "test" if own_name else _choose(dataset, splits, split)
+    name = f"{source.name}-{own_name or chosen}"
+    return OpenSplit(name, source, selection, table, splits[chosen], (chosen, own_name or ""), remarks)
+
+
+def load_judged(
+    dataset: str, data_dir: str | None, way: Way, *, split: str | None = None, skip_bad_images: bool = False, **how
+) -> Judged:
+    """Find, read and prepare a labelled split.
+
+    Args:
+        way: how the model's images were prepared.
+        skip_bad_images: leave out what cannot be decoded or has no label, instead of refusing.
+
+        The others are those of `open_judged`.
+
+    Raises:
+        UserError: there is no such data set, split or label, or images cannot be read.
+    """
+    if find_source(dataset, data_dir).kind == "digits":
+        return _digits(way, split)
+    found = open_judged(dataset, data_dir, split=split, skip_bad_images=skip_bad_images, **how)
     wanted = Wanted(AUTO, skip_bad_images=skip_bad_images, way=way)
-    decoded = prepare(source, selection, table, wanted, ({"train": splits[chosen]}, remarks), chosen, own_name or "")
+    opened = {"train": found.raw}, found.remarks
+    decoded = prepare(found.source, found.selection, found.table, wanted, opened, *found.key)
     arrays = decoded.splits["train"]
     if not len(arrays.labels):
-        raise UserError(f"{dataset}: no image of {chosen} is left to judge by")
-    name = f"{source.name}-{own_name or chosen}"
-    return Judged(name, arrays, decoded.class_names, decoded.label_sets, decoded.remarks)
+        raise UserError(f"{dataset}: no image of {found.name} is left to judge by")
+    return Judged(found.name, arrays, decoded.class_names, decoded.label_sets, decoded.remarks)
 
 
 def _choose(dataset: str, splits: dict[str, RawSplit], wanted: str | None) -> str:

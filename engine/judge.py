@@ -63,20 +63,21 @@ def report_on_data_set(
 def _load(args: InferOptions, task: Task) -> Judged:
     if not task.of_classes:
         raise UserError("--dataset is for models of classes, which this one is not: name images")
-    several = task.several_labels
-    selection = Selection(args.image_column, args.label_column, config=args.hub_config, several=several)
+    way = Way(task.image_shape, task.ranges, task.geometry)
+    return load_judged(args.dataset, args.data_dir, way, **how_to_open(args, several=task.several_labels))
+
+
+def how_to_open(args: InferOptions, *, several: bool = False) -> dict:
+    """The arguments of `open_judged` that the options give; `several`: whether an image has several labels."""
     table = None
     if args.labels is not None:
         table = LabelFile(args.labels, args.image_column, args.label_column, args.split_column, several=several)
-    return load_judged(
-        args.dataset,
-        args.data_dir,
-        Way(task.image_shape, task.ranges, task.geometry),
-        split=args.split,
-        table=table,
-        selection=selection,
-        skip_bad_images=args.skip_bad_images,
-    )
+    return {
+        "split": args.split,
+        "table": table,
+        "selection": Selection(args.image_column, args.label_column, config=args.hub_config, several=several),
+        "skip_bad_images": args.skip_bad_images,
+    }
 
 
 def as_test(found: Judged, task: Task, ignore_classes: bool) -> DataSplits:
@@ -85,30 +86,59 @@ def as_test(found: Judged, task: Task, ignore_classes: bool) -> DataSplits:
     Raises:
         UserError: it has classes that the model does not know, and these are not to be ignored; or none that it knows.
     """
-    known = shared(found.class_names, [[name] for name in task.class_names])
     arrays, sets = found.arrays, found.label_sets
-    number = np.array([known.get(label, -1) for label in range(len(found.class_names))])
     there = np.unique(arrays.labels) if sets is None else np.flatnonzero(sets[np.unique(arrays.labels)].any(0))
-    extra = [found.class_names[label] for label in there if number[label] < 0]
-    if len(extra) == len(there):
-        raise UserError(
-            f"{found.name} has no class of the model: it has {named(found.class_names)}, the model "
-            f"{named(task.class_names)}"
-        )
-    if extra and not ignore_classes:
-        hint = did_you_mean(near(extra[0], task.class_names, 1), before="; ")
-        raise UserError(
-            f"{found.name} has classes that the model does not know: {named(extra)}{hint}; give --ignore-classes to "
-            "leave their images out"
-        )
+    number = match_classes(found.name, found.class_names, there, task.class_names, ignore_classes)
     if sets is None:
         labels = number[arrays.labels]
         ids = np.flatnonzero(labels >= 0)
     else:
         labels, ids = arrays.labels, np.arange(len(arrays.labels))
         sets = _renumbered(sets, number, len(task.class_names))
-    absent = [name for row, name in enumerate(task.class_names) if row not in number[there]]
-    return _splits(found, task, replace(arrays, labels=labels), ids, sets, _remarks(found, extra, absent, len(ids)))
+    remarks = [f"note: {sentence}" for sentence in found.remarks]
+    remarks += about_classes(found.class_names, there, number, task.class_names, len(arrays.labels) - len(ids))
+    bad = len(arrays.bad_images)
+    remarks += [f"note: {bad} images are left out, without a label or unreadable"] if bad else []
+    return _splits(found, task, replace(arrays, labels=labels), ids, sets, remarks)
+
+
+def match_classes(name: str, own: list[str], there: np.ndarray, known: list[str], ignore_classes: bool) -> np.ndarray:
+    """The model's number of each class of a labelled set, by name; -1 of those that it does not know.
+
+    Args:
+        name: of the set; `own`: its classes; `there`: those of them that have images.
+        known: the model's classes.
+        ignore_classes: whether the set may have others too.
+
+    Raises:
+        UserError: it has, and may not; or it has none that the model knows.
+    """
+    rows = shared(own, [[name] for name in known])
+    number = np.array([rows.get(label, -1) for label in range(len(own))])
+    extra = [own[label] for label in there if number[label] < 0]
+    if len(extra) == len(there):
+        raise UserError(f"{name} has no class of the model: it has {named(own)}, the model {named(known)}")
+    if extra and not ignore_classes:
+        hint = did_you_mean(near(extra[0], known, 1), before="; ")
+        raise UserError(
+            f"{name} has classes that the model does not know: {named(extra)}{hint}; give --ignore-classes to "
+            "leave their images out"
+        )
+    return number
+
+
+def about_classes(own: list[str], there: np.ndarray, number: np.ndarray, known: list[str], left_out: int) -> list[str]:
+    """Sentences about the classes that the model does not know, with images left out, and about those not there."""
+    extra = [own[label] for label in there if number[label] < 0]
+    absent = [name for row, name in enumerate(known) if row not in number[there]]
+    sentences = []
+    if extra:
+        words = f"{named(extra)} ({left_out:,} images)"
+        sentences.append(f"note: classes that the model does not know are ignored: {words}")
+    if absent:
+        words = f"{len(absent)} of the model's classes ({named(absent)})"
+        sentences.append(f"note: no image of {words}: averages are over the others")
+    return sentences
 
 
 def _renumbered(sets: np.ndarray, number: np.ndarray, classes: int) -> np.ndarray:
@@ -116,19 +146,6 @@ def _renumbered(sets: np.ndarray, number: np.ndarray, classes: int) -> np.ndarra
     renumbered = np.zeros((len(sets), classes), dtype=np.uint8)
     renumbered[:, number[number >= 0]] = sets[:, number >= 0]
     return renumbered
-
-
-def _remarks(found: Judged, extra: list[str], absent: list[str], kept: int) -> list[str]:
-    remarks = [f"note: {sentence}" for sentence in found.remarks]
-    left_out = len(found.arrays.labels) - kept
-    if extra:
-        remarks.append(f"note: classes that the model does not know are ignored: {named(extra)} ({left_out:,} images)")
-    if absent:
-        remarks.append(
-            f"note: no image of {len(absent)} of the model's classes ({named(absent)}): averages are over the others"
-        )
-    bad = len(found.arrays.bad_images)
-    return [*remarks, f"note: {bad} images are left out, without a label or unreadable"] if bad else remarks
 
 
 def _splits(

@@ -11,6 +11,7 @@ from options.training import TTA
 
 CAMS = ("gradcam", "gradcam++", "scorecam", "eigencam")  # of a layer's feature maps
 OF_PIXELS = ("integrated-gradients", "occlusion")  # of the pixels themselves, for any model
+EXPORTED = (".onnx", ".pt2", ".torchscript")  # files of export.py that run by themselves
 COUNT = 10  # images that a metric is taken from, of each class where they have one
 METHODS = (*CAMS, *OF_PIXELS)
 
@@ -39,7 +40,12 @@ class PredictOptions:
         positional=True,
     )
     weights: str = option(
-        None, "a run's best.pth, or its folder", type=weights_file, required=True, metavar="FILE|RUN", role=Role.COMMAND
+        None,
+        "a run's best.pth, or its folder; or a file of export.py (.onnx, .pt2, .torchscript)",
+        type=weights_file,
+        required=True,
+        metavar="FILE|RUN",
+        role=Role.COMMAND,
     )
     topk: int = option(5, "number of classes per image", type=POSITIVE, metavar="K")
     reject: float | None = option(

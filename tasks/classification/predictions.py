@@ -83,16 +83,16 @@ def predict_unlabelled(
     return f"{len(data.unlabelled):,} images without labels: their classes are in {UNLABELLED_FILE}"
 
 
-def answers(task: Task, names: list[str], probabilities: np.ndarray, labels: np.ndarray) -> str:
+def answers(class_names: list[str], names: list[str], probabilities: np.ndarray, labels: np.ndarray) -> str:
     """test.csv: of each image its name, true class, loss (cross-entropy in nats) and likeliest classes.
 
     Args:
-        names: of the images; `labels`: their true classes, int64 (N,).
+        class_names: of each label; `names`: of the images; `labels`: their true classes, int64 (N,).
         probabilities: float32 (N, K).
     """
-    true = [task.class_names[label] for label in labels]
+    true = [class_names[label] for label in labels]
     chosen = probabilities[np.arange(len(labels)), labels].clip(min=np.finfo(np.float32).tiny)
-    found = rows(names, probabilities, task.class_names, TOPK, true)
+    found = rows(names, probabilities, class_names, TOPK, true)
     return as_csv([{**row, "loss": float(loss)} for row, loss in zip(found, -np.log(chosen), strict=True)])
 
 

@@ -44,7 +44,8 @@ def test_report(
     if not accelerator.is_main_process:
         return report, probabilities
     write_json(folder / "test.json", report)
-    write_text(folder / "test.csv", predictions.answers(task, data.test.names(), probabilities, labels.numpy()))
+    answers = predictions.answers(data.class_names, data.test.names(), probabilities, labels.numpy())
+    write_text(folder / "test.csv", answers)
     console.status("drawing pictures")
     title = f"{data.name}, test set: {percent(metrics['accuracy'])} of {metrics['samples']:,} right"
     confusion.plot_confusion(
