@@ -23,6 +23,7 @@ from options.clean import CleanOptions
 SUSPECTS = (NAME, "label", "suggested", "label_probability", "suggested_probability", "margin", FLAGGED)
 DUPLICATES = ("kind", "group", NAME, "part", "label", "labels_differ")
 NAMED_AT_ONCE = 5
+WEAK = 0.6  # share of the labels that runs have to agree with
 
 
 def clean(args: CleanOptions) -> None:
@@ -50,17 +51,22 @@ def clean(args: CleanOptions) -> None:
     pool = Pool({"train": found.train, "test": found.test})
     faults = find_faults(pool, args.radius)
     _write(output / "duplicates.csv", DUPLICATES, _duplicate_rows(pool, faults, found.class_names))
-    say("\n".join([_about_labels(found, suspects, flagged), *about_faults(pool, faults, found.class_names)]))
+    say("\n".join([about_labels(len(found.train), suspects, flagged), *about_faults(pool, faults, found.class_names)]))
     say(f"open     {output / 'suspects.png'}, suspects.csv, duplicates.csv")
     if len(flagged):
         say(f"exclude  python train.py ... --exclude {quote(str(output / 'suspects.csv'))}")
 
 
-def _about_labels(found: OutOfFold, suspects: np.ndarray, flagged: np.ndarray) -> str:
-    total = len(found.train)
-    return (
+def about_labels(total: int, suspects: np.ndarray, flagged: np.ndarray) -> str:
+    """A line for the screen, and another where the runs know too little to be believed."""
+    agreed = 1 - len(suspects) / total
+    line = (
         f"labels   {len(flagged):,} of {total:,} probably wrong ({percent(len(flagged) / total)}), among "
         f"{len(suspects):,} that the runs predict otherwise"
+    )
+    weak = f"warning: the runs are right on {percent(agreed)} only: most of what they call wrong is their own mistake; "
+    return (
+        line if agreed >= WEAK else f"{line}\n{weak}train longer, or from --pretrained weights, before you believe it"
     )
 
 

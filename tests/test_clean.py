@@ -19,7 +19,7 @@ import clean
 import train
 from cleaning import confident_learning, near_duplicates
 from cleaning.faults import Faults, Pool, find_faults
-from cleaning.report import about_faults
+from cleaning.report import about_faults, about_labels
 from common.errors import UserError
 from data.dataset import DataSplits, Subset, load_images
 from options.train import parse_train
@@ -323,7 +323,7 @@ def test_from_folds_to_a_run_without_the_wrong_labels(
     assert len(flagged & wrong) / len(flagged) > 0.7
     right = [str(truth[int(row["file"][6:-1])]) == row["suggested"] for row in rows if row["flagged"] == "yes"]
     assert np.mean(right) > 0.7
-    assert f"labels   {len(flagged)} of 1,200 probably wrong" in printed
+    assert f"labels   {len(flagged)} of 1,200 probably wrong" in printed and "own mistake" not in printed
     with Image.open(group / "suspects.png") as sheet:
         assert min(sheet.size) > 500
     assert {row["kind"] for row in read_rows(group / "duplicates.csv")} <= {"exact", "near", "blank", "tiny"}
@@ -336,6 +336,11 @@ def test_from_folds_to_a_run_without_the_wrong_labels(
     code, out, _ = predict(capsys, "--weights", tmp_path / "runs" / "less")
     assert code == 0 and "test accuracy" in out
     refuses_what_is_no_whole_group(group, tmp_path, capsys)
+
+
+def test_runs_that_know_little_are_not_to_be_believed() -> None:
+    assert "warning: the runs are right on 40.00 % only" in about_labels(10, np.arange(6), np.arange(3))
+    assert "warning" not in about_labels(10, np.arange(4), np.arange(3))
 
 
 def refuses_what_is_no_whole_group(group: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
