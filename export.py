@@ -2,12 +2,12 @@
 
     python export.py --weights runs/<run> --format onnx,pt2 --int8
     python export.py --weights runs/<run>/best.pth --check holiday/
+    python export.py --weights runs/<run> --push OWNER/NAME
 
 Exit code 1, with nothing written, when a file's probabilities differ from the model's own by more than --tolerance.
 """
 
 import sys
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,25 +27,21 @@ def export(args: ExportOptions) -> int:
     """Write and check what `args` asks for; returns the exit code."""
     console.status("loading PyTorch")
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
-    from deploy import check
+    from deploy import check, publish
+    from deploy.staging import put_in_place, staging
     from tasks.inference import folder_beside, tell_unreadable
 
+    if args.push or args.card_only:
+        publish.publish(args)
+        return 0
     job = begin(args)
     folder = Path(args.output) if args.output else folder_beside(args.weights, "export")
-    is_new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unchecked-", dir=folder) as staged:
-            console.status("writing")
-            results = job.run(Path(staged))
-            console.say(check.as_text(results))
-            tell_unreadable(job.unreadable, len(job.paths))
-            written = [] if refused(args, results) else put_in_place(Path(staged), folder)
-    except OSError as error:
-        raise UserError(f"--output {folder}: {error.strerror or error}; give a folder with room") from error
-    finally:
-        if is_new and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    with staging(folder) as staged:
+        console.status("writing")
+        results = job.run(staged)
+        console.say(check.as_text(results))
+        tell_unreadable(job.unreadable, len(job.paths))
+        written = [] if refused(args, results) else put_in_place(staged, folder)
     if written:
         console.say(f"written  {', '.join(str(path) for path in written)}")
     return 0 if written else 1
@@ -55,16 +51,14 @@ def begin(args: ExportOptions) -> "Job":
     """Read the weights and find what to check by, before anything is written."""
     from data.folders import find_images
     from deploy import formats
+    from deploy.classifier import load_content
     from deploy.job import Job
     from deploy.pictures import held_out_splits
     from engine.checkpoints import best_weights
     from engine.runtime.accelerator import start_accelerator
 
     formats.check_installed(args.format)
-    content = best_weights.load(Path(args.weights))
-    learned = content["options"].get("task", "classify")
-    if learned != "classify":
-        raise UserError(f"--weights {args.weights}: of --task {learned}, and only classifiers can be exported")
+    content = load_content(args.weights)
     paths, _ = find_images(args.check)
     accelerator, _ = start_accelerator(InferOptions(weights=args.weights, cpu=True, mixed_precision="no"))
     if accelerator.num_processes > 1:
@@ -85,20 +79,6 @@ def refused(args: ExportOptions, results: list["Result"]) -> bool:
             f"{args.tolerance:g}: nothing was written"
         )
     return bool(beyond)
-
-
-def put_in_place(staged: Path, folder: Path) -> list[Path]:
-    """Move all files below `staged` to the same places below `folder`; returns these."""
-    from common.files import flush
-
-    placed = []
-    for path in sorted(path for path in staged.rglob("*") if path.is_file()):
-        target = folder / path.relative_to(staged)
-        target.parent.mkdir(exist_ok=True)
-        path.replace(target)
-        placed.append(target)
-    flush(folder)
-    return placed
 
 
 def main(argv: Sequence[str] | None = None) -> None:

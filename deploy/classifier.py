@@ -1,14 +1,30 @@
 """What is exported: a picture in, probabilities out, with all that lies between them in training and in infer.py."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from deploy.prepare import Prepare
+from engine.checkpoints import best_weights
 from tasks.classification.task import Classification
 
 SIDE = (36, 52)  # height and width of the picture that graphs are recorded with: any would do that is not the model's
+
+
+def load_content(weights: str) -> dict:
+    """What best.pth holds, of a classifier.
+
+    Raises:
+        UserError: there is no such file, or it is of another task.
+    """
+    content = best_weights.load(Path(weights))
+    learned = content["options"].get("task", "classify")
+    if learned != "classify":
+        raise UserError(f"--weights {weights}: of --task {learned}, and only classifiers can be exported")
+    return content
 
 
 class Views(nn.Module):

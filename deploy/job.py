@@ -10,6 +10,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.files import write_atomically
+from common.hub import local_file
 from data.dataset import DataSplits
 from deploy import check, formats, weights_folder
 from deploy.classifier import Classifier, Views, build_classifier
@@ -91,7 +92,7 @@ class Job:
 
     def own_row(self, classifier: Classifier, expected: Answers) -> check.Result:
         """The first line of the table."""
-        path = Path(self.args.weights)
+        path = local_file(self.args.weights, "--weights")
         prepared = (Batch(batch.images, batch.images, batch.labels) for batch in self.batches())
         alone = [(answers, None) for answers, _ in expected]
         return check.compare(

@@ -41,7 +41,7 @@ class PredictOptions:
     )
     weights: str = option(
         None,
-        "a run's best.pth, or its folder; or a file of export.py (.onnx, .pt2, .torchscript)",
+        "a run's best.pth, its folder, or hf:OWNER/NAME on the Hub; or a file of export.py (.onnx, .pt2, .torchscript)",
         type=weights_file,
         required=True,
         metavar="FILE|RUN",

@@ -14,6 +14,7 @@ import yaml
 from common.console import ignore_closed_stdout, say
 from common.errors import UserError
 from common.files import exists, is_folder
+from common.hub import is_on_hub
 from common.suggest import did_you_mean, near
 from common.version import VERSION
 from data.augment.spec import make_a_whole
@@ -131,7 +132,13 @@ def key_value(text: str) -> tuple[str, object]:
 
 
 def weights_file(text: str) -> str:
-    """An argparse type: a file of weights, or the folder of a run, which stands for the best.pth in it."""
+    """An argparse type: a file of weights, the folder of a run, which stands for the best.pth in it, or hf:OWNER/NAME.
+
+    Raises:
+        UserError: what begins with hf: is not hf:OWNER/NAME.
+    """
+    if is_on_hub(text):
+        return text
     file = Path(path(text))
     return str(file / "best.pth" if is_folder(file) else file)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import models
 from common.errors import UserError
+from common.hub import is_on_hub
 from data.sources import NAMED, from_anywhere
 from options import resumed
 from options.groups import GROUPS, OPTIONS, CommandOptions, TrainOptions
@@ -55,7 +56,8 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainOptions:
     if args.exclude is not None:
         args.exclude = str(Path(args.exclude).absolute())
     if args.pretrained not in (None, HUB):
-        args.pretrained = str(Path(weights_file(args.pretrained)).expanduser().absolute())
+        found = weights_file(args.pretrained)
+        args.pretrained = found if is_on_hub(found) else str(Path(found).expanduser().absolute())
     if args.match_classes and args.pretrained is None:
         raise UserError("--match-classes needs the weights of --pretrained")
     if args.patience and args.val_fraction == 0:

@@ -170,8 +170,8 @@ class FineTuningOptions:
 
     pretrained: str | None = option(
         None,
-        "initial weights: a .safetensors or .pth file, a run's best.pth, or without FILE the Hub's for a timm "
-        "model; a head for other classes stays new (default: random weights)",
+        "initial weights: a .safetensors or .pth file, a run's best.pth, hf:OWNER/NAME, or without FILE the Hub's for "
+        "a timm model; a head for other classes stays new (default: random weights)",
         type=path,
         nargs="?",
         const=HUB,

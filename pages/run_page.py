@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 
@@ -37,7 +38,7 @@ def write_report(folder: Path, title: str, lines: list[str]) -> None:
     shown = {key: test[key] for key in ("per_class", "calibration", "uncalibrated") if test.get(key)}
     if matrix is not None and len(matrix) <= MOST_CLASSES:
         shown["confusion_matrix"] = matrix
-    options = _options(folder / "args.yaml")
+    options = changed_options(_yaml(folder / "args.yaml"))
     content = {
         "title": title,
         "lines": lines,
@@ -112,11 +113,12 @@ def _mistakes(path: Path) -> list[list]:
     return sorted(finite, key=lambda row: -row[3])[:MOST_ROWS]
 
 
-def _options(path: Path) -> list[list[str]]:
+def _yaml(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def changed_options(options: Mapping) -> list[list[str]]:
     """[option, value, default] of those that differ from their defaults."""
-    if not path.exists():
-        return []
-    options = yaml.safe_load(path.read_text(encoding="utf-8"))
     rows = []
     for name, value in options.items():
         found = OPTIONS.get(name)

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from common.hub import SCHEME, is_on_hub
 from common.progress import track
 from data.decode import UNREADABLE, loses_values, read_image
 from tasks.base import Task
@@ -79,8 +80,10 @@ def tell_unreadable(unreadable: list[str], total: int) -> None:
 def folder_beside(weights: str, purpose: str) -> Path:
     """The folder for what is made with a file of weights: beside it, or in the working directory where that cannot be.
 
-    `runs/first/best.pth` of a read-only disk has its test in `first-best-test`.
+    `runs/first/best.pth` of a read-only disk has its test in `first-best-test`, hf:me/pets in `me-pets-test`.
     """
+    if is_on_hub(weights):
+        return Path(f"{weights.removeprefix(SCHEME).replace('/', '-')}-{purpose}")
     path = Path(weights).absolute()
     beside = Path(weights).parent / f"{path.stem}-{purpose}"
     writable = os.access(beside if beside.is_dir() else beside.parent, os.W_OK | os.X_OK)

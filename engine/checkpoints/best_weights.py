@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import tasks
 from common.errors import UserError
 from common.files import write_atomically
+from common.hub import is_on_hub, local_file
 from common.suggest import did_you_mean
 from data.geometry import from_dict
 from engine.checkpoints.store import load_weights
@@ -36,13 +37,14 @@ def save(path: Path, weights: dict[str, Tensor], description: dict) -> None:
 
 
 def load(path: Path) -> dict:
-    """Read what `save` wrote; nothing in the file is executed.
+    """Read what `save` wrote, a file or the Hub's hf:OWNER/NAME; nothing in it is executed.
 
     Raises:
         UserError: there is no such file, or it is not one of ours.
     """
+    file_path = local_file(path.as_posix(), "--weights") if is_on_hub(path.as_posix()) else path
     try:
-        with path.open("rb") as file:
+        with file_path.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         hint = did_you_mean(near_runs(path.parent), before="; ")

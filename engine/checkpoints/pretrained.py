@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import models
 from common.errors import ImpossibleOptions
+from common.hub import local_file
 from data.class_folders import same_names
 from engine.checkpoints import best_weights, class_matching
 from engine.checkpoints.store import differences, with_tied
@@ -128,11 +129,12 @@ def _check_fit(
 
 
 def _read(path: str) -> dict:
-    """What a .safetensors file, or a file of torch.save that holds no code, contains."""
+    """What a .safetensors file, a file of torch.save that holds no code, or the Hub's hf:OWNER/NAME contains."""
+    file = local_file(path, "--pretrained")
     try:
         if path.endswith(".safetensors"):
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ImpossibleOptions(f"--pretrained {path}: {error.strerror or error}; give a file of weights") from error
     except SafetensorError as error:
