@@ -1,8 +1,11 @@
 """Weights on the Hugging Face Hub: `hf:OWNER/NAME` stands for the best.pth there wherever weights can be named."""
 
+import os
 import re
+import socket
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlparse
 
 from common.errors import UserError
 
@@ -29,6 +32,20 @@ def is_on_hub(weights: str) -> bool:
     return True
 
 
+def answers() -> bool:
+    """Whether the Hub can be reached, so that nobody waits through half a minute of retries where it cannot."""
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return False
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True
+    endpoint = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
 @cache  # so that a process that reads them several times has the same commit each time
 def local_file(weights: str, option: str) -> Path:
     """The file of `weights`: downloaded into huggingface_hub's cache where they are named hf:OWNER/NAME.
@@ -45,7 +62,7 @@ def local_file(weights: str, option: str) -> Path:
     from huggingface_hub import errors, hf_hub_download
 
     try:
-        return Path(hf_hub_download(weights.removeprefix(SCHEME), BEST))
+        return Path(hf_hub_download(weights.removeprefix(SCHEME), BEST, local_files_only=not answers()))
     except errors.RepositoryNotFoundError as error:
         remedy = "check the name, or log in with 'hf auth login'"
         raise UserError(f"{option} {weights}: not on the Hub, or not for you to see: {remedy}") from error

@@ -4,15 +4,13 @@ import errno
 import hashlib
 import json
 import math
-import os
 import re
-import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlparse
 
+from common import hub
 from common.errors import UserError
 from data.class_folders import same_form
 from data.sources import BUILT_IN, Source
@@ -55,7 +53,7 @@ def opening(source: Source, config: str | None) -> Iterator["datasets.DatasetBui
     if source.kind == "parquet" and set("[]*?") & set(source.where):
         raise UserError(f"{source.where}: `datasets` reads [ ] * ? in a folder's name as a pattern: rename it")
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said here, in one line
-    if source.kind == "hub" and not _hub_answers():
+    if source.kind == "hub" and not hub.answers():
         # A copy from an earlier download still loads; without this a missing one costs half a minute of retries.
         datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
@@ -114,19 +112,6 @@ def fingerprint(builder: "datasets.DatasetBuilder") -> str:
     found = builder.config.data_files or {}
     files = {split: [list(files), files.origin_metadata] for split, files in found.items()}
     return hashlib.sha256(f"{builder.config_id} {builder.hash} {files}".encode()).hexdigest()
-
-
-def _hub_answers() -> bool:
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        return False
-    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-        return True
-    endpoint = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    try:
-        socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=3).close()
-    except OSError:
-        return False
-    return True
 
 
 def image_column(table, wanted: str | None, where: str) -> str:
