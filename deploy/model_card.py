@@ -100,12 +100,14 @@ def _what(content: Mapping) -> str:
     names, on_hub = content["class_names"], _hub_data_set(content)
     data = f"[{on_hub}](https://huggingface.co/datasets/{on_hub})" if on_hub else f"`{_data_set(content)}`"
     height, width, channels = content["shape"]
+    side = content["options"].get("input_size")
+    resized = f" and from there to {side}x{side}" if side and (height, width) != (side, side) else ""
     shown = ", ".join(_plain(name) for name in names[:NAMED_CLASSES])
     more = f" and {len(names) - NAMED_CLASSES} more" if len(names) > NAMED_CLASSES else ""
     colour = "grey" if channels == 1 else "colour"
     return (
         f"An image classifier, `{content['model']}`, trained on {data}. It takes {colour} images, brought to "
-        f"{width}x{height} pixels, and names one of {len(names)} classes: {shown}{more}."
+        f"{width}x{height} pixels{resized}, and names one of {len(names)} classes: {shown}{more}."
     )
 
 
@@ -137,11 +139,11 @@ def _limits(content: Mapping, test: Mapping) -> list[str]:
     ]
     counted = sorted((row["support"], name) for name, row in test.get("per_class", {}).items())
     if counted:
-        few = ", ".join(f"{_plain(name)} {support}" for support, name in counted[:FEWEST])
+        few = ", ".join(f"{_plain(name)} ({support})" for support, name in counted[:FEWEST])
         lines.append(f"The classes with the fewest test images, whose figures are the least certain: {few}.")
     twice = test.get("data", {}).get("test_images_also_in_train", 0)
     if twice:
-        lines.append(f"{twice:,} of the {test['samples']:,} test images are in the training set too: it has seen them.")
+        lines.append(f"Test images that are in the training set too, pixel by pixel: {twice:,} of {test['samples']:,}.")
     if content.get("temperature") is None:
         lines.append("Its probabilities were not calibrated.")
     return lines
@@ -162,7 +164,8 @@ def _training(content: Mapping, run: Run) -> str:
         lines.append(f"{notes['train_images']:,} training and {notes['val_images']:,} validation images.")
     if epochs:
         seconds = duration(sum(epoch["seconds"] for epoch in epochs))
-        lines.append(f"{len(epochs)} epochs in {seconds}; the weights are of epoch {run['train']['best_epoch']}.")
+        count = "1 epoch" if len(epochs) == 1 else f"{len(epochs)} epochs"
+        lines.append(f"{count} in {seconds}; the weights are of epoch {run['train']['best_epoch']}.")
     if run["environment"]:
         lines.append(_machine(run["environment"]))
     kept = {name: value for name, value in content["options"].items() if name in OPTIONS and OPTIONS[name].is_compared}

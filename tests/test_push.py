@@ -171,8 +171,8 @@ def test_the_cards_figures_are_those_of_the_test(run: Path, folder: Path) -> Non
     assert rows["macro F1"][0] == percent(test["f1"]["macro"])
     assert rows["calibration error"][0] == percent(test["calibration"]["error"])
     assert test["samples"] == 21 and "On 21 test images" in text
-    assert "fewest test images, whose figures are the least certain: owl 2, dog 7, cat 12." in text
-    assert "1 of the 21 test images are in the training set too" in text
+    assert "fewest test images, whose figures are the least certain: owl (2), dog (7), cat (12)." in text
+    assert "Test images that are in the training set too, pixel by pixel: 1 of 21." in text
     assert rows["--model"] == ["mlp", "cnn"] and rows["--epochs"][0] == "1"
     assert "They say nothing about other kinds of photos" in text
 
