@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import train  # the only script that another one needs: its loop is what is measured
+import train  # its loop is what is measured
 from common import console
 from common.errors import UserError, exit_on_user_error
 from options.bench import BenchOptions, parse_bench
