@@ -49,6 +49,7 @@ def demo(args: DemoOptions) -> None:
 
     predictor = load(args.weights, device="cpu" if args.cpu else None)
     name = Path(args.weights).absolute().parent.name
+    end_on_signals()
     with tempfile.TemporaryDirectory(prefix="sameloop-demo-") as photos:
         os.environ["GRADIO_TEMP_DIR"] = photos
         console.status("starting the page")
@@ -81,18 +82,22 @@ def free_port(host: str, port: int | None) -> int:
     raise UserError(f"--port {port}: is in use; give another one, or leave it out")
 
 
-def end(_number: int, _frame: object) -> None:
-    """Let a signal end the program as an exception does, so that the photos are deleted."""
-    sys.exit(128 + signal.SIGTERM)
+def end_on_signals() -> None:
+    """Let SIGTERM and a closed terminal end the program as an exception does, so that the photos are deleted."""
+
+    def end(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, end)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run with the options in `argv` (default: the command line's) until a signal ends it."""
     warnings.filterwarnings("ignore", module="PIL")  # a photo is read, or the page says why it is not
     with exit_on_user_error():
-        args = parse_demo(argv)
-        signal.signal(signal.SIGTERM, end)
-        demo(args)
+        demo(parse_demo(argv))
 
 
 if __name__ == "__main__":

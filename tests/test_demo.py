@@ -47,7 +47,7 @@ sys.addaudithook(note)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs, cnn_ and mlp, on images of six classes whose names mean something to a browser, and photos/."""
+    """Two runs, of a CNN and of mlp, on images of classes whose names mean something to a browser, and photos/."""
     root, runs = tmp_path_factory.mktemp("data") / "pets", tmp_path_factory.mktemp("runs")
     for seed, name in enumerate(CLASSES):
         write_images(root / name, 12, (16, 16), seed=seed)
@@ -77,10 +77,8 @@ def test_a_mistyped_option_is_one_line(capsys: pytest.CaptureFixture[str], argum
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line with which demo.py refuses `arguments`."""
-    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
         demo.main(arguments)
-    signal.signal(signal.SIGTERM, before)
     out, err = capsys.readouterr()
     assert (ended.value.code, out, err.count("\n")) == (2, "", 1), err
     return err
