@@ -20,12 +20,13 @@ import demo
 import infer
 import train
 from common.errors import UserError
+from engine.checkpoints import best_weights
 from explain import demo_page
 from explain.explained import Explained
 from explain.layers import find_layer
 from explain.pictures import overlay
 from options.demo import HOST, PORTS, parse_demo
-from tests.conftest import REPOSITORY, write_images
+from tests.conftest import REPOSITORY, changed, write_images
 from tests.driver import HANGS
 from tests.test_pages import BROWSER, QUIET, needs_a_browser
 
@@ -138,6 +139,14 @@ def test_a_model_without_maps_shows_classes_alone_and_says_so(runs: Path) -> Non
     classes, picture, says = demo_page.Explainer(predictor)(runs / "photos" / "0.png")
     assert picture is None and "No heat map" in says
     assert classes == dict(list(predictor(runs / "photos" / "0.png").probabilities.items())[:5])
+
+
+def test_weights_of_several_labels_an_image_are_refused(runs: Path, tmp_path: Path) -> None:
+    best = runs / "mlp" / "best.pth"
+    options = {**best_weights.load(best)["options"], "task": "multilabel"}
+    several = changed(best, tmp_path / "several.pth", options=options)
+    with pytest.raises(UserError, match=r"several\.pth: these weights do not name one class an image"):
+        infer.load(str(several), device="cpu")
 
 
 @pytest.fixture(scope="module")
