@@ -1,5 +1,6 @@
 """What is exported: a picture in, probabilities out, with all that lies between them in training and in infer.py."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def build_classifier(content: Mapping, model: nn.Module, task: Classification) -
         content: as `engine/checkpoints/best_weights.py` loads it.
         model, task: as it restores them, on the CPU.
     """
-    model = model.to(memory_format=torch.contiguous_format)
+    model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # ours goes on in its own
     temperature = float(content.get("temperature") or 1.0)
     return Classifier(Views(model, task), Prepare(task), temperature, task.input_shape).eval().requires_grad_(False)
 

@@ -436,4 +436,28 @@ MUTATIONS = [
         "tests/test_export.py::test_colour_temperature_and_views_are_in_the_file[torchscript-crop]",
         "assert np.abs(found - expected).max() < ",
     ),
+    Mutation(
+        "22 a stream goes on one image early",
+        "data/streams/order.py",
+        "place = replace(drawn[-1][1], taken=drawn[-1][1].taken + 1)",
+        "place = drawn[-1][1]",
+        "tests/test_stream.py::test_from_every_step_it_goes_on_as_it_would_have[1]",
+        "assert list(itertools.islice(rest, 6)) == list(itertools.chain(*drawn[step : step + 3]))",
+    ),
+    Mutation(
+        "23 the temperature is kept and not applied",
+        "tasks/classification/task.py",
+        "return (logits.float() / self.temperature).softmax(1)",
+        "return logits.float().softmax(1)",
+        "tests/test_calibration.py::test_it_is_fitted_on_validation_and_changes_no_answer_but_what_they_are_worth",
+        'assert calibrated["loss"] < plain["loss"] and "uncalibrated" not in plain',
+    ),
+    Mutation(
+        "23 a judged set keeps its own numbers of classes",
+        "engine/judge.py",
+        "labels = number[arrays.labels]",
+        "labels = arrays.labels",
+        "tests/test_judge.py::test_classes_are_matched_by_name_whatever_their_order_and_a_missing_one_is_told",
+        'assert {(Path(row["image"]).name, row["true"]): row["class_1"] for row in rows} == expected',
+    ),
 ]
