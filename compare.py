@@ -26,15 +26,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             results,
         )
 
-        reports = [Path(run) for run in args.runs]
+        named = [Path(run) for run in args.runs]
         if (
-            len(reports) > 1
-            and all((path / paired.ANSWERS).exists() for path in reports)
-            and not any((path / "train.json").exists() for path in reports)
+            len(named) > 1
+            and all((path / paired.ANSWERS).exists() for path in named)
+            and not any((path / "train.json").exists() for path in named)
         ):
-            console.say(paired.report(reports))
+            console.say(paired.report(named))
             return
-        folders = results.find_runs([Path(run) for run in args.runs])
+        folders = results.find_runs(named)
         root = Path(os.path.commonpath(folders))
         root = root.parent if root in folders else root
         output = Path(args.output_dir or root)

@@ -1,8 +1,6 @@
 """Images that stay encoded: each is decoded whenever it is asked for."""
 
-import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +13,7 @@ from data.decode import UNREADABLE, complaint, open_image, to_array
 from data.geometry import Geometry
 from data.photo_crops import cropped
 from data.pixel_range import Ranges
+from data.threads import of_a_batch
 
 
 @dataclass(frozen=True)
@@ -74,14 +73,7 @@ class LiveImages:
                     "back as it was, and go on by --resume"
                 ) from error
 
-        threads = torch.get_num_threads()  # one in a worker, which is one of several
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow warns of is harmless: each was decoded before
-            if threads == 1:
-                list(map(fill, range(len(rows))))
-            else:
-                with ThreadPoolExecutor(threads) as pool:
-                    list(pool.map(fill, range(len(rows))))
+        of_a_batch(fill, len(rows))
         return images
 
 

@@ -128,8 +128,32 @@ def balanced_order(ids: np.ndarray, labels: np.ndarray, power: float, seed: int,
     return random.permutation(np.concatenate(drawn))
 
 
+class MicroBatches:
+    """How many micro-batches a sampler yields, and of how many images, from its steps and its share of them."""
+
+    start_step: int
+    total_steps: int
+    global_batch_size: int
+    accumulate: int
+    num_processes: int
+    partners: Callable[[Tensor, Epoch], Tensor] | None
+
+    def __len__(self) -> int:
+        return (self.total_steps - self.start_step) * self.accumulate
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Images of one micro-batch of this process, without partners."""
+        return self.global_batch_size // (self.num_processes * self.accumulate)
+
+    @property
+    def images_at_once(self) -> int:
+        """The same with partners."""
+        return self.micro_batch_size * (1 if self.partners is None else 2)
+
+
 @dataclass
-class TrainSampler:
+class TrainSampler(MicroBatches):
     """Yields one micro-batch after another for one process, from `start_step` to the end of the run.
 
     Attributes:
@@ -158,15 +182,6 @@ class TrainSampler:
     balance: float = 1.0
     repeats: int = 1
     _order: tuple[int, np.ndarray] = field(default=(-1, np.empty(0)), repr=False)  # of the epoch last asked for
-
-    def __len__(self) -> int:
-        return (self.total_steps - self.start_step) * self.accumulate
-
-    @property
-    def images_at_once(self) -> int:
-        """Of one micro-batch of this process, with partners."""
-        images = self.global_batch_size // (self.num_processes * self.accumulate)
-        return images if self.partners is None else 2 * images
 
     def __iter__(self) -> Iterator[Draw]:
         for step in range(self.start_step, self.total_steps):

@@ -1,7 +1,6 @@
 """What is exported: a picture in, probabilities out, with all that lies between them in training and in infer.py."""
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -65,16 +64,16 @@ class Classifier(nn.Module):
         return (logits / self.temperature).softmax(1)
 
 
-def build_classifier(content: Mapping, model: nn.Module, task: Classification) -> Classifier:
+def build_classifier(model: nn.Module, task: Classification) -> Classifier:
     """The classifier of a best.pth, ready to be recorded: on the CPU, in float32, in evaluation mode.
 
     Args:
-        content: as `engine/checkpoints/best_weights.py` loads it.
-        model, task: as it restores them, on the CPU.
+        model, task: as `engine/checkpoints/best_weights.py` restores them, on the CPU.
     """
     model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # ours goes on in its own
-    temperature = float(content.get("temperature") or 1.0)
-    return Classifier(Views(model, task), Prepare(task), temperature, task.input_shape).eval().requires_grad_(False)
+    return (
+        Classifier(Views(model, task), Prepare(task), task.temperature, task.input_shape).eval().requires_grad_(False)
+    )
 
 
 def example(pictures: int = 2) -> Tensor:

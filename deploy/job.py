@@ -55,17 +55,17 @@ class Job:
             OSError: no room or no right to write.
         """
         self.model.eval()
-        classifier = build_classifier(self.content, self.model, self.task)
+        classifier = build_classifier(self.model, self.task)
         expected = [
             (
-                self.answer(classifier, batch.images),
-                None if batch.of_originals is None else self.answer(classifier, batch.of_originals),
+                self.answer(batch.images),
+                None if batch.of_originals is None else self.answer(batch.of_originals),
             )
             for batch in self.batches(self.unreadable)
         ]
         if not expected:
             raise UserError(f"--check {self.args.check[0]}: no image can be read there: {self.unreadable[0]}")
-        results = [self.own_row(classifier, expected)]
+        results = [self.own_row(expected)]
         for format in self.args.format:
             if format == weights_folder.FOLDER:
                 results.append(self.safetensors(folder, classifier, expected))
@@ -78,11 +78,11 @@ class Job:
             results.append(self.int8(folder, expected))
         return results
 
-    def answer(self, classifier: Classifier, images: np.ndarray) -> np.ndarray:
+    def answer(self, images: np.ndarray) -> np.ndarray:
         """The model's own probabilities, float32 (B, K), of uint8 (B, h, w, C): computed as infer.py does."""
         with torch.no_grad():
-            logits = self.task.predict(self.model, torch.from_numpy(images)).float()
-            return (logits / classifier.temperature).softmax(1).numpy()
+            logits = self.task.predict(self.model, torch.from_numpy(images))
+            return self.task.probabilities(logits).numpy()
 
     def batches(self, unreadable: list[str] | None = None) -> Iterator[Batch]:
         """The pictures to check by, read anew each time; `unreadable` gets a line for each that cannot be."""
@@ -90,14 +90,12 @@ class Job:
             return of_files(self.paths, self.task, self.batch_size, [] if unreadable is None else unreadable)
         return of_subset(self.data.test, self.task, self.batch_size, self.args.limit_test)
 
-    def own_row(self, classifier: Classifier, expected: Answers) -> check.Result:
+    def own_row(self, expected: Answers) -> check.Result:
         """The first line of the table."""
         path = local_file(self.args.weights, "--weights")
         prepared = (Batch(batch.images, batch.images, batch.labels) for batch in self.batches())
         alone = [(answers, None) for answers, _ in expected]
-        return check.compare(
-            path.name, path.stat().st_size, lambda images: self.answer(classifier, images), prepared, alone
-        )
+        return check.compare(path.name, path.stat().st_size, self.answer, prepared, alone)
 
     def row(self, path: Path, expected: Answers, *, held: bool = True) -> check.Result:
         """The line of a file that can be run by itself."""

@@ -4,22 +4,19 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 
-from common.console import say
 from common.errors import UserError
 from common.files import exists
 from data.class_folders import same_names
 from data.dataset import DataSplits, changed_parts
 from data.sources import found_again
+from engine.beside import report_beside
 from engine.load import load_data
 from options.groups import TrainOptions, saved_options
 from options.infer import InferOptions
-from pages.run_page import write_report
 from tasks.base import Task
-from tasks.inference import folder_beside
 
 
 def report_on_test_split(
@@ -32,30 +29,8 @@ def report_on_test_split(
 ) -> int:
     """Test on the split that the run held out, with the run's own report, written beside the weights. Returns 0."""
     data = held_out_data(args.weights, args.data_dir, content, accelerator)
-    if data.targets is not None:
-        task.know(torch.from_numpy(data.targets))
-    folder = folder_beside(args.weights, "test")
-    try:
-        folder.mkdir(exist_ok=True)
-        test, probabilities = task.test_report(folder, model, data, accelerator, batch_size)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the report in {folder}: {error.strerror or error}; copy the weights to a folder with room "
-            "that you may write in"
-        ) from error
-    if accelerator.is_main_process:
-        if args.output is not None:  # of classes: there is none for a model that makes images
-            task.put_out(data.test.names(), probabilities, args, data.test.arrays.labels[data.test.ids])
-        labels = data.test.arrays.labels[data.test.ids]
-        rejected = [] if args.reject is None else [task.reject_in_words(labels, probabilities, args.reject)]
-        say("\n".join([task.headline(test), *rejected, *data.remarks]))
-        write_report(
-            folder,
-            f"{args.weights} on {data.name}, the test split of its run",
-            [task.headline(test), *rejected, *data.remarks],
-        )
-        others = sorted(path.name for path in folder.iterdir() if path.name != "report.html")
-        say(f"open     {folder / 'report.html'}, {', '.join(others)}")
+    title = f"{args.weights} on {data.name}, the test split of its run"
+    report_beside(args, "test", title, data, model, task, accelerator, batch_size)
     return 0
 
 

@@ -3,11 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from torch import nn
 
-from common.console import say
 from common.errors import UserError
 from common.suggest import did_you_mean, near
 from data.arrays import Arrays
@@ -18,12 +16,11 @@ from data.label_files import LabelFile
 from data.readers import Selection
 from data.remarks import named
 from data.subsets import Subset
+from engine.beside import report_beside
 from engine.checkpoints.class_matching import shared
 from engine.load import once_a_machine
 from options.infer import InferOptions
-from pages.run_page import write_report
 from tasks.base import Task
-from tasks.inference import folder_beside
 
 
 def report_on_data_set(
@@ -37,26 +34,8 @@ def report_on_data_set(
     """
     found = once_a_machine(accelerator, lambda: _load(args, task))
     data = as_test(found, task, args.ignore_classes)
-    if data.targets is not None:
-        task.know(torch.from_numpy(data.targets))
-    folder = folder_beside(args.weights, f"on-{found.name}")
-    try:
-        folder.mkdir(exist_ok=True)
-        test, probabilities = task.test_report(folder, model, data, accelerator, batch_size)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the report in {folder}: {error.strerror or error}; copy the weights to a folder with room "
-            "that you may write in"
-        ) from error
-    if accelerator.is_main_process:
-        if args.output is not None:
-            task.put_out(data.test.names(), probabilities, args, data.test.arrays.labels[data.test.ids])
-        labels = data.test.arrays.labels[data.test.ids]
-        rejected = [] if args.reject is None else [task.reject_in_words(labels, probabilities, args.reject)]
-        say("\n".join([task.headline(test), *rejected, *data.remarks]))
-        write_report(folder, f"{args.weights} on {found.name}", [task.headline(test), *rejected, *data.remarks])
-        others = sorted(path.name for path in folder.iterdir() if path.name != "report.html")
-        say(f"open     {folder / 'report.html'}, {', '.join(others)}")
+    title = f"{args.weights} on {found.name}"
+    report_beside(args, f"on-{found.name}", title, data, model, task, accelerator, batch_size)
     return 0
 
 

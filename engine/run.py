@@ -14,8 +14,9 @@ from common import console
 from common.files import write_json
 from data.dataset import DataSplits
 from data.loader import TrainSampler, train_loader
-from data.streams.batches import StreamedImages, stream_loader
+from data.streams.batches import StreamedImages
 from data.streams.order import StreamSampler
+from data.workers import loader
 from engine.build import Plan
 from engine.checkpoints import best_weights, resume
 from engine.finite_guard import FiniteGuard
@@ -102,7 +103,7 @@ class Run(Parts):
         if not self.args.stream:
             return train_loader(data.train, self.sampler, self.workers, pin_memory, crop)
         images = StreamedImages(data.shape, data.ranges, data.geometry, crop, self.args.skip_bad_images)
-        return stream_loader(images, self.sampler, self.workers, pin_memory)
+        return loader(images, self.sampler, self.workers, pin_memory)
 
     @property
     def done(self) -> bool:

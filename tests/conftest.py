@@ -24,6 +24,16 @@ from engine.checkpoints import best_weights
 from tests.driver import one_thread
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# What the report of a classifier has, beside curves.png.
+REPORT = (
+    "test.json",
+    "test.csv",
+    "loss.png",
+    "accuracy.png",
+    "confusion_matrix.png",
+    "reliability.png",
+    "examples.png",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -100,7 +100,7 @@ def restored(content: dict) -> tuple:
     """(classifier, model, task) of a best.pth's content."""
     model, task = best_weights.restore(content, "best.pth")
     model.eval()
-    return build_classifier(content, model, task), model, task
+    return build_classifier(model, task), model, task
 
 
 def answer(content: dict, model: torch.nn.Module, task: object, pictures: np.ndarray) -> np.ndarray:

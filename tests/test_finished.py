@@ -5,21 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import REPORT
 from tests.driver import Fault, train
 
 OPTIONS = (
     "--cpu --track none --model mlp --limit-train 128 --batch-size 32 --mixed-precision no --model-arg hidden=8 "
     "--checkpoint-every 1000 --run-name run --output-dir"
 ).split()
-REPORT = (
-    "test.json",
-    "test.csv",
-    "loss.png",
-    "accuracy.png",
-    "confusion_matrix.png",
-    "reliability.png",
-    "examples.png",
-)
 STEPS = 8
 
 

@@ -10,18 +10,9 @@ from pathlib import Path
 import pytest
 
 from engine.runtime.signals import StopRequest
-from tests.conftest import REPOSITORY
+from tests.conftest import REPORT, REPOSITORY
 
 OPTIONS = "train.py --cpu --dataset digits --model mlp --track none --epochs 1 --limit-train 320".split()
-REPORT = {
-    "test.json",
-    "test.csv",
-    "loss.png",
-    "accuracy.png",
-    "confusion_matrix.png",
-    "reliability.png",
-    "examples.png",
-}
 
 
 def start(*arguments: str) -> subprocess.Popen:
@@ -58,7 +49,7 @@ def test_in_the_test_report_it_says_how_to_finish_that(tmp_path: Path) -> None:
     again = start(*command)
     printed, error = again.communicate(timeout=120)
     assert (again.returncode, error) == (0, "") and "step 20 of 20" in printed
-    assert {path.name for path in run.iterdir()} >= REPORT
+    assert {path.name for path in run.iterdir()} >= set(REPORT)
 
 
 def test_a_library_that_takes_the_end_for_an_error_of_its_own_changes_nothing(capfd: pytest.CaptureFixture) -> None:

@@ -23,9 +23,10 @@ from data.augment.boxes import RandomCrop
 from data.dataset import load_images
 from data.geometry import MIDDLE
 from data.live import LiveImages
-from data.streams.batches import StreamedImages, stream_loader
+from data.streams.batches import StreamedImages
 from data.streams.load import load_stream
 from data.streams.order import Place, Sample, StreamDraw, StreamSampler, place_for
+from data.workers import loader
 from options.train import parse_train
 from tests.driver import Fault, train
 from tests.test_resume import ANYTHING, figures, ledger
@@ -171,7 +172,7 @@ def images_of(data, crop: RandomCrop | None = None, skip: bool = False) -> Strea
 def test_workers_do_not_change_a_bit(opened, workers: int) -> None:
     crop = RandomCrop(0, 0, 0.3, 4 / 3)
     alone, several = (
-        list(stream_loader(images_of(opened, crop), sampler(opened, total_steps=25), count, pin_memory=False))
+        list(loader(images_of(opened, crop), sampler(opened, total_steps=25), count, pin_memory=False))
         for count in (0, workers)
     )
     assert len(alone) == len(several) == 25

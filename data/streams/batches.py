@@ -1,14 +1,12 @@
 """A micro-batch of a stream, decoded: in a worker process, or in the training process by its threads."""
 
-import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from common.errors import UserError
 from data.augment.boxes import RandomCrop
@@ -17,8 +15,8 @@ from data.geometry import Geometry
 from data.loader import Batch
 from data.photo_crops import cropped, is_plain_jpeg
 from data.pixel_range import Ranges
-from data.streams.order import Sample, StreamDraw, StreamSampler
-from data.workers import loader
+from data.streams.order import Sample, StreamDraw
+from data.threads import of_a_batch
 
 
 class Cut(NamedTuple):
@@ -104,13 +102,7 @@ def _each(work: Callable[[int], object], length: int, bad: dict[int, str]) -> li
             bad[position] = complaint(error)
             return None
 
-    threads = torch.get_num_threads()  # one in a worker, which is one of several
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Pillow warns of is either harmless or told here
-        if threads == 1:
-            return list(map(guarded, range(length)))
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(guarded, range(length)))
+    return of_a_batch(guarded, length)
 
 
 def _refusal(samples: list[Sample], bad: dict[int, str]) -> str:
@@ -122,8 +114,3 @@ def _refusal(samples: list[Sample], bad: dict[int, str]) -> str:
         f"{where}: {bad[position]}; give --skip-bad-images to have another of its batch in its place, and go on by "
         "--resume auto"
     )
-
-
-def stream_loader(images: StreamedImages, sampler: StreamSampler, workers: int, pin_memory: bool) -> DataLoader:
-    """One loader for the whole rest of a run; see `train_loader`."""
-    return loader(images, sampler, workers, pin_memory)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from data.augment.draws import Epoch
+from data.loader import MicroBatches
 from data.streams.source import Stream
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Place:
 
 
 @dataclass
-class StreamSampler:
+class StreamSampler(MicroBatches):
     """Yields one micro-batch after another for one process, from `start_step` to the end of the run.
 
     Attributes:
@@ -93,15 +94,6 @@ class StreamSampler:
     def __post_init__(self) -> None:
         self._steps = {self.start_step: (self.start, np.empty(0, dtype=np.int64))}
 
-    def __len__(self) -> int:
-        return (self.total_steps - self.start_step) * self.accumulate
-
-    @property
-    def images_at_once(self) -> int:
-        """Of one micro-batch of this process, with partners."""
-        images = self.global_batch_size // (self.num_processes * self.accumulate)
-        return images if self.partners is None else 2 * images
-
     def place_of(self, step: int) -> dict:
         """Where `step` begins, the one that is trained on or the next, in plain values."""
         return asdict(self._steps[step][0])
@@ -111,12 +103,11 @@ class StreamSampler:
         return self._steps[step][1]
 
     def __iter__(self) -> Iterator[StreamDraw]:
-        images = self.global_batch_size // (self.num_processes * self.accumulate)
         place, samples = self.start, self.samples()
         for step in range(self.start_step, self.total_steps):
             begins, ids, epoch = place, [], step // self.steps_per_epoch
             for _ in range(self.accumulate):
-                drawn = list(islice(samples, images))
+                drawn = list(islice(samples, self.micro_batch_size))
                 ids += [sample.id for sample, _, _ in drawn]
                 place = replace(drawn[-1][1], taken=drawn[-1][1].taken + 1)
                 self._steps[step] = begins, np.array(ids)

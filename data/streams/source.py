@@ -1,5 +1,6 @@
 """Opens a source to stream train from; what is tested on, and a sample of train, is read once and kept."""
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,10 @@ class Stream:
     length: int
     where: str
 
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.class_names)}
+
     def encoded(self, row: dict) -> dict:
         """The image of a row as `open_image` takes it."""
         image = row[self.image]
@@ -60,12 +65,12 @@ class Stream:
         if value is None:
             return -1
         name = same_form(str(value))
-        if name not in self.class_names:
+        if name not in self._numbers:
             raise UserError(
                 f"train of {self.where} has the label {name}, which neither its first {SAMPLE:,} images have nor what "
                 "is tested on: write it with ClassLabel, which names all classes, or without --stream"
             )
-        return self.class_names.index(name)
+        return self._numbers[name]
 
 
 def open_stream(

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +17,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     Args:
         logits: float (N, K), of images that were not trained on; `labels`: int64 (N,).
     """
+    from scipy.optimize import minimize_scalar  # half a second that only --calibrate needs
+
     logits = logits.double()
 
     def loss(log_temperature: float) -> float:
