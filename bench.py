@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 LEAST_RATIO = 0.9
 # Of the budget: what compiles, and learns, takes most.
 ITS_OWN_BATCHES = ("decode", "transform")  # whatever --batch-sizes says
-WEIGHTS = {"forward": 3, "train": 3, "loop": 2, "conv": 2, "data": 1, "decode": 1, "transform": 3}
+WEIGHTS = {
+    "forward": 3,
+    "train": 3,
+    "loop": 2,
+    "conv": 2,
+    "data": 1,
+    "decode": 1,
+    "transform": 3,
+    "scaling": 3,
+    "ddp": 3,
+}
 
 
 def bench(args: BenchOptions) -> int:
@@ -74,10 +84,12 @@ def bench(args: BenchOptions) -> int:
 
 def _refuse_early(args: BenchOptions, accelerator: "Accelerator") -> None:
     """Raise UserError for a model or an augmentation that the images do not suit, before minutes are spent."""
-    from benches import conv, transform
+    from benches import conv, group, transform
     from benches.images import make_images
     from engine.build import build_model, build_task
 
+    if {"scaling", "ddp"} & {*args.what}:
+        group.check(args, accelerator.device)
     if args.what == ["transform"]:
         transform.refuse_early(args)
         return
@@ -104,7 +116,7 @@ def _measure(args: BenchOptions, accelerator: "Accelerator", budget: "Budget") -
 def _measure_part(
     what: str, args: BenchOptions, accelerator: "Accelerator", batch_size: int, budget: "Budget"
 ) -> Iterator["Section"]:
-    from benches import conv, data, decode, forward, loop, transform
+    from benches import conv, data, ddp, decode, forward, loop, scaling, scaling_report, transform
 
     device, precision = accelerator.device, accelerator.mixed_precision
     if what == "transform":
@@ -113,6 +125,11 @@ def _measure_part(
         yield decode.measure(args, budget)
     elif what == "loop":
         yield loop.measure(args, accelerator, batch_size, train.begin, train.steps, budget)
+    elif what == "scaling":
+        outcome = scaling.measure(args, accelerator, batch_size, train.begin, train.steps, budget)
+        yield scaling_report.section(args, accelerator, outcome)
+    elif what == "ddp":
+        yield ddp.measure(args, accelerator, batch_size, train.begin, train.steps, budget)
     elif what == "conv":
         yield from conv.measure(args, device, precision, batch_size, budget)
     elif what == "data":

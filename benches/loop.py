@@ -51,7 +51,7 @@ def measure(
         budget: two thirds are for the loop and the bare model, one for the parts.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        run = _begin_run(args, accelerator, batch_size, begin, folder)
+        run = begin_run(args, accelerator, batch_size, begin, folder)
         loop = steps(run)
         batch = run.task.training_batch(next(iter(run.batches())).to(accelerator.device), 0)
         bare_model = build_model(run.args, run.task, run.data, sharded=False).to(accelerator.device)
@@ -66,9 +66,17 @@ def measure(
     return _section(args, run, whole, parts)
 
 
-def _begin_run(
+def begin_run(
     args: BenchOptions, accelerator: Accelerator, batch_size: int, begin: Callable[..., Run], folder: str
 ) -> Run:
+    """A run of train.py on made-up images, long enough that no epoch ends; it writes into `folder`.
+
+    Args:
+        args: the options of bench.py and, for the rest, of train.py.
+        accelerator: of this process.
+        batch_size: images of a step, over all processes.
+        begin: that of train.py.
+    """
     most_steps = 3 * MOST_CALLS * (args.rounds + 1)  # more than all that is timed here
     data = make_images(args.image_size, args.channels, max(ROWS, batch_size * most_steps))
     options = replace(args, batch_size=batch_size, output_dir=folder, epochs=1)

@@ -12,6 +12,7 @@ from options.schema import add_arguments, option
 from options.train import parse_train
 
 BENCHES = ("forward", "train", "loop", "data", "decode", "conv", "transform")
+ON_REQUEST = ("scaling", "ddp")  # benches that need the machine's cores, or GPUs, to themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +21,9 @@ class MeasureOptions:
 
     what: list[str] = option(
         [],
-        f"benchmarks to run: {', '.join(BENCHES)} (default: all)",
+        f"benchmarks to run: {', '.join(BENCHES + ON_REQUEST)} (default: all but {' and '.join(ON_REQUEST)})",
         nargs="+",
-        choices=BENCHES,
+        choices=BENCHES + ON_REQUEST,
         metavar="BENCH",
     )
     check: bool = option(False, "run loop alone; exit with 1 below 0.9 of the bare model's speed", action="store_true")
@@ -51,6 +52,20 @@ class MeasureOptions:
     batch_sizes: list[int] = option([128], "images per step (default: 128)", type=POSITIVE, nargs="+", metavar="N")
     image_size: int = option(32, "side of the images", type=number(int, 4, 2048), metavar="PIXELS")
     channels: int = option(3, "channels of the images, 1 or 3", type=int, choices=(1, 3))
+    processes: list[int] = option(
+        [2, 4],
+        "processes of scaling, and of ddp the most of them (default: 2 4)",
+        type=POSITIVE,
+        nargs="+",
+        metavar="N",
+    )
+    bandwidth: list[float] = option(
+        [1.0, 10.0, 100.0],
+        "networks for which scaling predicts, in Gbit/s (default: 1 10 100)",
+        type=number(float, 0, open_low=True),
+        nargs="+",
+        metavar="GBIT",
+    )
     augment: str = option(
         "flip,crop", "augmentations of loop, as in train.py", type=in_words(parse_augment), metavar="LIST"
     )
@@ -99,6 +114,7 @@ def parse_bench(argv: Sequence[str] | None = None) -> BenchOptions:
     alone = ["loop"] if args.check else ["transform"] if args.weights else None
     args.what = alone or list(dict.fromkeys(args.what or BENCHES))
     args.batch_sizes = list(dict.fromkeys(args.batch_sizes))
+    args.processes = sorted(set(args.processes))
     return BenchOptions(**(vars(trained) | vars(args)))
 
 
