@@ -12,6 +12,7 @@ from benches.member import Begin, Steps
 from benches.report import Row, Section
 from benches.scaling import CHUNK_SECONDS
 from benches.timing import Timing, calls_for
+from benches.variants import NO_TIME
 from options.bench import BenchOptions
 
 USUAL, NO_SYNC = "as train.py has it", "no all-reduce (no_sync): the bound"
@@ -38,7 +39,7 @@ def measure(
         accelerator: of this process, which only starts others.
         batch_size: images of a step on each process.
         begin, steps: those of train.py.
-        budget: of the rounds begins what fits; processes are started, and warmed up, whatever is left of it.
+        budget: what does not fit is left out: rounds but the first, and settings.
     """
     slots = find_slots(accelerator.device)
     processes = max(count for count in args.processes if count <= len(slots))
@@ -48,10 +49,13 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, contextlib.ExitStack() as groups:
         group = groups.enter_context(Group(slots[:processes], args, begin, steps))
         for name, settings in ({USUAL: {}} | SETTINGS).items():
+            if name != USUAL and not budget.may_prepare():
+                rows[name] = Row(name, images, reason=NO_TIME)
+                continue
             group.ask("start", name, images, settings, f"{folder}/{name}")
             group.ask("steps", name, True, FIRST_STEPS)
             rows[name] = Row(name, images, difference=group.ask("difference", name, USUAL)[0])
-        for name in (USUAL, *SETTINGS):
+        for name in (name for name in (USUAL, *SETTINGS) if rows[name].reason is None):
             once = max(each.seconds for each in group.ask("steps", name, True, 1))
             chunks[name,] = Chunk(group, "steps", (name, True), calls_for(once, CHUNK_SECONDS))
         chunks[NO_SYNC,] = chunks[USUAL,]._replace(arguments=(USUAL, False))

@@ -6,7 +6,8 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,21 +37,23 @@ class Group:
     """
 
     def __init__(self, slots: list[int | None], args: BenchOptions, begin: Begin, steps: Steps) -> None:
-        console.status(f"starting {len(slots)} process{'es' * (len(slots) > 1)}")
         self.size = len(slots)
-        port = _free_port()
-        self.processes, self.pipes = [], []
-        for rank, core in enumerate(slots):
-            ours, theirs = start_method.Pipe()
-            arguments = (core, _environment(rank, len(slots), port), args, begin, steps, theirs)
-            process = start_method.Process(target=serve, args=arguments, name=f"process {rank} of {len(slots)}")
-            process.start()
-            theirs.close()  # so that the end of the process is the end of what it sends
-            self.processes.append(process)
-            self.pipes.append(ours)
+        self.processes: list[BaseProcess] = []
+        self.pipes: list[Connection] = []
+        self._slots, self._told = slots, (args, begin, steps)
 
     def __enter__(self) -> "Group":
+        console.status(f"starting {self.size} process{'es' * (self.size > 1)}")
+        port = _free_port()
         try:
+            for rank, core in enumerate(self._slots):
+                ours, theirs = start_method.Pipe()
+                arguments = (core, _environment(rank, self.size, port), *self._told, theirs)
+                process = start_method.Process(target=serve, args=arguments)
+                process.start()
+                theirs.close()  # so that the end of the process is the end of what it sends
+                self.processes.append(process)
+                self.pipes.append(ours)
             self._answers()
         except BaseException:
             self._kill()

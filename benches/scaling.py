@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from benches.budget import Budget
 from benches.group import Chunk, Group, find_slots, take_turns
-from benches.member import Begin, Steps
+from benches.member import Begin, Spent, Steps
 from benches.timing import MOST_CALLS, ROUND_SECONDS, WARM_UP_CALLS, Timing
 from options.bench import BenchOptions
 
@@ -34,8 +34,8 @@ class Outcome(NamedTuple):
     """What was measured; the keys are variants' names, or numbers of processes.
 
     Attributes:
-        variants: those that were measured and those that there was no room for.
-        available: cores (GPUs).
+        variants: those that were measured, and those that there was no room or no time for.
+        slots: the cores (GPUs) that there are, as `find_slots` tells them.
         steps: seconds of a step of the loop.
         silent: the same under DistributedDataParallel's no_sync.
         waited: seconds of a step that a process waited for its next batch, median over the rounds.
@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
     """
 
     variants: list[Variant]
-    available: int
+    slots: list[int | None]
     steps: dict[str, Timing]
     silent: dict[str, Timing]
     waited: dict[str, float]
@@ -67,53 +67,60 @@ def measure(
         accelerator: of this process, which only starts others.
         batch_size: images of a step on each process (weak scaling), and over all processes (strong).
         begin, steps: those of train.py.
-        budget: of the rounds begins what fits; processes are started, and warmed up, whatever is left of it.
+        budget: what does not fit is left out: rounds but the first, and groups of processes but the first two.
     """
     slots = find_slots(accelerator.device)
     variants = _variants(args, batch_size)
-    fitting = [variant for variant in variants if variant.processes <= len(slots)]
     chunks: dict[tuple, Chunk] = {}
-    gradient_bytes = buffer_bytes = 0
+    sizes = 0, 0
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, contextlib.ExitStack() as groups:
-        for processes in dict.fromkeys(variant.processes for variant in fitting):
+        for number, processes in enumerate(dict.fromkeys(variant.processes for variant in variants)):
+            if processes > len(slots) or (number > 1 and not budget.may_prepare()):
+                break
             group = groups.enter_context(Group(slots[:processes], args, begin, steps))
-            for name, images in ((each.name, each.images) for each in fitting if each.processes == processes):
-                gradient_bytes, buffer_bytes = group.ask("start", name, images, {}, f"{folder}/{name}")[0]
-                loop = _warm(group, "steps", (name, True), CHUNK_SECONDS, MOST_CALLS)
-                chunks["steps", name] = loop
-                if processes > 1:
-                    chunks["silent", name] = loop._replace(arguments=(name, False))
-            if processes == 1:
-                chunks["backward", 1] = _warm(group, "backward", (ALONE,), ROUND_SECONDS, MOST_CALLS)
-            else:
-                for what, size in (("all_reduce", gradient_bytes), ("hop", 4)):
-                    chunks[what, processes] = _warm(group, "all_reduce", (size,), ROUND_SECONDS, MOST_EXCHANGES)
+            of_group = [variant for variant in variants if variant.processes == processes]
+            prepared, sizes = _prepare(group, of_group, folder)
+            chunks |= prepared
         spent = take_turns(chunks, args.rounds, accelerator.device, budget)
+    return _outcome(variants, slots, chunks, spent, sizes)
 
-    def timed(what: str) -> dict:
-        found = {key: chunk.count for key, chunk in chunks.items() if key[0] == what}
-        return {
-            key[1]: Timing([max(each.seconds for each in turn) for turn in spent[key]], count)
-            for key, count in found.items()
-        }
 
+def _prepare(group: Group, variants: list[Variant], folder: str) -> tuple[dict[tuple, Chunk], tuple[int, int]]:
+    """What a group does in its turns, warmed up, by (what, variant's name or processes); `exchanged` of its models."""
+    chunks: dict[tuple, Chunk] = {}
+    sizes = 0, 0
+    for name, images in ((variant.name, variant.images) for variant in variants):
+        sizes = group.ask("start", name, images, {}, f"{folder}/{name}")[0]
+        chunks["steps", name] = _warm(group, "steps", (name, True), CHUNK_SECONDS, MOST_CALLS)
+        if group.size > 1:
+            chunks["silent", name] = chunks["steps", name]._replace(arguments=(name, False))
+    if group.size == 1:
+        chunks["backward", 1] = _warm(group, "backward", (ALONE,), ROUND_SECONDS, MOST_CALLS)
+    else:
+        for what, size in (("all_reduce", sizes[0]), ("hop", 4)):
+            chunks[what, group.size] = _warm(group, "all_reduce", (size,), ROUND_SECONDS, MOST_EXCHANGES)
+    return chunks, sizes
+
+
+def _outcome(
+    variants: list[Variant],
+    slots: list[int | None],
+    chunks: dict[tuple, Chunk],
+    spent: dict[tuple, list[list[Spent]]],
+    sizes: tuple[int, int],
+) -> Outcome:
+    """Of each round the slowest process, as the others wait for it; of the waiting for data the mean over them."""
+    timings: dict[str, dict] = {}
+    for (what, of), turns in spent.items():
+        seconds = [max(each.seconds for each in turn) for turn in turns]
+        timings.setdefault(what, {})[of] = Timing(seconds, chunks[what, of].count)
     waited = {
-        key[1]: statistics.median(statistics.mean(each.waited for each in turn) for turn in turns)
-        for key, turns in spent.items()
-        if key[0] == "steps"
+        name: statistics.median(statistics.mean(each.waited for each in turn) for turn in turns)
+        for (what, name), turns in spent.items()
+        if what == "steps"
     }
-    return Outcome(
-        variants,
-        len(slots),
-        timed("steps"),
-        timed("silent"),
-        waited,
-        timed("all_reduce"),
-        timed("hop"),
-        timed("backward")[1],
-        gradient_bytes,
-        buffer_bytes,
-    )
+    steps, silent, backward = timings["steps"], timings["silent"], timings["backward"][1]
+    return Outcome(variants, slots, steps, silent, waited, timings["all_reduce"], timings["hop"], backward, *sizes)
 
 
 def _variants(args: BenchOptions, batch_size: int) -> list[Variant]:

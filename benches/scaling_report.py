@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from benches import prediction
 from benches.report import Row, Section, round_ratios
 from benches.scaling import ALONE, Outcome, Variant
+from benches.variants import NO_TIME
 from options.bench import BenchOptions
 
 PARTS = ("step", "all-reduce", "data", "the rest")
@@ -26,15 +27,18 @@ def section(args: BenchOptions, accelerator: Accelerator, outcome: Outcome) -> S
     for variant in outcome.variants:
         row = Row(variant.name, variant.images, outcome.steps.get(variant.name))
         if row.timing is None:
-            row.reason = f"it needs {variant.processes} {kind}s, and there are {outcome.available}"
+            available = len(outcome.slots)
+            too_many = f"it needs {variant.processes} {kind}s, and there are {available}"
+            row.reason = too_many if variant.processes > available else NO_TIME
         rows.append(row)
     parts = {each.name: _parts(each, outcome) for each in outcome.variants if each.name in outcome.steps}
     exchange, predicted = _exchange(outcome), _predict(args, outcome)
     side = args.image_size
+    where = f"on a {kind} each" if outcome.slots[0] is None else "of one thread each, pinned to a core"
     title = (
         f"scaling: train.py with {args.model}, {batch_size} images of {args.channels}x{side}x{side} a step on each "
-        f"process (weak) or over all (strong), {args.optimizer}, --augment {args.augment}, "
-        f"mixed precision {accelerator.mixed_precision}, each process on a {kind} of its own"
+        f"process (weak) or over all (strong), processes {where}, {args.optimizer}, --augment {args.augment}, "
+        f"mixed precision {accelerator.mixed_precision}"
     )
     facts = {
         "batch_size": batch_size,

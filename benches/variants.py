@@ -11,6 +11,7 @@ from engine.runtime import hardware
 from models.layers.swap import give_back
 
 EAGER = "eager"
+NO_TIME = "no time was left for it; a larger --budget has some"
 OWN_LAYERS = "eager, PyTorch's own layers"
 
 
@@ -83,7 +84,7 @@ def check_pays(precision: str, asked: str, device: torch.device) -> None:
 def check_time(budget: Budget) -> None:
     """Raise Refused where the time for getting variants ready is over."""
     if not budget.may_prepare():
-        raise Refused("no time was left for it; a larger --budget has some")
+        raise Refused(NO_TIME)
 
 
 def _without_deprecation() -> warnings.catch_warnings:
