@@ -68,4 +68,6 @@ def measure(
         f"{side} a step on each, {args.optimizer}, mixed precision {accelerator.mixed_precision}"
     )
     notes = [f"difference: of the weights after {FIRST_STEPS} steps; 0.0e+00 is the same bits"]
+    if processes == 2:
+        notes.append("(sums of two are the same in any order; on more processes other buckets may round otherwise)")
     return Section("ddp", title, list(rows.values()), notes, {"batch_size": batch_size, "processes": processes})

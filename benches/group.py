@@ -93,8 +93,11 @@ class Group:
         code = min(codes, default=1)  # that of the one that was killed, of which the others fail
         if code == UserError.exit_code:  # said by the process itself
             return RunFailed("", code, prints=False)
-        how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
-        return RunFailed(f"one of {self.size} processes {how}: see whether there is memory for all of them")
+        if code < 0:
+            how = f"was killed ({signal.Signals(-code).name}): see whether there is memory for all of them"
+        else:
+            how = f"ended with code {code}, and has said why"
+        return RunFailed(f"one of {self.size} processes {how}")
 
     def _join(self) -> None:
         for process in self.processes:
