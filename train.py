@@ -32,6 +32,7 @@ def train(args: TrainOptions, began: float) -> dict:
 
     with signals.StopRequest(args.max_time, began) as stop:
         accelerator, args = start_accelerator(args)
+        agreement.check_code(accelerator)
         agreement.check_options(args)
         data = load.load_data(args, accelerator)
         agreement.check_data(data)

@@ -24,7 +24,7 @@ from engine.optim.ema import EMA
 from engine.optim.schedule import lr_at
 from engine.output import run_dir, trackers
 from engine.output.progress import Progress
-from engine.runtime import agreement, sharding
+from engine.runtime import agreement, peers, sharding
 from engine.runtime.accelerator import end_processes
 from engine.runtime.signals import StopRequest
 from engine.train_state import TrainState
@@ -228,6 +228,11 @@ class Run(Parts):
         folder = self.folder / "checkpoints" / f"step-{self.state.step}"
         model, ema = self.unwrapped_model, self.ema_model
         resume.save(folder, model, self.optimizer, ema, self.accelerator, state, self.args.keep)
+        peers.say_how_to_go_on(self.to_go_on())
+
+    def to_go_on(self) -> str:
+        """How to go on from the last checkpoint, with the command."""
+        return run_dir.to_go_on(self.folder, self.args.member_of, self.accelerator.num_processes)
 
     def stop_requested(self) -> int | None:
         """The exit code to stop with, the same on all processes, where any was asked to; else None."""
@@ -240,8 +245,7 @@ class Run(Parts):
         self.save()
         self.progress.close()
         trackers.finish(self.trackers)
-        to_go_on = run_dir.to_go_on(self.folder, self.args.member_of, self.accelerator.num_processes)
-        self.progress.say(f"stopped at step {self.state.step} of {self.plan.total_steps}, saved; {to_go_on}")
+        self.progress.say(f"stopped at step {self.state.step} of {self.plan.total_steps}, saved; {self.to_go_on()}")
         end_processes()
         sys.exit(code)
 

@@ -16,7 +16,7 @@ from engine.finite_guard import FiniteGuard
 from engine.output import run_dir, trackers
 from engine.output.progress import Progress
 from engine.run import Parts, Run, is_done
-from engine.runtime import hardware
+from engine.runtime import hardware, peers
 from engine.runtime.accelerator import describe
 from engine.runtime.sharing import from_one
 from engine.runtime.signals import StopRequest
@@ -70,6 +70,8 @@ def start_run(parts: Parts, facts: dict, stop: StopRequest) -> Run:
         reported=found is not None and _is_reported(parts, state, folder),
     )
     run.release = weakref.finalize(run, run_dir.release, claim)
+    if found is not None:
+        peers.say_how_to_go_on(run.to_go_on())
     if found is not None and not run.reported:
         _recover_best(run, found.folder)
     run.freeze()

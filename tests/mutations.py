@@ -4,8 +4,8 @@ The promises are numbered as they were given: to survive SIGKILL (1), seeds (2),
 (4), processes (5, also across a resume: 6), evaluation (7), drift (8), learning rates (9), accumulation (10), saving
 under SIGKILL (11) and on a full disk (12), damage (13), pickles (14), signals (15), a killed process (16), NaN (17),
 bad images (18), classes (19), options (20), photos, tables of labels, rare classes and repeats (21), several labels
-(22), exported files (23). There is none for 16: that the others end when one process is killed is the launcher's doing,
-and that a relaunch goes on is promise 1.
+(22), exported files (23), several machines (24). There is none for 16: that the others end when one process is killed
+is the launcher's doing, and that a relaunch goes on is promise 1.
 """
 
 from dataclasses import dataclass
@@ -459,5 +459,13 @@ MUTATIONS = [
         "labels = arrays.labels",
         "tests/test_judge.py::test_classes_are_matched_by_name_whatever_their_order_and_a_missing_one_is_told",
         'assert {(Path(row["image"]).name, row["true"]): row["class_1"] for row in rows} == expected',
+    ),
+    Mutation(
+        "24 machines' code not compared",
+        "train.py",
+        "agreement.check_code(accelerator)",
+        "pass",
+        "tests/test_two_machines.py::test_what_differs_on_one_machine_is_refused_by_name_with_nothing_written[code]",
+        "assert process.wait(LIMIT) != 0",
     ),
 ]

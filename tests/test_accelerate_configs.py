@@ -22,6 +22,7 @@ EXPECTED = {
     "single_gpu": ("NO", 1, 1, "simple"),
     "multi_gpu": ("MULTI_GPU", 1, 2, "multi_gpu"),
     "multi_node": ("MULTI_GPU", 2, 4, "multi_gpu"),
+    "multi_node_cpu": ("MULTI_GPU", 2, 2, "multi_gpu"),
     "xpu": ("NO", 1, 1, "simple"),
     "multi_xpu": ("MULTI_XPU", 1, 2, "multi_gpu"),
     "fsdp2": ("FSDP", 1, 2, "use_fsdp"),
@@ -61,7 +62,7 @@ def head(path):
     return [line[1:].strip() for line in lines[:first_key]]
 
 
-def test_all_eight_files_are_there_and_no_other():
+def test_all_nine_files_are_there_and_no_other():
     assert {p.name for p in FOLDER.iterdir()} == {f"{name}.yaml" for name in EXPECTED}
 
 
@@ -73,7 +74,7 @@ def test_launches_what_its_name_says(name):
     assert load_config_from_file(str(path)).distributed_type == distributed_type
     assert (args.num_machines, args.num_processes) == (num_machines, num_processes)
     assert [x for x in LAUNCHERS if getattr(args, x)] == ([] if launcher == "simple" else [launcher])
-    assert args.use_cpu == (name in ("cpu", "multi_cpu"))
+    assert args.use_cpu == (name in ("cpu", "multi_cpu", "multi_node_cpu"))
     assert args.mixed_precision == "no"  # train.py chooses
 
 

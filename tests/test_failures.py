@@ -120,7 +120,8 @@ def test_a_process_that_was_killed_is_named_by_the_other(tmp_path: Path, rank: i
     codes, printed = run(tmp_path, 2, "--workers", "1", kill_after=5, kill_ranks=(rank,))
     assert codes[rank] == -signal.SIGKILL and codes[1 - rank] == 1
     expected = f"process {rank} has failed, so process {1 - rank} ends too: it was killed, or its machine cannot be"
-    assert errors(printed) == [f"error: {expected} reached"]
+    to_go_on = f"to go on: start train.py as before, with no more options than --resume {tmp_path / 'run'}"
+    assert errors(printed) == [f"error: {expected} reached; {to_go_on}"]
 
 
 def test_workers_do_not_outlive_a_killed_main_process(tmp_path: Path) -> None:

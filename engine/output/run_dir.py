@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shlex import quote
 
@@ -20,6 +19,7 @@ from accelerate import Accelerator
 from common.errors import UserError
 from common.files import deepest_existing, write_atomically, write_json
 from common.version import VERSION
+from engine.runtime import versions
 from engine.runtime.hardware import cpu_name
 from options.groups import OPTIONS, TrainOptions
 
@@ -28,7 +28,6 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-PACKAGES = ("torch", "torchvision", "accelerate", "datasets", "timm", "evaluate", "scikit-learn", "numpy", "pillow")
 LONGEST_NAME = 200  # of a run, in bytes; file systems take 255, and files are written under longer names at first
 
 
@@ -162,7 +161,7 @@ def environment(accelerator: Accelerator) -> dict:
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": versions.packages(),
         "cpu": cpu_name(),
         "cpu_cores": psutil.cpu_count(logical=False),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -189,10 +188,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return run.stdout.strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

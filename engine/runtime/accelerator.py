@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import warnings
 from dataclasses import replace
 
 import accelerate.optimizer
@@ -17,7 +18,7 @@ from accelerate.utils import (
 )
 
 from common.errors import UserError
-from engine.runtime import hardware, launch_configuration, launcher, peers, sharding
+from engine.runtime import hardware, launch_configuration, launcher, network, peers, sharding
 from options.groups import TrainOptions
 
 
@@ -59,7 +60,10 @@ def start_accelerator(args: launcher.AnyOptions) -> tuple[Accelerator, launcher.
     forget_earlier_runs()
     frozen = training.freeze != "none"
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if frozen else []
-    with peers.saying_that_it_waits():
+    network.choose_interface()
+    # Accelerate warns that it chooses a number of threads; it is chosen below.
+    warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
+    with peers.meeting():
         accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=args.mixed_precision,

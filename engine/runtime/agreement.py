@@ -1,6 +1,7 @@
-"""What must be the same on all processes of a run: options, images, weights. All of them refuse it where it is not."""
+"""What must be the same on all processes: code, options, images, weights. All of them refuse it where it is not."""
 
 import hashlib
+import platform
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from common.errors import UserError
 from data.dataset import DataSplits
+from engine.runtime import hardware, versions
 from options.groups import OPTIONS, TrainOptions
 
 
@@ -34,6 +36,19 @@ def check_options(args: TrainOptions) -> None:
         raise UserError(f"the processes were started with other options: {differing}; give all of them the same")
 
 
+def check_code(accelerator: Accelerator) -> None:
+    """To be called by all processes; those of one machine have the same.
+
+    Raises:
+        UserError: the machines' code, Python or packages differ, on every process.
+    """
+    if accelerator.num_processes == hardware.local_processes():
+        return
+    differing = _differing({"Python": platform.python_version(), **versions.packages(), **versions.code()}, "missing")
+    if differing:
+        raise UserError(f"the machines have other code or packages: {differing}; copy the code from one to all of them")
+
+
 def check_data(data: DataSplits) -> None:
     """To be called by all processes.
 
@@ -48,14 +63,20 @@ def check_data(data: DataSplits) -> None:
         raise UserError(f"the processes have other images: {differing}; give all of them the same --dataset")
 
 
-def _differing(mine: dict[str, str]) -> str:
-    """What is not the same on all processes, in words: what the first has, and the first process that differs."""
-    first, *others = gather_object([mine])
+def _differing(mine: dict[str, str], absent: str | None = None) -> str:
+    """What is not the same on all processes, in words: what the first has, and the first process that differs.
+
+    What only some of them have is `absent` on the others; where that is None, it is not compared.
+    """
+    every = gather_object([mine])
     words = []
-    for name in filter(lambda name: all(name in other for other in others), first):
-        rank = next((rank for rank, other in enumerate(others, 1) if other[name] != first[name]), None)
+    for name in dict.fromkeys(name for found in every for name in found):
+        if absent is None and not all(name in found for found in every):
+            continue
+        first, *others = (found.get(name, absent) for found in every)
+        rank = next((rank for rank, other in enumerate(others, 1) if other != first), None)
         if rank is not None:
-            words.append(f"{name} is {first[name]} on process 0 and {others[rank - 1][name]} on process {rank}")
+            words.append(f"{name} is {first} on process 0 and {others[rank - 1]} on process {rank}")
     return ", ".join(words[:3])
 
 

@@ -32,12 +32,13 @@ def threads_per_process() -> int:
     """Compute threads for this process: its share of the physical cores that it may run on.
 
     `accelerate launch` and torchrun set OMP_NUM_THREADS=1, which leaves most of a CPU idle; any other value in the
-    environment is the user's own wish and is kept.
+    environment is the user's own wish and is kept, up to the cores that there are: `accelerate launch` counts those
+    of the machine, of which a container or a batch system may allow few.
     """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wish = os.environ.get("OMP_NUM_THREADS", "")
     if wish.isdigit() and int(wish) > 1:
-        return int(wish)
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(int(wish), allowed)
     cores = min(psutil.cpu_count(logical=False) or allowed, allowed)
     return max(1, cores // local_processes())
 

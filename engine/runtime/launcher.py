@@ -8,6 +8,7 @@ import ctypes
 import os
 import platform
 import signal
+import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import TypeVar
 
 import psutil
 
-from common.errors import UserError
+from common.errors import UserError, is_first_of_machine
 from options.clean import CleanOptions
 from options.groups import TrainOptions
 from options.infer import InferOptions
@@ -38,6 +39,7 @@ UNSUPPORTED = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
 }
 PRECISIONS = ("no", "fp16", "bf16")
+LAST_SECONDS = 5  # that a launcher has to end by itself when its processes have ended
 # What `accelerate launch` sets for each process, whatever it was asked for, and nobody sets by hand.
 MARKS = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_MODE", "ACCELERATE_DYNAMO_USE_FULLGRAPH")
 
@@ -154,6 +156,22 @@ def follow() -> None:
     if os.getppid() != parent or (not launched and _is_orphan(parent)):
         print("error: the accelerate launch that started this process has ended: stopping", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGTERM)
+
+
+def end_hanging_launcher() -> None:
+    """End torchrun some seconds from now, if it is still there, as the machine that it met the others at is lost.
+
+    It asks that machine now and then whether more machines want to join, and PyTorch 2.15 waits for the answer without
+    a limit (TCPStore::compareSet), also when torchrun is told to end.
+    """
+    if os.name == "posix" and os.environ.get("TORCHELASTIC_RUN_ID") and is_first_of_machine():
+        subprocess.Popen(
+            ["sh", "-c", f"sleep {LAST_SECONDS}; kill -KILL {os.getppid()}"],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
 
 def _is_accelerate(process: psutil.Process) -> bool:
