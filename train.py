@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         folder, and as "runs" the same for each by its name.
 
     Raises:
-        SystemExit: a mistake in the options (code 2), a run that was stopped (0, 130, 143) or is not finite (1).
+        SystemExit: a mistake in the options (code 2), a run that was stopped (0, 75, 130, 143) or is not finite (1).
     """
     began = time.monotonic()
     with exit_on_user_error():

@@ -130,8 +130,8 @@ def _leave_signals_to_the_main_process() -> None:
     PyTorch, which obeys everyone.
     """
     signal.set_wakeup_fd(-1)  # inherited: the main process would take this process's signals for its own
-    for name in ("SIGINT", "SIGHUP"):
-        if hasattr(signal, name):  # Windows has no SIGHUP
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has SIGINT alone
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if sys.platform == "linux":
         main_process = multiprocessing.parent_process().pid

@@ -279,8 +279,16 @@ MUTATIONS = [
         "engine/runtime/signals.py",
         "torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)",
         "pass",
-        "tests/test_resume.py::test_a_signal_to_one_process_stops_all",
-        "assert codes == [143, 143]",
+        "tests/test_resume.py::test_a_signal_to_one_process_stops_all_with_its_code[15-143]",
+        "assert codes == [code, code]",
+    ),
+    Mutation(
+        "15 a job that is to be started again ends as one that is to end",
+        "engine/runtime/signals.py",
+        'return REQUEUE if number == getattr(signal, "SIGUSR1", None) else 128 + number',
+        "return 128 + number",
+        "tests/test_resume.py::test_a_signal_to_one_process_stops_all_with_its_code[10-75]",
+        "assert codes == [code, code]",
     ),
     Mutation(
         "17 NaN not looked for",

@@ -19,6 +19,8 @@ OPTIONS = "--cpu --track none --model mlp --batch-size 64 --epochs 100000 --chec
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "PORT"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
 PLAIN = [sys.executable]
+# As the scripts in slurm/ start it: of itself torchrun hands on no SIGUSR1, but dies of it.
+TORCHRUN_USR1 = [*TORCHRUN, "--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGUSR1"]
 
 
 def start(launcher: list[str], folder: Path, *more: str) -> subprocess.Popen:
@@ -72,6 +74,15 @@ def to_every_process(process: subprocess.Popen) -> None:
     os.killpg(process.pid, signal.SIGTERM)
 
 
+def usr1_to_the_launcher(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGUSR1)
+
+
+def usr1_to_every_process(process: subprocess.Popen) -> None:
+    """As Slurm does with --signal=USR1@120."""
+    os.killpg(process.pid, signal.SIGUSR1)
+
+
 @pytest.mark.parametrize(
     ("launcher", "more", "signalled", "code"),
     [
@@ -79,9 +90,12 @@ def to_every_process(process: subprocess.Popen) -> None:
         pytest.param(PLAIN, [], to_the_launcher, 143, id="plain", marks=pytest.mark.slow),
         pytest.param(ACCELERATE, [], to_the_launcher, -signal.SIGTERM, id="accelerate", marks=pytest.mark.slow),
         pytest.param(TORCHRUN, [], to_the_launcher, 1, id="torchrun-2", marks=pytest.mark.slow),
+        pytest.param(PLAIN, [], usr1_to_the_launcher, 75, id="plain-usr1", marks=pytest.mark.slow),
+        pytest.param(PLAIN, ["--workers", "2"], usr1_to_every_process, 75, id="plain-all-usr1", marks=pytest.mark.slow),
+        pytest.param(TORCHRUN_USR1, [], usr1_to_the_launcher, 1, id="torchrun-2-usr1", marks=pytest.mark.slow),
     ],
 )
-def test_sigterm_saves_and_the_run_goes_on(
+def test_a_signal_saves_and_the_run_goes_on(
     tmp_path: Path, launcher: list[str], more: list[str], signalled: Callable, code: int
 ) -> None:
     process = start(launcher, tmp_path, *more)

@@ -93,7 +93,7 @@ def test_every_epoch_sees_each_sample_once(whole_run: dict[int, Path]) -> None:
             assert len(own) == len(set(own)) == 128
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_signal_saves_and_the_rest_follows_as_if_nothing_had_been(
     whole_run: dict[int, Path], tmp_path: Path, number: int, code: int, processes: int
@@ -120,9 +120,10 @@ def test_a_signal_in_evaluation_saves_at_once_and_the_evaluation_is_done_again(
     assert figures(tmp_path) == figures(whole_run[processes])
 
 
-def test_a_signal_to_one_process_stops_all(tmp_path: Path) -> None:
-    codes, printed = train(options(tmp_path), 2, Fault(signal_after=(5, signal.SIGTERM), signal_ranks=(1,)))
-    assert codes == [143, 143]
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
+def test_a_signal_to_one_process_stops_all_with_its_code(tmp_path: Path, number: int, code: int) -> None:
+    codes, printed = train(options(tmp_path), 2, Fault(signal_after=(5, number), signal_ranks=(1,)))
+    assert codes == [code, code]
     assert "stopped at step 5 of 12, saved" in printed
 
 

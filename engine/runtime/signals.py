@@ -16,11 +16,15 @@ from common.console import leave_the_terminal, note_at_once
 from common.errors import is_first_of_machine
 from engine.runtime import launcher
 
+REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: what was asked for is not done, and the same command will go on with it
 GRACE = 3.0  # seconds that the main thread has to obey a signal, and after which a second one is no copy of the first
 
 
 class StopRequest:
     """Remembers that the run was asked to stop: by SIGTERM, SIGINT, a closed terminal (SIGHUP) or --max-time.
+
+    SIGUSR1 asks for the same, and to be started again: schedulers send it some time before a job's time is over. It
+    alone ends a run with the code REQUEUE, by which a job script knows that there is more to do.
 
     Used in a `with` statement: signals are heard inside it, and mean what they meant before when it is left. Until
     `patient` is set a signal ends the process at once: nothing has been computed yet. Later ones are noted, and the
@@ -50,8 +54,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # no other may hear signals
-            for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-                number = getattr(signal, name, None)  # Windows has no SIGHUP
+            for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"):
+                number = getattr(signal, name, None)  # Windows has neither SIGHUP nor SIGUSR1
                 if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
                     self._before[number] = signal.signal(number, self._note)
             ours, self._told = socket.socketpair()
@@ -76,7 +80,7 @@ class StopRequest:
     def _note(self, number: int, _frame: object) -> None:
         if number == getattr(signal, "SIGHUP", None):
             leave_the_terminal()
-        self.exit_code = 128 + number
+        self.exit_code = _exit_code(number)
         if not self.patient:
             note_at_once(f"stopped {self.words}")
             sys.exit(self.exit_code)
@@ -96,12 +100,13 @@ class StopRequest:
                 words = "without saving the step under way" if self.patient else self.words
                 if is_first_of_machine():
                     console.note(f"stopped {words} (it was waiting for other processes, or for a library)")
-                os._exit(128 + number)
+                os._exit(_exit_code(number))
 
     def exit_code_on_all_ranks(self, accelerator: Accelerator) -> int | None:
         """The exit code to stop with once any process was asked to, the same on all processes; else None.
 
-        To be called by all processes at the same step. Running out of time is no failure: its code is 0.
+        To be called by all processes at the same step. Running out of time is no failure: its code is 0. Of several
+        wishes the highest code counts: SIGTERM, which wants an end, before SIGUSR1, and that before the time.
         """
         code = self.exit_code
         if code is None and time.monotonic() > self.deadline:
@@ -111,3 +116,8 @@ class StopRequest:
         wish = torch.tensor(-1 if code is None else code, device=accelerator.device)
         torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)
         return None if wish.item() < 0 else int(wish.item())
+
+
+def _exit_code(number: int) -> int:
+    """What a run ends with that a signal has ended: as a shell says it, but for SIGUSR1."""
+    return REQUEUE if number == getattr(signal, "SIGUSR1", None) else 128 + number
