@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from common import console
+from common import console, run_log
 from common.errors import exit_on_user_error
 from engine.runtime.peers import failing_together
 from options.groups import TrainOptions
@@ -39,7 +39,9 @@ def train(args: TrainOptions, began: float) -> dict:
         run = begin(args, accelerator, data, stop)
         for _ in steps(run):
             pass
-        return final_test.report_run(run)
+        results = final_test.report_run(run)
+        run_log.close()  # of several runs the next one has its own
+        return results
 
 
 def begin(args: TrainOptions, accelerator: "Accelerator", data: "DataSplits", stop: "StopRequest") -> "Run":
@@ -134,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         SystemExit: a mistake in the options (code 2), a run that was stopped (0, 75, 130, 143) or is not finite (1).
     """
     began = time.monotonic()
-    with exit_on_user_error():
+    with run_log.keeping(), exit_on_user_error():
         from options.multirun import asked_for, members
         from options.train import parse_train
 

@@ -7,11 +7,13 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 COLORS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+listener: Callable[[str], None] | None = None  # is given each line as well: `common/run_log.py` keeps them
 
 _live = ""  # the text that the next line is to take the place of
 
@@ -36,6 +38,7 @@ def say(text: str) -> None:
     clear()
     with ignore_closed_stdout():
         print(printable(text), flush=True)
+    _pass_on(text)
 
 
 def note(text: str) -> None:
@@ -43,6 +46,7 @@ def note(text: str) -> None:
     clear()
     with ignore_closed_stdout():
         print(_encodable(text, sys.stderr), file=sys.stderr, flush=True)
+    _pass_on(text)
 
 
 def note_at_once(text: str) -> None:
@@ -51,6 +55,12 @@ def note_at_once(text: str) -> None:
         over_the_live_line = "\r\x1b[K" if is_live() else ""
         with ignore_closed_stdout():
             os.write(2, f"{over_the_live_line}{text}\n".encode(errors="backslashreplace"))
+        _pass_on(text)
+
+
+def _pass_on(text: str) -> None:
+    if listener is not None:
+        listener(text)
 
 
 def is_live() -> bool:

@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from common import console
 from engine.optim.muon import Muon
 from engine.runtime.sharding import whole
 
@@ -80,7 +81,7 @@ class FiniteGuard:
             "checkpoint stays; a smaller --lr, --clip-grad 1, or --mixed-precision no may help"
         )
         if self.accelerator.is_main_process:
-            print(f"error: {message}", file=sys.stderr, flush=True)
+            console.note(f"error: {message}")
         sys.exit(1)
 
 

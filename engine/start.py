@@ -2,18 +2,18 @@
 
 import json
 import math
-import sys
 import time
 import weakref
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
+from common import console
 from data.workers import count_workers
 from engine.build import build_sampler
 from engine.checkpoints import resume
 from engine.finite_guard import FiniteGuard
-from engine.output import run_dir, trackers
+from engine.output import run_dir, run_log, trackers
 from engine.output.progress import Progress
 from engine.run import Parts, Run, is_done
 from engine.runtime import hardware, peers
@@ -72,6 +72,8 @@ def start_run(parts: Parts, facts: dict, stop: StopRequest) -> Run:
     run.release = weakref.finalize(run, run_dir.release, claim)
     if found is not None:
         peers.say_how_to_go_on(run.to_go_on())
+    if not run.reported:
+        run_log.open_log(folder, accelerator)
     if found is not None and not run.reported:
         _recover_best(run, found.folder)
     run.freeze()
@@ -157,7 +159,7 @@ def _recover_best(run: Run, checkpoint: Path) -> None:
     state.best_from = len(state.history) + (not at_end_of_epoch)
     if run.accelerator.is_main_process:
         own = run.folder / "best.pth"
-        print(f"warning: {own} does not hold the best epoch so far: from here on, starting anew", file=sys.stderr)
+        console.note(f"warning: {own} does not hold the best epoch so far: from here on, starting anew")
     if at_end_of_epoch:
         run.keep_weights()
 

@@ -3,6 +3,7 @@
 The processes are forked from a server that has imported torch once; otherwise they are what torchrun would start.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ import socket
 import sys
 import time
 import traceback
+import warnings
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +44,7 @@ class Fault:
         signal_in_evaluation: (step, signal number), sent when the evaluation after that step is under way.
         nan_at: (step from 0, rank): that process's loss becomes NaN.
         overflow_at: step from 0 whose loss becomes so large that its gradient in half precision overflows.
+        warn_after: (step, rank): that process warns, and a library of it logs a warning, when this step is done.
         drift_after: (step, rank): that process's weights move a little by themselves when this step is done.
         fail_in: ("step" | "evaluation" | "saving", step, rank): that process meets `failure` there, when so many steps
             are done; "start-up" is before the first of them.
@@ -64,6 +67,7 @@ class Fault:
     signal_in_evaluation: tuple[int, int] | None = None
     nan_at: tuple[int, int] | None = None
     overflow_at: int | None = None
+    warn_after: tuple[int, int] | None = None
     drift_after: tuple[int, int] | None = None
     fail_in: tuple[str, int, int] | None = None
     failure: str = "bug"
@@ -204,6 +208,9 @@ def _work(argv: list[str], env: dict[str, str], rank: int, fault: Fault, log: st
         check(self, step)
         if fault.signal_after and step + 1 == fault.signal_after[0] and rank in fault.signal_ranks:
             os.kill(os.getpid(), fault.signal_after[1])
+        if fault.warn_after == (step + 1, rank):
+            warnings.warn("something is odd", stacklevel=1)
+            logging.getLogger("a.library").warning("odd in %d places", 3)
         if fault.drift_after == (step + 1, rank):
             with torch.no_grad():
                 self.parameters[0].mul_(1.001)

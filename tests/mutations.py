@@ -291,6 +291,14 @@ MUTATIONS = [
         "assert codes == [code, code]",
     ),
     Mutation(
+        "16 the first process alone has a log",
+        "engine/output/run_log.py",
+        "if not _is_the_same(folder / NAME, mark):",
+        "if True:",
+        "tests/test_run_log.py::test_every_line_and_warning_of_all_processes_is_in_the_log",
+        'assert "[rank 1] UserWarning: something is odd',
+    ),
+    Mutation(
         "17 NaN not looked for",
         "train.py",
         "run.finite_guard.check(state.step)",

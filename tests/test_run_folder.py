@@ -24,6 +24,7 @@ FILES = {
     "report.html",
     "best.pth",
     "checkpoints",
+    "log.txt",
 }
 PICTURES = {"curves.png", "loss.png", "accuracy.png", "confusion_matrix.png", "reliability.png", "examples.png"}
 

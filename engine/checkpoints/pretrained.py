@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import models
+from common import console
 from common.errors import ImpossibleOptions
 from common.hub import local_file
 from data.class_folders import same_names
@@ -112,7 +113,8 @@ def load(model: nn.Module, args: TrainOptions, classes: list[str]) -> None:
         not_loaded += f", but for {len(rows)} of {len(classes)} classes by name"
     elif rows and len(rows) == len(classes):
         not_loaded += " (they know every class by name: --match-classes would keep that)"
-    PartialState().print(f"{len(fitting)} weights and statistics from {where}; {not_loaded}")
+    if PartialState().is_main_process:
+        console.say(f"{len(fitting)} weights and statistics from {where}; {not_loaded}")
 
 
 def _check_fit(

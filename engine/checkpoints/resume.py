@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -14,6 +13,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from common import console
 from common.console import plain_number
 from common.errors import UserError
 from common.files import is_folder, write_atomically
@@ -106,7 +106,7 @@ def find(asked: str, run_name: str | None, folder: Path) -> Found | None:
         found = from_one(lambda: _find(asked, run_name, folder), steps.index(max(steps)))
     if found is not None and PartialState().is_main_process:
         for complaint in found.complaints:
-            print(f"warning: {complaint}; falling back to {found.folder}", file=sys.stderr, flush=True)
+            console.note(f"warning: {complaint}; falling back to {found.folder}")
     return found
 
 

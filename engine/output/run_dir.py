@@ -16,6 +16,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 
+from common import console
 from common.errors import UserError
 from common.files import deepest_existing, write_atomically, write_json
 from common.version import VERSION
@@ -121,10 +122,8 @@ def claim(folder: Path) -> int | None:
     except BlockingIOError:
         raise UserError(f"the run {folder} is under way in another process: wait for it, or stop it first") from None
     except OSError as error:  # ENOSYS, ENOLCK, EOPNOTSUPP, EBADF: each file system says it in its own way
-        print(
-            f"warning: nothing keeps another run out of {folder}, as its file system has no locks ({error.strerror})",
-            file=sys.stderr,
-            flush=True,
+        console.note(
+            f"warning: nothing keeps another run out of {folder}, as its file system has no locks ({error.strerror})"
         )
     return descriptor
 

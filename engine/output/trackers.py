@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import io
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import torch
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from torch import nn
 
+from common import console
 from common.errors import UserError
 from common.files import write_atomically
 from options.groups import OPTIONS
@@ -121,7 +121,7 @@ def log_graph(trackers: list[GeneralTracker], model: nn.Module, input_shape: tup
                 tracker.writer.add_graph(model, image)
             except (RuntimeError, TypeError, ValueError, AssertionError, torch.jit.TracingCheckError) as error:
                 reason = str(error).strip().split("\n")[0] or type(error).__name__
-                print(f"note: no graph in TensorBoard, as the model cannot be traced: {reason}", file=sys.stderr)
+                console.note(f"note: no graph in TensorBoard, as the model cannot be traced: {reason}")
 
 
 def finish(trackers: list[GeneralTracker]) -> None:

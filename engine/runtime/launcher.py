@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import psutil
 
+from common import console
 from common.errors import UserError, is_first_of_machine
 from options.clean import CleanOptions
 from options.groups import TrainOptions
@@ -154,7 +155,7 @@ def follow() -> None:
         pr_set_pdeathsig = 1  # from linux/prctl.h
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
     if os.getppid() != parent or (not launched and _is_orphan(parent)):
-        print("error: the accelerate launch that started this process has ended: stopping", file=sys.stderr, flush=True)
+        console.note("error: the accelerate launch that started this process has ended: stopping")
         sys.exit(128 + signal.SIGTERM)
 
 
