@@ -28,7 +28,7 @@ MARKED |= {"ACCELERATE_DYNAMO_USE_FULLGRAPH": "False"}
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name in launcher.WHOLE_NUMBERS or name.startswith("ACCELERATE_") or name == "MASTER_ADDR":
+        if name in launcher.WHOLE_NUMBERS or name.startswith(("ACCELERATE_", "SLURM_")) or name == "MASTER_ADDR":
             monkeypatch.delenv(name)
 
 
@@ -56,6 +56,7 @@ def samples(folder: Path) -> int:
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "asks for a parallelism_config, which is not supported"),
         ({"LOCAL_RANK": "0"}, "LOCAL_RANK .*but not RANK and WORLD_SIZE and MASTER_ADDR.*: unset LOCAL_RANK"),
         ({"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"}, "LOCAL_RANK .*but not MASTER_ADDR"),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, "srun has started 4 processes that would each train alone: .*one torchrun"),
         ({"WORLD_SIZE": "many"}, "WORLD_SIZE=many in the environment is no whole number"),
         ({"ACCELERATE_USE_CPU": "maybe"}, "ACCELERATE_USE_CPU=maybe in the environment is neither true nor false"),
     ],
@@ -67,6 +68,20 @@ def test_what_cannot_be_followed_is_refused_in_one_line(
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=says):
         launcher.check_environment()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},  # the shell of a job, as salloc opens it
+        {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
+        {"SLURM_STEP_NUM_TASKS": "2", "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node0"},  # torchrun, by srun
+    ],
+)
+def test_what_slurm_says_of_a_job_stops_no_run(environment: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    launcher.check_environment()
 
 
 def test_variables_that_are_set_but_empty_count_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,8 @@ def check_environment() -> None:
     """Refuse what cannot be followed, before Accelerate reads it; variables that are set but empty are removed.
 
     Raises:
-        UserError: a variable is no number or no flag, LOCAL_RANK stands alone, or what is asked for is unsupported.
+        UserError: a variable is no number or no flag, LOCAL_RANK stands alone, srun has started several processes
+            that do not know of one another, or what is asked for is unsupported.
     """
     for name in (*WHOLE_NUMBERS, *FLAGS):
         value = os.environ.get(name, "").strip()
@@ -64,6 +65,12 @@ def check_environment() -> None:
         raise UserError(
             f"LOCAL_RANK is in the environment but not {' and '.join(missing)}, so no launcher has set it for this "
             "process: unset LOCAL_RANK, or start with torchrun or accelerate launch"
+        )
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")  # of srun alone: in the job's own shell it is not set
+    if tasks != "1" and not _any_set(RANKS):
+        raise UserError(
+            f"srun has started {tasks} processes that would each train alone: have it start one torchrun on each node, "
+            "as slurm/train_multi_node.sbatch does; if each is to be a run of its own, unset SLURM_STEP_NUM_TASKS"
         )
     for name, what in UNSUPPORTED.items():
         if os.environ.get(name, "").lower() == "true":
