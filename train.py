@@ -128,6 +128,9 @@ def steps(run: "Run") -> Iterator[int]:
 def main(argv: Sequence[str] | None = None) -> dict:
     """Run with the options in `argv` (default: the command line's); each call is a run of its own.
 
+    Signals, warnings and logging of the process are afterwards as they were; PyTorch keeps the run's choice of threads,
+    determinism and flushed denormals.
+
     Returns:
         What test.json holds and, as "folder", the run's folder. Of several runs (--seeds, --folds, --sweep) their
         folder, and as "runs" the same for each by its name.
