@@ -24,15 +24,21 @@ def test_options_of_the_launcher_ask_too() -> None:
     assert _asks_for_accelerator([]) is None
 
 
-def test_the_process_that_the_launcher_starts_says_so_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_home", [False, True])  # where `accelerate config` puts it
+def test_the_process_that_the_launcher_starts_says_so_in_one_line(tmp_path: Path, at_home: bool) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from engine.runtime.launch_configuration import warn_without_accelerator\nwarn_without_accelerator()\n"
     )
     config = REPOSITORY / "accelerate_configs" / "single_gpu.yaml"
-    command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file", str(config), str(script)]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, env={"PYTHONPATH": str(REPOSITORY)}
-    )
+    named = ["--config_file", str(config)]
+    if at_home:
+        home = tmp_path / "accelerate" / "default_config.yaml"
+        home.parent.mkdir()
+        home.write_text(config.read_text())
+        config, named = home, []
+    command = [str(Path(sys.executable).with_name("accelerate")), "launch", *named, str(script)]
+    env = {"PYTHONPATH": str(REPOSITORY), "HF_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, env=env)
     assert done.stderr.startswith(f"warning: {config} asks for GPUs and PyTorch finds none"), done.stderr
     assert done.stderr.count("\n") == 1 and "give --cpu" in done.stderr

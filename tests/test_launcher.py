@@ -57,6 +57,12 @@ def samples(folder: Path) -> int:
         ({"LOCAL_RANK": "0"}, "LOCAL_RANK .*but not RANK and WORLD_SIZE and MASTER_ADDR.*: unset LOCAL_RANK"),
         ({"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"}, "LOCAL_RANK .*but not MASTER_ADDR"),
         ({"SLURM_STEP_NUM_TASKS": "4"}, "srun has started 4 processes that would each train alone: .*one torchrun"),
+        ({"ACCELERATE_TORCH_DEVICE": "cuda"}, "ACCELERATE_TORCH_DEVICE=cuda in the environment would choose a device"),
+        (
+            {"WORLD_SIZE": "2"},
+            "WORLD_SIZE is .*but not RANK and MASTER_ADDR, .*: unset WORLD_SIZE, or start with torchrun",
+        ),
+        ({"RANK": "1"}, "RANK is in the environment but not WORLD_SIZE and MASTER_ADDR, .*: unset RANK"),
         ({"WORLD_SIZE": "many"}, "WORLD_SIZE=many in the environment is no whole number"),
         ({"ACCELERATE_USE_CPU": "maybe"}, "ACCELERATE_USE_CPU=maybe in the environment is neither true nor false"),
     ],
@@ -74,7 +80,7 @@ def test_what_cannot_be_followed_is_refused_in_one_line(
     "environment",
     [
         {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},  # the shell of a job, as salloc opens it
-        {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
+        {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "-1"},
         {"SLURM_STEP_NUM_TASKS": "2", "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node0"},  # torchrun, by srun
     ],
 )

@@ -49,8 +49,9 @@ def check_environment() -> None:
     """Refuse what cannot be followed, before Accelerate reads it; variables that are set but empty are removed.
 
     Raises:
-        UserError: a variable is no number or no flag, LOCAL_RANK stands alone, srun has started several processes
-            that do not know of one another, or what is asked for is unsupported.
+        UserError: a variable is no number or no flag, LOCAL_RANK or the like stands alone, srun has
+            started several processes that do not know of one another, a device is named, or what is asked for is
+            unsupported.
     """
     for name in (*WHOLE_NUMBERS, *FLAGS):
         value = os.environ.get(name, "").strip()
@@ -61,10 +62,18 @@ def check_environment() -> None:
         elif name not in FLAGS and not value.removeprefix("-").isdigit():
             raise UserError(f"{name}={value} in the environment is no whole number: unset it, or start with torchrun")
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR") if not os.environ.get(name)]
-    if os.environ.get("LOCAL_RANK", "-1") != "-1" and missing and not _any_set(RANKS[1:]):
+    of_one_process = {"LOCAL_RANK": "-1", "WORLD_SIZE": "1", "RANK": "0"}
+    left_over = [name for name, value in of_one_process.items() if os.environ.get(name, value) != value]
+    if left_over and missing and not _any_set(RANKS[1:]):
         raise UserError(
-            f"LOCAL_RANK is in the environment but not {' and '.join(missing)}, so no launcher has set it for this "
-            "process: unset LOCAL_RANK, or start with torchrun or accelerate launch"
+            f"{left_over[0]} is in the environment but not {' and '.join(missing)}, so no launcher has set it for this "
+            f"process: unset {left_over[0]}, or start with torchrun or accelerate launch"
+        )
+    device = os.environ.get("ACCELERATE_TORCH_DEVICE")
+    if device:
+        raise UserError(
+            f"ACCELERATE_TORCH_DEVICE={device} in the environment would choose a device that no option of the run "
+            "tells of: unset it, and give --cpu, or choose a GPU by CUDA_VISIBLE_DEVICES"
         )
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")  # of srun alone: in the job's own shell it is not set
     if tasks != "1" and not _any_set(RANKS):
