@@ -80,6 +80,7 @@ def write_to(path: Path, speaker: str = "") -> None:
         _file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         _tell(error)
+        give_up()
         return
     said, _waiting = _waiting, []
     _write(said)
