@@ -171,7 +171,6 @@ class Run(Parts):
         due = epoch % self.args.eval_every == 0 or epoch == self.args.epochs
         if not due or not len(self.data.val):
             return {}
-        agreement.share_buffers(self.eval_model, self.accelerator)
         return evaluate(
             self.eval_model,
             self.task,

@@ -24,6 +24,7 @@ from engine.train_state import TrainState
 from models import summary
 from models.layers import sync_batch_norm
 from options.resumed import near_runs
+from options.training import SYNC_BN_BELOW
 
 
 def start_run(parts: Parts, facts: dict, stop: StopRequest) -> Run:
@@ -169,7 +170,9 @@ def _introduce(run: Run, facts: dict) -> None:
     args, accelerator = run.args, run.accelerator
     lines = [describe(accelerator)]
     if accelerator.num_processes > 1:
-        lines += filter(None, [sync_batch_norm.in_words(run.unwrapped_model)])
+        by_default = f"on by default below {SYNC_BN_BELOW} images a process; --no-sync-bn turns it off"
+        why = "--sync-bn" if args.sync_bn else by_default
+        lines += filter(None, [sync_batch_norm.in_words(run.unwrapped_model, why)])
     run.progress.say(summary.as_text(facts, args.model, args.verbose))
     run.progress.say("\n".join([run.data.in_words(), *run.data.remarks, *lines, f"{run.folder}/\n"]))
     if accelerator.is_main_process and not run.reported:

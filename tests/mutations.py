@@ -4,8 +4,8 @@ The promises are numbered as they were given: to survive SIGKILL (1), seeds (2),
 (4), processes (5, also across a resume: 6), evaluation (7), drift (8), learning rates (9), accumulation (10), saving
 under SIGKILL (11) and on a full disk (12), damage (13), pickles (14), signals (15), a killed process (16), NaN (17),
 bad images (18), classes (19), options (20), photos, tables of labels, rare classes and repeats (21), several labels
-(22), exported files (23), several machines (24). There is none for 16: that the others end when one process is killed
-is the launcher's doing, and that a relaunch goes on is promise 1.
+(22), exported files (23), several machines, memory and batch norm's statistics (24). There is none for 16: that the
+others end when one process is killed is the launcher's doing, and that a relaunch goes on is promise 1.
 """
 
 from dataclasses import dataclass
@@ -402,6 +402,14 @@ MUTATIONS = [
         "(self.rank * share + np.arange(share)) * 0",
         "tests/test_repeats.py::test_as_many_epochs_show_what_they_show_without_repeats[2]",
         "assert sorted(with_them) == sorted(without)",
+    ),
+    Mutation(
+        "24 batch norm's statistics are each process's own",
+        "train.py",
+        "average_statistics(model, accelerator)  # batch norm's, over processes",
+        "pass",
+        "tests/test_batch_norm_statistics.py::test_they_are_the_mean_over_processes_of_what_each_would_have[2]",
+        "torch.testing.assert_close(value, apart.mean(0)",
     ),
     Mutation(
         "22 thresholds of several labels stay at a half",

@@ -34,19 +34,20 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
 
 def test_weights_and_running_statistics_of_two_and_four_processes_are_those_of_one(tmp_path: Path) -> None:
     one = state(tmp_path / "1", 1)
+    says = "(on by default below 16 images a process; --no-sync-bn turns it off)"
     assert {name.rpartition(".")[2] for name in one} >= {"running_mean", "running_var", "num_batches_tracked"}
     other_seed = difference(one, state(tmp_path / "seed", 1, "--seed", "1"))
     alone = difference(one, state(tmp_path / "alone", 2, "--no-sync-bn"))
     for processes in (2, 4):
-        together = difference(one, state(tmp_path / str(processes), processes))
+        together = difference(one, state(tmp_path / str(processes), processes, says=says))
         assert together < 1e-3 * min(alone, other_seed), "other statistics, or other samples, differ a thousandfold"
 
 
 def test_by_default_only_small_batches_are_normalised_together(tmp_path: Path) -> None:
     batch = "--batch-size", "32", "--epochs", "4"  # 16 images a process
-    on = state(tmp_path / "on", 2, *batch, "--sync-bn", says="batch norm over the images of all processes")
+    on = state(tmp_path / "on", 2, *batch, "--sync-bn", says="batch norm over the images of all processes (--sync-bn)")
     off = state(tmp_path / "off", 2, *batch, "--no-sync-bn", says="batch norm over each process's own images")
-    default = state(tmp_path / "default", 2, *batch)
+    default = state(tmp_path / "default", 2, *batch, says="(--sync-bn: over the images of all)")
     assert all(torch.equal(default[name], off[name]) for name in default)
     assert not all(torch.equal(default[name], on[name]) for name in default)
 

@@ -12,6 +12,7 @@ from torch import nn
 from common.errors import UserError
 from data.dataset import DataSplits
 from engine.runtime import hardware, versions
+from models.layers.sync_batch_norm import SyncBatchNorm
 from options.groups import OPTIONS, TrainOptions
 
 
@@ -80,11 +81,28 @@ def _differing(mine: dict[str, str], absent: str | None = None) -> str:
     return ", ".join(words[:3])
 
 
-def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
-    """Give every process the first one's buffers (batch-norm statistics), which are the ones that get saved."""
-    if accelerator.num_processes > 1:
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, src=0)
+def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
+    """Give every process the mean of all processes' floating-point buffers: batch norm's running statistics.
+
+    Those of synchronized batch norm are equal already. To be called by all processes after a step, so that what is
+    evaluated, averaged (--ema) and saved is of all images and a function of (options, step).
+    """
+    if accelerator.num_processes == 1:
+        return
+    buffers = [
+        buffer
+        for module in model.modules()
+        if not isinstance(module, SyncBatchNorm | nn.SyncBatchNorm)
+        for buffer in module.buffers(recurse=False)
+        if buffer.is_floating_point()
+    ]
+    if not buffers:
+        return
+    # In float64 the mean of equal float32 numbers is that number: what no step changes, as frozen statistics, stays.
+    flat = torch.cat([buffer.flatten().double() for buffer in buffers])
+    torch.distributed.all_reduce(flat)
+    means = flat.div_(accelerator.num_processes).split([buffer.numel() for buffer in buffers])
+    torch._foreach_copy_(buffers, [mean.view(buffer.shape) for mean, buffer in zip(means, buffers, strict=True)])
 
 
 def check_equal_weights(model: nn.Module, accelerator: Accelerator) -> None:

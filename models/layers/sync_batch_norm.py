@@ -80,16 +80,19 @@ def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
-def in_words(model: nn.Module) -> str | None:
-    """Whose images several processes' batch norm takes its statistics from, in a line; None where there is none."""
+def in_words(model: nn.Module, why: str) -> str | None:
+    """Whose images several processes' batch norm takes its statistics from, in a line; None where there is none.
+
+    `why` says of synchronized batch norm what it comes from.
+    """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return None
     if isinstance(norms[0], SyncBatchNorm | nn.SyncBatchNorm):
-        return "batch norm over the images of all processes (--sync-bn)"
+        return f"batch norm over the images of all processes ({why})"
     return (
-        "batch norm over each process's own images: another number of processes gives other weights, by more than "
-        "rounding (--sync-bn: over those of all)"
+        "batch norm over each process's own images, its running statistics averaged over processes: another number of "
+        "processes gives other weights, by more than rounding (--sync-bn: over the images of all)"
     )
 
 
