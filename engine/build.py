@@ -17,7 +17,7 @@ from data.dataset import DataSplits
 from data.loader import TrainSampler
 from data.streams.order import Place, StreamSampler, place_for
 from engine.checkpoints import pretrained
-from models import param_groups
+from models import grad_checkpointing, param_groups
 from models.factory import argument_names, create_model
 from models.layers.sync_batch_norm import synchronize_batch_norm
 from options.groups import TrainOptions
@@ -162,7 +162,8 @@ def build_model(args: TrainOptions, task: Task, data: DataSplits, sharded: bool)
     Weights that are to be sharded stay contiguous, as FSDP2 demands; the images may still be channels_last.
 
     Raises:
-        ImpossibleOptions: the constructor refuses --model-arg or the images' size, or --pretrained is of another model.
+        ImpossibleOptions: the constructor refuses --model-arg or the images' size, --pretrained is of another model, or
+            --grad-checkpointing cannot be done.
     """
     console.status(f"building {args.model}")
     num_processes = PartialState().num_processes
@@ -174,6 +175,8 @@ def build_model(args: TrainOptions, task: Task, data: DataSplits, sharded: bool)
         )
         one_at_a_time = args.batch_size == args.accumulate * num_processes and not synchronized
         _try_out(model, args.model, task, one_at_a_time)
+        if args.grad_checkpointing:
+            grad_checkpointing.check(model, torch.zeros(2, *task.input_shape))
         if hasattr(model, "init_from") and args.pretrained is None:
             model.init_from(_some_inputs(task, data))
     except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError, LookupError) as error:
@@ -186,6 +189,10 @@ def build_model(args: TrainOptions, task: Task, data: DataSplits, sharded: bool)
         param_groups.check_frozen(model, [part for part, _ in parse_freeze(args.freeze)])
     if synchronized:
         model = synchronize_batch_norm(model, task.device)
+    if args.grad_checkpointing:
+        if args.compile:
+            raise ImpossibleOptions("--grad-checkpointing does not go with --compile: leave one of them out")
+        grad_checkpointing.checkpoint_activations(model)
     model.train()
     return model.to(memory_format=torch.channels_last) if args.channels_last and not sharded else model
 

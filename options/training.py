@@ -142,6 +142,12 @@ class OptimOptions:
     accumulate: int = option(
         1, "gradient accumulation: micro-batches per optimizer step, which save memory", type=POSITIVE, metavar="N"
     )
+    grad_checkpointing: bool = option(
+        False,
+        "activation checkpointing: compute activations again in the backward pass instead of keeping them: less "
+        "memory, more time, the same results",
+        may_change=True,
+    )
     sync_bn: bool | None = option(
         None,
         "synchronize batch norm: statistics over all processes' images (default: where a process has fewer than "
