@@ -101,7 +101,8 @@ def prepare(args: InferOptions, content: dict, tta: str | None) -> tuple:
 
     accelerator, _ = start_accelerator(args)
     model, task = best_weights.restore(content, args.weights, accelerator.device, tta)
-    return model, task, accelerator, args.batch_size or content["options"]["batch_size"]
+    options = content["options"]
+    return model, task, accelerator, args.batch_size or options["batch_size"] // options.get("accumulate", 1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -46,9 +46,9 @@ def train(args: TrainOptions, began: float) -> dict:
 
 def begin(args: TrainOptions, accelerator: "Accelerator", data: "DataSplits", stop: "StopRequest") -> "Run":
     """Build a run, or resume one, up to where its next step can be taken."""
-    from engine import build, start
+    from engine import build, micro_batches, start
     from engine.optim.ema import EMA
-    from engine.optim.factory import build_optimizer
+    from engine.optim.factory import optimizer_for
     from engine.run import Parts
     from engine.runtime import agreement
     from models import summary
@@ -56,22 +56,12 @@ def begin(args: TrainOptions, accelerator: "Accelerator", data: "DataSplits", st
     args = build.resolve(args, data, accelerator.num_processes)
     agreement.check_options(args)  # and what has been filled in
     task = build.build_task(args, data, accelerator.device)
+    args = micro_batches.settle(args, task, data, accelerator)
     plan = build.plan_steps(args, len(data.train), accelerator.num_processes)
     sharded = accelerator.is_fsdp2
     model = build.build_model(args, task, data, sharded).to(accelerator.device)
     facts = summary.summarize(model, task.input_shape)
-    optimizer = build_optimizer(
-        model,
-        args.optimizer,
-        lr=args.lr,
-        momentum=args.momentum,
-        weight_decay=args.weight_decay,
-        head_lr=args.head_lr,
-        bias_lr=args.bias_lr,
-        layer_decay=args.layer_decay,
-        sharded=sharded,
-        frozen=args.freeze != "none",
-    )
+    optimizer = optimizer_for(args, model, sharded)
     ema = EMA(model, args.ema) if args.ema else None
     model, optimizer = accelerator.prepare(model, optimizer)
     return start.start_run(Parts(args, accelerator, data, task, plan, model, ema, optimizer), facts, stop)

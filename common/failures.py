@@ -7,11 +7,6 @@ import re
 # raised in a worker arrives as text, and as the classes of PyTorch take seconds to import.
 _KNOWN = (
     (
-        r"OutOfMemoryError|\bMemoryError|CPUAllocator: (can't allocate|not enough) memory",
-        "out of memory: give a smaller --batch-size or, in training, --accumulate N, which takes a process's share of "
-        "the batch in N parts",
-    ),
-    (
         r"shared memory|[Bb]us error",
         "no room in shared memory (/dev/shm) for the batches of --workers: give fewer, or start the container with a "
         "larger --shm-size",
@@ -25,12 +20,31 @@ _KNOWN = (
         "one of the --workers was killed or has crashed, which happens most for want of memory: give fewer",
     ),
 )
+_MEMORY = (
+    r"OutOfMemoryError|\bMemoryError|CPUAllocator: (can't allocate|not enough) memory|bad_alloc|STATUS_ALLOC_FAILED"
+    r"|could not create a (primitive|memory object)$"  # oneDNN's; one that it does not know it calls a descriptor
+)
 _LOST = r"\bgloo\b|DistBackendError|DistNetworkError|DistStoreError|NCCL (error|communicator)"
+
+_memory_remedy = "a smaller --batch-size"
+
+
+def set_memory_remedy(settings: str) -> None:
+    """Say from here on that these settings are to be tried where memory does not suffice."""
+    global _memory_remedy
+    _memory_remedy = settings
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no room in memory, of a GPU or of the machine."""
+    return bool(re.search(_MEMORY, _text(error)))
 
 
 def in_one_line(error: BaseException) -> str | None:
     """What an error means and what to do about it; None for one that needs its traceback."""
     text = _text(error)
+    if is_out_of_memory(error):
+        return of_this_process(f"out of memory: try {_memory_remedy}")
     line = next((line for pattern, line in _KNOWN if re.search(pattern, text)), None)
     return line and of_this_process(line)
 

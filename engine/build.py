@@ -11,7 +11,7 @@ from accelerate import Accelerator, PartialState
 from torch import nn
 
 import tasks
-from common import console
+from common import console, failures
 from common.errors import ImpossibleOptions
 from data.dataset import DataSplits
 from data.loader import TrainSampler
@@ -99,7 +99,7 @@ def plan_steps(args: TrainOptions, num_samples: int, num_processes: int) -> Plan
 
 def _parts(args: TrainOptions, num_processes: int) -> int:
     """What the global batch size has to divide by; repeats need not stay on one process."""
-    return math.lcm(num_processes * args.accumulate, args.repeats)
+    return math.lcm(num_processes * (args.accumulate or 1), args.repeats)
 
 
 def build_task(args: TrainOptions, data: DataSplits, device: torch.device) -> Task:
@@ -180,6 +180,8 @@ def build_model(args: TrainOptions, task: Task, data: DataSplits, sharded: bool)
         if hasattr(model, "init_from") and args.pretrained is None:
             model.init_from(_some_inputs(task, data))
     except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError, LookupError) as error:
+        if failures.is_out_of_memory(error):
+            raise
         raise _refusal(args.model, task, error) from error
     if args.pretrained is not None:
         pretrained.load(model, args, data.class_names)

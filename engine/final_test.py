@@ -52,7 +52,7 @@ def _report_run(run: Run) -> dict:
     task.use(task.learned(run.best_record))
     if run.args.calibrate:
         _calibrate(run, content)
-    how_to_test = run.unwrapped_model, data, accelerator, run.args.batch_size
+    how_to_test = run.unwrapped_model, data, accelerator, run.eval_batch_size
     test, probabilities = task.test_report(run.folder, *how_to_test)
     answers = None if data.unlabelled is None else task.predict_unlabelled(run.folder, *how_to_test)
     if accelerator.is_main_process:
@@ -75,7 +75,7 @@ def _calibrate(run: Run, content: dict) -> None:
     data, accelerator = run.data, run.accelerator
     if not len(data.val):
         raise UserError(f"--calibrate needs a validation part, which {data.name} has not: leave it out")
-    logits, labels = predict(run.unwrapped_model, run.task, data.val, accelerator, run.args.batch_size)
+    logits, labels = predict(run.unwrapped_model, run.task, data.val, accelerator, run.eval_batch_size)
     found = from_one(lambda: run.task.calibrated(logits, labels))
     run.task.use(found)
     if accelerator.is_main_process:

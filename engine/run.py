@@ -96,6 +96,11 @@ class Run(Parts):
         """The weights that are evaluated and kept: the moving average where there is one."""
         return self.unwrapped_model if self.ema is None else self.ema.model
 
+    @property
+    def eval_batch_size(self) -> int:
+        """Images that a process evaluates at a time: no more for --accumulate than there is room for."""
+        return self.args.batch_size // self.args.accumulate
+
     def batches(self) -> torch.utils.data.DataLoader:
         """This process's micro-batches from here to the end of the run."""
         data, crop = self.data, self.task.augment.crop
@@ -176,7 +181,7 @@ class Run(Parts):
             self.task,
             self.data.val,
             self.accelerator,
-            self.args.batch_size,
+            self.eval_batch_size,
             between_batches=self._stop_in_evaluation,
         )
 

@@ -102,7 +102,7 @@ def parse_bench(argv: Sequence[str] | None = None) -> BenchOptions:
     args = parser.parse_args(argv)
     trained = parse_train([f"--recipe={args.recipe}"] if args.recipe else [])
     # What is timed is one step of all layers on images of one size, their own; a micro-batch counts as a step.
-    batch_size = trained.batch_size and trained.batch_size // trained.accumulate
+    batch_size = trained.batch_size and trained.batch_size // (trained.accumulate or 1)
     trained = replace(trained, train_sizes=None, freeze="none", batch_size=batch_size, accumulate=1)
     if args.recipe:
         parser.set_defaults(**_from_recipe(trained, args))

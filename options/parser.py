@@ -113,6 +113,13 @@ def number(kind: type, low: float, high: float = float("inf"), *, open_low: bool
 
 
 POSITIVE = number(int, 1)
+
+
+def auto_or(kind: Callable) -> Callable:
+    """An argparse type: the word auto, which is None, for a run to fill in, or what `kind` takes."""
+    return lambda text: None if text == "auto" else kind(text)
+
+
 FLAG = argparse.BooleanOptionalAction
 TOLD = ("input_shape", "num_classes", "output_shape", "conv")  # what models.create_model is told without asking
 

@@ -79,6 +79,13 @@ def _folder_of(asked: argparse.Namespace) -> Path:
     return path.parent.parent if path.absolute().parent.name == "checkpoints" else path
 
 
+def keep_found(args: argparse.Namespace, before: argparse.Namespace, typed: dict) -> None:
+    """Let `args` have what the run, whose options are `before`, has filled in where the same is asked for again."""
+    for name, value in typed.items():
+        if value is None and OPTIONS[name].filled_in:
+            setattr(args, name, getattr(before, name))
+
+
 def find_moved_data(args: argparse.Namespace, typed: dict) -> None:
     """Let `args`, with the options of an earlier run in them, name its data set where that is now."""
     if "dataset" not in typed:

@@ -98,6 +98,7 @@ def _with_recipe_and_run(parser: Parser, argv: list[str], typed: argparse.Namesp
     if not before:
         return asked
     args = parser.parse_args(before + argv)
+    resumed.keep_found(args, parser.parse_args(before), named)
     resumed.find_moved_data(args, named)
     return args
 

@@ -6,6 +6,7 @@ from data.augment.spec import parse as parse_augment
 from data.augment.spec import parse_sizes
 from options.parser import (
     POSITIVE,
+    auto_or,
     in_words,
     number,
     number_list,
@@ -139,8 +140,13 @@ class OptimOptions:
         0.0, "label smoothing", type=number(float, 0, 0.99), metavar="SHARE", classes_only=True
     )
     clip_grad: float = option(0.0, "maximum gradient norm; 0 disables clipping", type=number(float, 0), metavar="NORM")
-    accumulate: int = option(
-        1, "gradient accumulation: micro-batches per optimizer step, which save memory", type=POSITIVE, metavar="N"
+    accumulate: int | None = option(
+        1,
+        "gradient accumulation: micro-batches per optimizer step, which save memory; auto: the fewest that fit, found "
+        "before the first step (on CPUs where a limit refuses memory)",
+        type=auto_or(POSITIVE),
+        metavar="N|auto",
+        filled_in=True,
     )
     grad_checkpointing: bool = option(
         False,

@@ -6,6 +6,7 @@ The processes are forked from a server that has imported torch once; otherwise t
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
@@ -52,6 +53,8 @@ class Fault:
         kill_worker_after: (step, rank): SIGKILL to the first of that process's --workers.
         fill_disk_after: a file "ballast" takes all room left in --output-dir when this step is done.
         ledger: a file for each rank, `<ledger>.<rank>`, gets a line "step id id ..." for each micro-batch.
+        memory: rank -> bytes of address space that it may take beyond what it begins with; the system refuses more.
+        weighed: a file for each rank, `<weighed>.<rank>`, gets the most bytes that the process ever took beyond that.
         report: whether to go on to the test report at the end.
         shard: FSDP2 as accelerate_configs/fsdp2.yaml asks for it, but on CPUs and with every layer a unit of its own.
         gloo: processes talk by gloo, which unlike NCCL lets several of them share a GPU.
@@ -74,6 +77,8 @@ class Fault:
     kill_worker_after: tuple[int, int] | None = None
     fill_disk_after: int | None = None
     ledger: Path | None = None
+    memory: dict[int, int] = field(default_factory=dict)
+    weighed: Path | None = None
     report: bool = False
     shard: bool = False
     gloo: bool = False
@@ -124,6 +129,12 @@ def one_thread() -> None:
 
     torch.set_num_threads(1)
     torch.set_num_threads = lambda count: None
+
+
+def address_space(which: str) -> int:
+    """Bytes of it that this process has ("VmSize"), or has had at most ("VmPeak"); Linux only."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{which}:"))
+    return 1024 * int(line.split()[1])
 
 
 def fill_disk(ballast: Path) -> None:
@@ -195,6 +206,9 @@ def _work(argv: list[str], env: dict[str, str], rank: int, fault: Fault, log: st
     from tasks.classification.task import Classification
 
     one_thread()
+    began_with = address_space("VmSize") if fault.memory or fault.weighed else 0
+    if rank in fault.memory:
+        resource.setrlimit(resource.RLIMIT_AS, (began_with + fault.memory[rank],) * 2)
 
     if fault.shard:
         shard_on_cpus()
@@ -283,6 +297,8 @@ def _work(argv: list[str], env: dict[str, str], rank: int, fault: Fault, log: st
         try:
             train.main(argv)
             assert not torch.distributed.is_initialized()
+            if fault.weighed is not None:
+                Path(f"{fault.weighed}.{rank}").write_text(str(address_space("VmPeak") - began_with))
         except Exception:
             traceback.print_exc()  # into the log, as Python itself would do it too late
             sys.exit(1)

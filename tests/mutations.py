@@ -412,6 +412,14 @@ MUTATIONS = [
         "torch.testing.assert_close(value, apart.mean(0)",
     ),
     Mutation(
+        "24 each process goes by its own memory",
+        "engine/micro_batches.py",
+        "all(gather_object([_fits(replace(args, accumulate=accumulate), task, data, accelerator)]))",
+        "_fits(replace(args, accumulate=accumulate), task, data, accelerator)",
+        "tests/test_accumulate_auto.py::test_all_processes_go_by_the_one_that_has_least_room",
+        'assert "--accumulate auto is 2, 16 images at a time',
+    ),
+    Mutation(
         "22 thresholds of several labels stay at a half",
         "engine/run.py",
         "**self.task.learned(self.best_record),",

@@ -61,7 +61,8 @@ def test_want_of_memory_is_one_line_with_the_remedy_and_workers_end_too(tmp_path
     codes, printed = run(tmp_path, 1, "--workers", "2", fail_in=(where, step, 0), failure="memory")
     assert codes == [1]
     assert [line[:22] for line in errors(printed)] == ["error: out of memory: "]
-    assert "--batch-size" in printed and "Traceback" not in printed
+    assert "out of memory: try --accumulate auto, then --grad-checkpointing, then a smaller --image-size\n" in printed
+    assert "Traceback" not in printed
 
 
 def test_a_fault_of_ours_shows_its_traceback_and_workers_end_too(tmp_path: Path) -> None:

@@ -6,6 +6,23 @@ from torch import nn
 from common.errors import UserError
 from engine.optim.muon import Muon
 from models import param_groups
+from options.groups import TrainOptions
+
+
+def optimizer_for(args: TrainOptions, model: nn.Module, sharded: bool = False) -> torch.optim.Optimizer:
+    """The optimizer that a run's options ask for; see `build_optimizer`."""
+    return build_optimizer(
+        model,
+        args.optimizer,
+        lr=args.lr,
+        momentum=args.momentum,
+        weight_decay=args.weight_decay,
+        head_lr=args.head_lr,
+        bias_lr=args.bias_lr,
+        layer_decay=args.layer_decay,
+        sharded=sharded,
+        frozen=args.freeze != "none",
+    )
 
 
 def build_optimizer(

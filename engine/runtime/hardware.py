@@ -2,9 +2,12 @@
 
 import ctypes
 import functools
+import gc
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -15,6 +18,9 @@ from common.errors import UserError
 from engine.runtime import launcher
 
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from glibc's malloc.h
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks instead of giving them back to the kernel, which costs page faults every step.
 
@@ -22,10 +28,25 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    m_trim_threshold, m_mmap_max = -1, -4  # from glibc's malloc.h
     libc = ctypes.CDLL(None)
-    libc.mallopt(m_mmap_max, 0)
-    libc.mallopt(m_trim_threshold, -1)  # never
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+
+
+@contextmanager
+def giving_back_freed_memory(device: torch.device) -> Iterator[None]:
+    """Give back to the device, or to the kernel, what is allocated and freed within: nothing of it stays in use."""
+    own_blocks = device.type == "cpu" and platform.libc_ver()[0] == "glibc"
+    if own_blocks:
+        ctypes.CDLL(None).mallopt(_M_MMAP_MAX, 2**16)  # large ones, each by itself
+    try:
+        yield
+    finally:
+        gc.collect()
+        if device.type != "cpu":
+            torch.get_device_module(device).empty_cache()
+        if own_blocks:
+            keep_freed_memory()
 
 
 def threads_per_process() -> int:

@@ -99,8 +99,8 @@ def with_options(args: AnyOptions) -> AnyOptions:
     accumulate = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
     if accumulate and isinstance(args, TrainOptions) and int(accumulate) != args.accumulate:
         raise UserError(
-            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {accumulate} and --accumulate is {args.accumulate}: give "
-            f"--accumulate {accumulate}, which cuts --batch-size into as many parts, or unset the variable"
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {accumulate} and --accumulate is {args.accumulate or 'auto'}: "
+            f"give --accumulate {accumulate}, which cuts --batch-size into as many parts, or unset the variable"
         )
     if not isinstance(args, TrainOptions):
         return replace(args, cpu=cpu)

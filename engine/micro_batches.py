@@ -1,0 +1,124 @@
+"""How many micro-batches a step is cut into so that each fits into memory (--accumulate auto), and what else saves it.
+
+Found out before the first step, on a model and an optimizer of their own that are thrown away, by each process alone:
+nothing is sent, so that a process for which there is no room leaves no other one waiting.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from common import console, failures
+from common.errors import ImpossibleOptions
+from data.dataset import DataSplits
+from data.loader import Batch
+from engine import build
+from engine.optim.ema import EMA
+from engine.optim.factory import optimizer_for
+from engine.runtime import hardware
+from models import param_groups
+from options.groups import TrainOptions
+from options.parser import by_epoch, parse_freeze
+from tasks.base import Task
+
+
+def settle(args: TrainOptions, task: Task, data: DataSplits, accelerator: Accelerator) -> TrainOptions:
+    """The options with the number of micro-batches that --accumulate auto comes to; to be called by all processes.
+
+    The smallest power of two that divides a process's share of the batch and whose micro-batches fit on every process.
+
+    Raises:
+        ImpossibleOptions: there is none, or the model is sharded.
+    """
+    failures.set_memory_remedy(remedy(args, accelerator))
+    # At a resume it is known on the machine that has the run's folder.
+    known = max(gather_object([args.accumulate or 0]))
+    if known:
+        return replace(args, accumulate=known)
+    if accelerator.is_fsdp2:
+        raise ImpossibleOptions("--accumulate auto does not go with sharding (FSDP): give a number")
+    build.plan_steps(replace(args, accumulate=1), len(data.train), accelerator.num_processes)  # the batch divides
+    share = args.batch_size // accelerator.num_processes
+    console.status("looking how many images fit into memory")
+    accumulate = 1
+    while not all(gather_object([_fits(replace(args, accumulate=accumulate), task, data, accelerator)])):
+        if share % (2 * accumulate):
+            raise ImpossibleOptions(
+                f"out of memory with {_images(share // accumulate)} at a time (--accumulate {accumulate}): try "
+                f"{remedy(args, accelerator)}"
+            )
+        accumulate *= 2
+    if accelerator.is_main_process:
+        more = f": {_images(2 * share // accumulate)} at a time do not fit" if accumulate > 1 else ""
+        console.say(f"--accumulate auto is {accumulate}, {_images(share // accumulate)} at a time{more}")
+    return replace(args, accumulate=accumulate)
+
+
+def remedy(args: TrainOptions, accelerator: Accelerator) -> str:
+    """What to try where memory does not suffice, in order, without what is on already."""
+    on_gpu, new = accelerator.device.type != "cpu", args.resume is None
+    several = accelerator.num_processes > 1 and not accelerator.is_fsdp2
+    settings = {
+        "--accumulate auto": new and args.accumulate is not None and not accelerator.is_fsdp2,
+        "--grad-checkpointing": not args.grad_checkpointing and not args.compile,
+        "--mixed-precision bf16": new and on_gpu and args.mixed_precision == "no",
+        "a smaller --image-size": new,
+        "accelerate_configs/fsdp2.yaml": on_gpu and several,
+    }
+    return ", then ".join(name for name, helps in settings.items() if helps) or "a new run with a smaller --image-size"
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"
+
+
+def _fits(args: TrainOptions, task: Task, data: DataSplits, accelerator: Accelerator) -> bool:
+    """Whether this process has room for training and evaluation with that many micro-batches."""
+    with hardware.giving_back_freed_memory(accelerator.device):
+        try:
+            _try_out(args, task, data, accelerator)
+            return True
+        except Exception as error:
+            if not failures.is_out_of_memory(error):
+                raise
+    return False
+
+
+def _try_out(args: TrainOptions, task: Task, data: DataSplits, accelerator: Accelerator) -> None:
+    """Train on as many black images as a micro-batch has, at every size and with every part that is ever trained."""
+    processes = accelerator.num_processes
+    rows = args.batch_size // (processes * args.accumulate)
+    if build.synchronizes_batch_norm(args, processes, sharded=False):
+        rows = max(rows, 2)  # batch norm by itself, as here, may want two
+    # The batch size tells `build_model` how many images a process has at a time.
+    alone = replace(args, sync_bn=False, pretrained=None, batch_size=rows * processes * args.accumulate)
+    model = build.build_model(alone, task, data, sharded=False).to(accelerator.device)
+    optimizer = optimizer_for(args, model)
+    # What else a run keeps; the buckets are those by which processes exchange gradients.
+    average = EMA(model, args.ema) if args.ema else None
+    buckets = [torch.empty_like(parameter) for parameter in model.parameters()] if processes > 1 else []
+    frozen = by_epoch(parse_freeze(args.freeze), args.epochs)
+    sizes = task.train_sizes or [None] * args.epochs
+    epochs = list({(part, size): epoch for epoch, (part, size) in enumerate(zip(frozen, sizes, strict=True))}.values())
+    # The first once more, beside gradients and the optimizer's state.
+    for epoch in [*epochs, epochs[0]]:
+        param_groups.freeze(model, frozen[epoch])
+        batch = _black_images(rows * (2 if task.augment.mixes else 1), data).to(accelerator.device)
+        inputs, targets = task.training_batch(batch, epoch)
+        with accelerator.autocast():
+            outputs = model(inputs)
+        task.loss(outputs, targets).backward()
+        optimizer.step()
+    batch = _black_images(args.batch_size // args.accumulate, data).to(accelerator.device)
+    with torch.no_grad(), accelerator.autocast():
+        model.eval()(task.inputs(batch.images))
+    del average, buckets  # kept until here
+
+
+def _black_images(count: int, data: DataSplits) -> Batch:
+    labels = np.resize(data.train.arrays.labels[data.train.ids], count)
+    images = torch.zeros(count, *data.shape, dtype=torch.uint8)
+    return Batch(images, torch.from_numpy(labels), torch.arange(count))

@@ -1,0 +1,102 @@
+"""--accumulate auto finds, before the first step, the fewest micro-batches that fit into memory, and is then as typed."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from engine.micro_batches import remedy
+from options.train import parse_train
+from tests.driver import Fault, train
+
+# What a step keeps of 64 images is many times the weights; batch norm and dropout, so that statistics and random
+# numbers tell whether the trial left anything behind.
+OPTIONS = (
+    "--cpu --track none --model cnn --model-arg width=16 dropout=0.2 --mixed-precision no --image-size 64 "
+    "--limit-train 64 --limit-val 16 --batch-size 64 --epochs 1 --ema 0.5 --run-name run --output-dir"
+).split()
+
+
+def run(folder: Path, *more: str, processes: int = 1, code: int = 0, **fault: object) -> str:
+    folder.mkdir(exist_ok=True)
+    codes, printed = train([*OPTIONS, str(folder), *more], processes, Fault(weighed=folder / "weighed", **fault))
+    assert codes == [code] * processes, printed
+    return printed
+
+
+def files(folder: Path, step: int = 1) -> dict[str, bytes]:
+    """A checkpoint's tensors, by file."""
+    return {path.name: path.read_bytes() for path in (folder / f"run/checkpoints/step-{step}").glob("*.safetensors")}
+
+
+def room_between(tmp_path: Path, fits: int, does_not: int, processes: int = 1) -> int:
+    """Bytes that suffice for one number of micro-batches and not for another, for the last process; each is run."""
+    most = []
+    for accumulate in (fits, does_not):
+        run(tmp_path / f"typed-{accumulate}", "--accumulate", str(accumulate), processes=processes)
+        most.append(int((tmp_path / f"typed-{accumulate}/weighed.{processes - 1}").read_text()))
+    assert most[0] < most[1]
+    return (6 * most[0] + 4 * most[1]) // 10
+
+
+def test_it_is_the_number_that_fits_and_the_run_is_the_one_with_that_number_typed(tmp_path: Path) -> None:
+    room = room_between(tmp_path, 4, 2)
+    auto = tmp_path / "auto"
+    printed = run(auto, "--accumulate", "auto", memory={0: room})
+    assert "--accumulate auto is 4, 16 images at a time: 32 images at a time do not fit\n" in printed
+    assert files(auto) == files(tmp_path / "typed-4") and len(files(auto)) == 3
+    assert yaml.safe_load((auto / "run/args.yaml").read_text())["accumulate"] == 4
+    # At a resume it is known, and stays, with room for more.
+    printed = run(auto, "--accumulate", "auto", "--resume", "auto", "--epochs", "2")
+    assert "--accumulate auto is" not in printed and "at step 1 of 2" in printed
+    assert yaml.safe_load((auto / "run/args.yaml").read_text())["accumulate"] == 4
+
+
+def test_all_processes_go_by_the_one_that_has_least_room(tmp_path: Path) -> None:
+    room = room_between(tmp_path, 2, 1, processes=2)
+    printed = run(tmp_path / "auto", "--accumulate", "auto", processes=2, memory={1: room})
+    assert "--accumulate auto is 2, 16 images at a time: 32 images at a time do not fit\n" in printed
+    assert files(tmp_path / "auto") == files(tmp_path / "typed-2")
+
+
+def test_with_room_enough_it_is_1(tmp_path: Path) -> None:
+    small = "--image-size", "8", "--batch-size", "16", "--limit-train", "32"
+    assert "--accumulate auto is 1, 16 images at a time\n" in run(tmp_path / "auto", *small, "--accumulate", "auto")
+    run(tmp_path / "typed", *small)
+    assert files(tmp_path / "auto", 2) == files(tmp_path / "typed", 2)
+
+
+def test_where_not_one_image_fits_it_says_in_a_line_what_to_try(tmp_path: Path) -> None:
+    few = "--batch-size", "2", "--accumulate", "auto"
+    printed = run(tmp_path, *few, code=2, memory={0: 20_000_000})
+    assert [line for line in printed.splitlines() if line.startswith("error: ")] == [
+        "error: out of memory with 1 image at a time (--accumulate 2): try --grad-checkpointing, then a smaller "
+        "--image-size"
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sharded_model_wants_a_number(tmp_path: Path) -> None:
+    printed = run(tmp_path, "--model", "mlp", "--accumulate", "auto", processes=2, code=2, shard=True)
+    assert "--accumulate auto does not go with sharding (FSDP): give a number" in printed
+
+
+@pytest.mark.parametrize(
+    "given, device, processes, expected",
+    [
+        ("", "cpu", 1, "--accumulate auto, then --grad-checkpointing, then a smaller --image-size"),
+        ("--accumulate auto", "cpu", 2, "--grad-checkpointing, then a smaller --image-size"),
+        (
+            "--accumulate auto --grad-checkpointing --mixed-precision no",
+            "cuda",
+            2,
+            "--mixed-precision bf16, then a smaller --image-size, then accelerate_configs/fsdp2.yaml",
+        ),
+        ("--resume auto --grad-checkpointing", "cuda", 1, "a new run with a smaller --image-size"),
+    ],
+)
+def test_what_to_try_next_leaves_out_what_is_on_already(given: str, device: str, processes: int, expected: str) -> None:
+    accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes, is_fsdp2=False)
+    assert remedy(parse_train(given.split()), accelerator) == expected
