@@ -62,7 +62,7 @@ def begin(args: TrainOptions, accelerator: "Accelerator", data: "DataSplits", st
     model = build.build_model(args, task, data, sharded).to(accelerator.device)
     facts = summary.summarize(model, task.input_shape)
     optimizer = optimizer_for(args, model, sharded)
-    ema = EMA(model, args.ema) if args.ema else None
+    ema = EMA(model, args.ema, accelerator) if args.ema else None
     model, optimizer = accelerator.prepare(model, optimizer)
     return start.start_run(Parts(args, accelerator, data, task, plan, model, ema, optimizer), facts, stop)
 

@@ -176,7 +176,7 @@ class Run(Parts):
         due = epoch % self.args.eval_every == 0 or epoch == self.args.epochs
         if not due or not len(self.data.val):
             return {}
-        return evaluate(
+        metrics = evaluate(
             self.eval_model,
             self.task,
             self.data.val,
@@ -184,6 +184,8 @@ class Run(Parts):
             self.eval_batch_size,
             between_batches=self._stop_in_evaluation,
         )
+        sharding.divide_again(self.eval_model)
+        return metrics
 
     def _stop_in_evaluation(self) -> None:
         code = self.stop.exit_code_on_all_ranks(self.accelerator)

@@ -171,7 +171,8 @@ def shard_on_cpus() -> None:
     def sure_start(*args: object) -> object:
         started = begin(*args)
         assert started.accelerator.is_fsdp2
-        assert all(isinstance(parameter, DTensor) for parameter in started.model.parameters())
+        for model in filter(None, (started.model, started.ema_model)):
+            assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
         return started
 
     runtime.Accelerator, start.start_run = sharding_accelerator, sure_start

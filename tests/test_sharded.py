@@ -31,6 +31,11 @@ STATEFUL = (
     "--cpu --track none --limit-train 128 --batch-size 32 --epochs 3 --model-arg width=8 dropout=0.2 --ema 0.9 "
     "--augment flip,crop=1,mixup --clip-grad 1 --mixed-precision no --checkpoint-every 3 --keep 9 --run-name run"
 ).split()
+# 8 steps with batch norm of each process's own images, and dropout.
+NORMED = (
+    "--cpu --track none --limit-train 128 --batch-size 32 --epochs 2 --model-arg width=8 dropout=0.2 --no-sync-bn "
+    "--mixed-precision no --run-name run"
+).split()
 
 
 def run(folder: Path, options: list[str], processes: int = 2, **fault: object) -> tuple[list[int], str]:
@@ -106,13 +111,29 @@ def test_other_optimizers_come_to_the_same_too(tmp_path: Path, optimizer: str) -
     assert difference(tmp_path / "sharded", tmp_path / "plain", 8) < 1e-6
 
 
-def test_batch_norm_in_bfloat16_comes_to_the_same_as_unsharded(tmp_path: Path) -> None:
-    options = [*STATEFUL, "--mixed-precision", "bf16"]
-    codes, printed = run(tmp_path / "sharded", options)
-    assert codes == [0, 0], printed
-    assert run(tmp_path / "plain", options, shard=False)[0] == [0, 0]
-    assert best_weights.load(tmp_path / "sharded/run/best.pth")["mixed_precision"] == "bf16"
-    assert difference(tmp_path / "sharded", tmp_path / "plain", 12) < 1e-5
+@pytest.mark.parametrize(
+    ("more", "holds"),
+    [
+        ("--ema 0.9", "ema"),  # by the average, which is sharded too, is evaluated
+        ("--accumulate 2 --clip-grad 0.1", "model"),
+        ("--mixed-precision bf16 --ema 0.9", "ema"),
+        ("--grad-checkpointing", "model"),
+    ],
+)
+def test_each_option_comes_to_what_it_does_on_two_plain_processes(tmp_path: Path, more: str, holds: str) -> None:
+    options = [*NORMED, *more.split()]
+    for name, shard in (("sharded", True), ("plain", False)):
+        codes, printed = run(tmp_path / name, options, shard=shard)
+        assert codes == [0, 0], printed
+    assert holds in {name.split("/")[0] for name in tensors(tmp_path / "sharded", 8)}
+    assert difference(tmp_path / "sharded", tmp_path / "plain", 8) < 1e-5
+    ours, theirs = (best_weights.load(tmp_path / name / "run/best.pth") for name in ("sharded", "plain"))
+    assert ours["mixed_precision"] == theirs["mixed_precision"] and ours["step"] == theirs["step"]
+    evaluated = [
+        [epoch["val_loss"] for epoch in json.loads((tmp_path / name / "run/train.json").read_text())["epochs"]]
+        for name in ("sharded", "plain")
+    ]
+    assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("killed_after", [7, 8])  # within an epoch, and at the end of one

@@ -58,9 +58,9 @@ def save(
         "model": sharding.gather(model.state_dict(), accelerator),
         "optimizer": sharding.gather(store.optimizer_tensors(optimizer), accelerator),
     }
+    if ema is not None:
+        tensors["ema"] = sharding.gather(ema.state_dict(), accelerator)
     if accelerator.is_main_process:
-        if ema is not None:
-            tensors["ema"] = ema.state_dict()
         scaler = accelerator.scaler
         try:
             store.save(folder, tensors, {**state, "scaler": scaler.state_dict() if scaler is not None else None}, keep)

@@ -17,7 +17,6 @@ from accelerate.utils import get_int_from_env
 from common.errors import UserError
 from engine.runtime import launcher
 
-
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 

@@ -6,7 +6,7 @@ A model that is not sharded passes through here unchanged.
 
 from accelerate import Accelerator
 from accelerate.utils import DynamoBackend
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import UserError
 
@@ -37,6 +37,27 @@ def is_sharded(tensor: Tensor) -> bool:
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor that may be sharded; to be called by all processes."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor that may be sharded, in the memory where it is."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def divide_model(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """Divide a model that is not trained as Accelerate divides the one that is, if it does."""
+    if not accelerator.is_fsdp2:
+        return model
+    from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
+    return fsdp2_prepare_model(accelerator, model)
+
+
+def divide_again(model: nn.Module) -> None:
+    """Have each process hold its own part alone again, where a forward pass without a backward pass has left more."""
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
 
 
 def gather(tensors: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
