@@ -1,4 +1,4 @@
-"""--accumulate auto finds, before the first step, the fewest micro-batches that fit into memory, and is then as typed."""
+"""--accumulate auto finds, before the first step, the fewest micro-batches that fit, and the run is as with it typed."""
 
 from pathlib import Path
 from types import SimpleNamespace
