@@ -1,4 +1,4 @@
-"""--accumulate auto finds, before the first step, the fewest micro-batches that fit, and the run is as with it typed."""
+"""--accumulate auto finds the fewest micro-batches that fit, before the first step, and the run is as with it typed."""
 
 from pathlib import Path
 from types import SimpleNamespace
