@@ -16,7 +16,7 @@ from engine.finite_guard import FiniteGuard
 from engine.output import run_dir, run_log, trackers
 from engine.output.progress import Progress
 from engine.run import Parts, Run, is_done
-from engine.runtime import hardware, peers
+from engine.runtime import agreement, hardware, peers
 from engine.runtime.accelerator import describe
 from engine.runtime.sharing import from_one
 from engine.runtime.signals import StopRequest
@@ -40,6 +40,7 @@ def start_run(parts: Parts, facts: dict, stop: StopRequest) -> Run:
             too small.
     """
     args, accelerator, plan = parts.args, parts.accelerator, parts.plan
+    agreement.send_no_buffers(parts.model)
     trackers.check_installed(args.track)
     folder = _same_on_all(run_dir.choose_folder(args, parts.data.name))
     may_exist = bool(args.resume or not args.run_name)

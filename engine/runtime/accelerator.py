@@ -58,8 +58,8 @@ def start_accelerator(args: launcher.AnyOptions) -> tuple[Accelerator, launcher.
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     forget_earlier_runs()
-    # Buffers are averaged after each step (`agreement.average_statistics`), not sent from the first process.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=training.freeze != "none")
+    frozen = training.freeze != "none"
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if frozen else []
     network.choose_interface()
     with peers.meeting(), warnings.catch_warnings():
         # Accelerate warns that it chooses a number of threads; it is chosen below.
@@ -69,7 +69,7 @@ def start_accelerator(args: launcher.AnyOptions) -> tuple[Accelerator, launcher.
             mixed_precision=args.mixed_precision,
             dynamo_plugin=compilation(bool(training.compile)),
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # which the loop does
-            kwargs_handlers=[ddp],
+            kwargs_handlers=handlers,
         )
     peers.watch(accelerator)
     # Whoever refuses below must not be gone before the others have found it: they would fail in other words.

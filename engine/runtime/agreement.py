@@ -81,6 +81,16 @@ def _differing(mine: dict[str, str], absent: str | None = None) -> str:
     return ", ".join(words[:3])
 
 
+def send_no_buffers(model: nn.Module) -> None:
+    """Have a prepared model not take the first process's buffers before each step: see `average_statistics`.
+
+    Set here and not through Accelerate, as PyTorch 2.15 warns of the argument that Accelerate knows.
+    """
+    wrapped = getattr(model, "_orig_mod", model)  # by torch.compile
+    if isinstance(wrapped, nn.parallel.DistributedDataParallel):
+        wrapped.broadcast_buffers = False
+
+
 def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
     """Give every process the mean of all processes' floating-point buffers: batch norm's running statistics.
 
