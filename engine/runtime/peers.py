@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from accelerate.utils import gather_object
-
 from common import console, failures
 from common.errors import RunFailed, UserError, is_first_of_machine
 from engine.runtime import launcher
@@ -208,6 +206,7 @@ def watch(accelerator: "Accelerator") -> None:
     global _watch
     if accelerator.num_processes == 1 or _watch is not None:
         return
+    from accelerate.utils import gather_object
     from torch.distributed.distributed_c10d import _get_default_store  # the only way to it
 
     _watch = Watch(accelerator.process_index, gather_object([socket.gethostname()]), _get_default_store())
