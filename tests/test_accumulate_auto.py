@@ -61,6 +61,7 @@ def test_all_processes_go_by_the_one_that_has_least_room(tmp_path: Path) -> None
     assert files(tmp_path / "auto") == files(tmp_path / "typed-2")
 
 
+@pytest.mark.slow
 def test_with_room_enough_it_is_1(tmp_path: Path) -> None:
     small = "--image-size", "8", "--batch-size", "16", "--limit-train", "32"
     assert "--accumulate auto is 1, 16 images at a time\n" in run(tmp_path / "auto", *small, "--accumulate", "auto")

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.gpu.__main__ import PARTS
 
@@ -35,6 +36,7 @@ def run_kit(folder: Path, *options: str) -> tuple[int, str, dict[str, dict]]:
     return done.returncode, done.stdout, {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
+@pytest.mark.slow
 def test_every_part_goes_through_and_leaves_what_it_measured(tmp_path: Path) -> None:
     (tmp_path / "airbench94_muon.py").write_text(AIRBENCH)
     options = "--jobs", "2", "--airbench", str(tmp_path / "airbench94_muon.py")

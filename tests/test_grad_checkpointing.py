@@ -50,7 +50,7 @@ def losses(folder: Path) -> list[float]:
         pytest.param(1, "--mixed-precision bf16", {}, marks=pytest.mark.slow),
         pytest.param(2, "--no-sync-bn", {}, marks=pytest.mark.slow),
         (2, "--sync-bn --accumulate 2", {}),
-        (2, "", {"shard": True}),
+        pytest.param(2, "", {"shard": True}, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_has_the_same_weights_statistics_and_losses(

@@ -144,6 +144,7 @@ def test_a_precision_that_only_the_launcher_knows_is_refused(monkeypatch: pytest
         launcher.wanted_precision()
 
 
+@pytest.mark.slow
 def test_the_launchers_compilation_and_precision_are_recorded_and_a_resume_compares_them(tmp_path: Path) -> None:
     asked = {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR", "ACCELERATE_MIXED_PRECISION": "bf16"}
     first = started([sys.executable], tmp_path, new_session=True, **asked)  # as a service, or a notebook's kernel

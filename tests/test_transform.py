@@ -60,6 +60,7 @@ def test_a_map_is_learnt_from_pairs_alone(learnt: Path) -> None:
     assert {path.name for path in learnt.glob("*.png")} == {"accuracy.png", "curves.png", "examples.png", "loss.png"}
 
 
+@pytest.mark.slow
 def test_what_is_not_linear_needs_the_pointwise_nets(tmp_path: Path) -> None:
     options = ["--transform", "gamma=3,vflip", "--lr", "0.01", "--batch-size", "32", "--epochs", "60"]
     linear = learn(tmp_path / "linear", *options)
