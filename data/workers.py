@@ -97,12 +97,24 @@ def _in_our_words(batches: Iterator["Batch"], workers: int) -> Iterator["Batch"]
     """
     try:
         yield from batches
-    except UserError as error:
-        raise UserError(str(error).rstrip().splitlines()[-1].partition("UserError: ")[2] or str(error)) from error
-    except (ConnectionError, EOFError) as error:
-        if not workers or str(error).startswith("Caught "):  # the data set's own, in this process or in a worker
+    except Exception as error:
+        if workers:
+            # PyTorch's handler of SIGCHLD would raise the end of a worker once more, in the midst of what ends the run.
+            batches._shutdown_workers()
+        told = _told(error, workers)
+        if told is None:
             raise
-        raise RuntimeError("DataLoader worker (pid unknown) ended while it handed over a batch") from error
+        raise told from error
+
+
+def _told(error: Exception, workers: int) -> Exception | None:
+    """The error that is to stand for this one; None for itself."""
+    if isinstance(error, UserError):
+        return UserError(str(error).rstrip().splitlines()[-1].partition("UserError: ")[2] or str(error))
+    # Neither the data set's own, in this process, nor in a worker.
+    if isinstance(error, ConnectionError | EOFError) and workers and not str(error).startswith("Caught "):
+        return RuntimeError("DataLoader worker (pid unknown) ended while it handed over a batch")
+    return None
 
 
 def _prepare_worker(_number: int) -> None:
