@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from benches.budget import Budget
 from benches.group import Chunk, Group, find_slots, take_turns
 from benches.member import Begin, Spent, Steps
-from benches.timing import MOST_CALLS, ROUND_SECONDS, WARM_UP_CALLS, Timing
+from benches.timing import MOST_CALLS, ROUND_SECONDS, WARM_UP_CALLS, Timing, calls_for
 from options.bench import BenchOptions
 
 CHUNK_SECONDS = 1.0
@@ -135,4 +135,4 @@ def _warm(group: Group, method: str, arguments: tuple, seconds: float, most: int
     """A turn of so many seconds, warmed up."""
     group.ask(method, *arguments, WARM_UP_CALLS)
     once = max(each.seconds for each in group.ask(method, *arguments, 1))
-    return Chunk(group, method, arguments, max(1, min(most, round(seconds / once))))
+    return Chunk(group, method, arguments, calls_for(once, seconds, most))

@@ -66,9 +66,9 @@ def warmed_up(
     return {name: (call, calls_for(warm_up(call, device, budget))) for name, call in calls.items()}
 
 
-def calls_for(seconds: float, round_seconds: float = ROUND_SECONDS) -> int:
-    """How many calls of so many seconds fill a round, 1 to MOST_CALLS."""
-    return max(1, min(MOST_CALLS, round(round_seconds / max(seconds, 1e-9))))
+def calls_for(seconds: float, round_seconds: float = ROUND_SECONDS, most: int = MOST_CALLS) -> int:
+    """How many calls of so many seconds fill a round, 1 to `most`."""
+    return max(1, min(most, round(round_seconds / max(seconds, 1e-9))))
 
 
 def interleave(

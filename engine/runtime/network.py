@@ -5,6 +5,8 @@ import socket
 
 import psutil
 
+from engine.runtime import hardware
+
 
 def choose_interface() -> None:
     """Have gloo listen on the interface that leads to the other machines, unless GLOO_SOCKET_IFNAME names one.
@@ -12,9 +14,9 @@ def choose_interface() -> None:
     Left alone it takes the address that the host's own name stands for, which on Debian and Ubuntu is 127.0.1.1: no
     other machine reaches that. NCCL chooses well by itself. Nothing happens where all processes are on this machine.
     """
-    here, all_of_them = (os.environ.get(name, "1") for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    on_this_machine = hardware.local_processes() >= int(os.environ.get("WORLD_SIZE", "1"))
     host, port = os.environ.get("MASTER_ADDR", "localhost"), int(os.environ.get("MASTER_PORT", "29500"))
-    if here == all_of_them or host in ("localhost", "127.0.0.1", "::1") or os.environ.get("GLOO_SOCKET_IFNAME"):
+    if on_this_machine or host in ("localhost", "127.0.0.1", "::1") or os.environ.get("GLOO_SOCKET_IFNAME"):
         return
     interface = _interface_to(host, port)
     if interface is not None:
@@ -23,13 +25,15 @@ def choose_interface() -> None:
 
 def _interface_to(host: str, port: int) -> str | None:
     """The interface from which `host` is reached; where that is this machine, its only way out, or the usual one."""
-    addresses = {
+    states = psutil.net_if_stats()
+    outward = {
         address.address: name
         for name, found in psutil.net_if_addrs().items()
         for address in found
-        if psutil.net_if_stats()[name].isup and address.family in (socket.AF_INET, socket.AF_INET6)
+        if states[name].isup
+        and address.family in (socket.AF_INET, socket.AF_INET6)
+        and not _is_loopback(address.address)
     }
-    outward = {address: name for address, name in addresses.items() if not _is_loopback(address)}
     # An address of a network that is there for documentation alone: asking for the way there sends nothing.
     for target in (host, "192.0.2.1"):
         interface = outward.get(_source_address(target, port))
