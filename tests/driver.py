@@ -3,6 +3,7 @@
 The processes are forked from a server that has imported torch once; otherwise they are what torchrun would start.
 """
 
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -294,6 +295,7 @@ def _work(argv: list[str], env: dict[str, str], rank: int, fault: Fault, log: st
     if not fault.report:
         final_test.report_run = lambda run: None
     with Path(log).open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        faulthandler.enable(file)  # a crash says where
         sys.argv = ["train.py", *argv]
         try:
             train.main(argv)
