@@ -71,12 +71,12 @@ def steps(run: "Run") -> Iterator[int]:
     """The loop, from where the run is to its end; hands over after each step, so that bench.py can time it."""
     from engine.optim.schedule import set_lr
     from engine.runtime.accelerator import seed_step
-    from engine.runtime.agreement import average_statistics
+    from engine.runtime.agreement import average_statistics, running_statistics
     from tasks.metric_sums import add
 
     args, accelerator, task, state = run.args, run.accelerator, run.task, run.state
     model, ema, optimizer = run.model, run.ema, run.optimizer
-    batches = iter(run.batches())
+    batches, statistics = iter(run.batches()), running_statistics(model)
 
     while not run.done:
         # One optimizer step: a function of (options, step) alone.
@@ -98,7 +98,7 @@ def steps(run: "Run") -> Iterator[int]:
         run.finite_guard.check(state.step)  # ends all processes before a NaN reaches the weights
         optimizer.step()
         optimizer.zero_grad()
-        average_statistics(model, accelerator)  # batch norm's, over processes
+        average_statistics(statistics, accelerator.num_processes)  # batch norm's
         if ema is not None:
             ema.update(run.unwrapped_model, state.step + 1)
         state.step += 1

@@ -22,6 +22,7 @@ from common.errors import exit_on_user_error
 from engine.output import trackers
 from engine.run import Run
 from engine.runtime.accelerator import end_processes, start_accelerator
+from engine.runtime.agreement import running_statistics
 from engine.runtime.peers import failing_together
 from options.bench import BenchOptions
 
@@ -142,14 +143,12 @@ class Member:
 
 
 def exchanged(model: nn.Module) -> tuple[int, int]:
-    """Bytes that are exchanged for a step: (gradients, which are all-reduced; buffers, which the first process sends).
+    """Bytes that are all-reduced for a step: (gradients; batch norm's running statistics, in float64).
 
-    Computed: the sizes of the parameters that are trained, and of the buffers where DistributedDataParallel sends them.
+    Computed: the sizes of the parameters that are trained and of the statistics.
     """
     gradients = sum(_bytes(parameter) for parameter in model.parameters() if parameter.requires_grad)
-    wrapped = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
-    sends = any(module.broadcast_buffers for module in wrapped)
-    return gradients, sum(map(_bytes, model.buffers())) if sends else 0
+    return gradients, sum(8 * buffer.numel() for buffer in running_statistics(model))
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -131,9 +131,9 @@ def _parts_in_words(parts: dict[str, dict]) -> list[str]:
 
 def _exchange_in_words(outcome: Outcome, exchange: dict[int, dict]) -> list[str]:
     lines = [
-        f"exchanged a step: {outcome.gradient_bytes:,} bytes of gradients and {outcome.buffer_bytes:,} of buffers "
-        "(computed: sizes of trained parameters",
-        "and of buffers); an all-reduce of as many bytes as there are gradients, and nothing else:",
+        f"exchanged a step: {outcome.gradient_bytes:,} bytes of gradients and {outcome.buffer_bytes:,} of batch "
+        "norm's statistics (computed:",
+        "sizes of trained parameters and statistics); an all-reduce of as many bytes as gradients, and nothing else:",
     ]
     for processes, found in exchange.items():
         median, lowest, highest = found["milliseconds"].values()

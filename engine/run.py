@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from common import console
 from common.files import write_json
@@ -56,7 +57,8 @@ class Parts:
     @property
     def unwrapped_model(self) -> nn.Module:
         """The model without what Accelerate and torch.compile wrapped around it."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        compiled_from = getattr(self.model, "_orig_mod", self.model)
+        return compiled_from.module if isinstance(compiled_from, DistributedDataParallel) else compiled_from
 
     @property
     def ema_model(self) -> nn.Module | None:

@@ -406,7 +406,7 @@ MUTATIONS = [
     Mutation(
         "24 batch norm's statistics are each process's own",
         "train.py",
-        "average_statistics(model, accelerator)  # batch norm's, over processes",
+        "average_statistics(statistics, accelerator.num_processes)  # batch norm's",
         "pass",
         "tests/test_batch_norm_statistics.py::test_they_are_the_mean_over_processes_of_what_each_would_have[2]",
         "torch.testing.assert_close(value, apart.mean(0)",

@@ -28,9 +28,14 @@ FIGURES = {
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_real_sets_have_their_published_figures_and_decode_pixel_for_pixel(name, real_data):
-    import datasets
+def test_some_of_a_real_set_decodes_pixel_for_pixel(name, some_of_the_data, own_cache):
+    data = load_images(name, data_dir=str(some_of_the_data), val_fraction=0)
+    decodes_as_datasets_does(data, some_of_the_data / name)
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES)
+def test_real_sets_have_their_published_figures_and_decode_pixel_for_pixel(name, real_data):
     data = load_images(name, data_dir=real_data, val_fraction=0)
     train, test, shape, mean, std = FIGURES[name]
     assert (len(data.train), len(data.val), len(data.test), data.shape) == (train, 0, test, shape)
@@ -39,12 +44,18 @@ def test_real_sets_have_their_published_figures_and_decode_pixel_for_pixel(name,
     assert name != "imagenette" or (np.bincount(data.train.arrays.labels) == 50).all()
     if mean is not None:
         assert np.allclose(data.mean, mean, atol=6e-5) and np.allclose(data.std, std, atol=6e-5)
-    reference = datasets.load_dataset(str(Path(real_data, name)))
+    decodes_as_datasets_does(data, Path(real_data, name))
+
+
+def decodes_as_datasets_does(data, folder):
+    import datasets
+
+    reference = datasets.load_dataset(str(folder))
     for part, rows in ((data.train, reference["train"]), (data.test, reference[list(reference)[-1]])):
         column = next(key for key, feature in rows.features.items() if isinstance(feature, datasets.Image))
         assert np.array_equal(part.arrays.labels, rows["label"][:])
         for number in np.random.default_rng(0).choice(len(part), 40, replace=False).tolist():
-            assert np.array_equal(part.arrays.images[number], np.asarray(rows[number][column]).reshape(shape))
+            assert np.array_equal(part.arrays.images[number], np.asarray(rows[number][column]).reshape(data.shape))
 
 
 def test_cifar100_has_a_hundred_fine_and_twenty_coarse_classes(real_data):

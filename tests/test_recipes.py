@@ -13,6 +13,8 @@ from options.train import parse_train
 from tests.driver import train
 
 AT_HAND = {"ILSVRC/imagenet-1k": "imagenette"}  # in the place of what is not
+# Tens of millions of parameters each, and but for figures the same as a recipe that is tried always.
+OF_A_KIND = ("cifar10_97", "cifar10_wide", "cifar100_75", "cifar100_vit", "imagenet_resnet50")
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
@@ -26,12 +28,13 @@ def test_a_recipe_parses_and_says_what_was_measured(recipe: str) -> None:
     assert all(fact in head for fact in ("# Measured: ", " % on the test set", "n = ", "torch "))
 
 
-@pytest.mark.parametrize("recipe", NAMES)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=pytest.mark.slow) if name in OF_A_KIND else name for name in NAMES]
+)
 def test_a_recipe_takes_two_steps(recipe: str, tmp_path: Path, some_of_the_data: Path, own_cache: Path) -> None:
     options = parse_train(["--recipe", recipe])
     photos = options.dataset in AT_HAND
-    batch_size = 4 if options.pretrained or photos else 16
-    short = f"--epochs 1 --batch-size {batch_size} --limit-train {2 * batch_size} --track none".split()
+    short = "--epochs 1 --batch-size 4 --limit-train 8 --limit-test 4 --track none".split()
     short += ["--fold", "0"] if options.folds else ["--val-fraction", "0"]
     short += first_weights(options, tmp_path) + (["--dataset", AT_HAND[options.dataset]] if photos else [])
     output = ["--data-dir", str(some_of_the_data), "--output-dir", str(tmp_path), "--run-name", "run"]

@@ -24,6 +24,7 @@ from benches import ddp, group, prediction, scaling
 from benches.group import Group
 from benches.member import exchanged
 from common.errors import RunFailed
+from engine.runtime.agreement import average_statistics, running_statistics
 from options.bench import parse_bench
 from tests.conftest import REPOSITORY, fresh_process
 from tests.driver import HANGS, server
@@ -108,19 +109,24 @@ def test_settings_that_change_no_bit_are_told_from_those_that_round(run):
     assert {*differences.values()} == {0.0}, out
 
 
-@pytest.mark.filterwarnings("ignore:`broadcast_buffers` is deprecated")  # Accelerate knows no other name for it
-def test_bytes_are_those_of_the_gradients_that_are_reduced_and_of_the_buffers_that_are_sent():
+def test_bytes_are_those_of_the_gradients_and_of_the_statistics_that_are_all_reduced(monkeypatch):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     model[0].weight.requires_grad = False
-    gradients = 4 * (4 + 2 * 4 + 4 * 2 + 2)
-    assert exchanged(model) == (gradients, 0)
+    gradients, all_reduced = 4 * (4 + 2 * 4 + 4 * 2 + 2), []
+    all_reduce = torch.distributed.all_reduce
+
+    def counted(flat: torch.Tensor) -> None:
+        all_reduced.append(flat.nbytes)
+        all_reduce(flat)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", counted)
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
-        for sends, buffers in ((True, 4 * 2 * 4 + 8), (False, 0)):  # mean, variance, and batches as an int64
-            wrapped = DistributedDataParallel(model, broadcast_buffers=sends)
-            wrapped(torch.ones(5, 3)).sum().backward()
-            reduced = wrapped._get_ddp_logging_data()["bucket_sizes"]
-            assert exchanged(wrapped) == (sum(map(int, reduced.split(","))), buffers) == (gradients, buffers)
+        wrapped = DistributedDataParallel(model)
+        wrapped(torch.ones(5, 3)).sum().backward()
+        reduced = wrapped._get_ddp_logging_data()["bucket_sizes"]
+        average_statistics(running_statistics(wrapped), 2)
+        assert exchanged(wrapped) == (sum(map(int, reduced.split(","))), *all_reduced) == (gradients, 8 * 2 * 4)
     finally:
         torch.distributed.destroy_process_group()
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.no_compiler import plain
 from engine.optim.muon import Muon
 from models import param_groups
 from options.groups import TrainOptions
@@ -55,15 +56,17 @@ def build_optimizer(
     if name == "muon":
         if sharded:
             raise UserError("--optimizer muon needs whole weights: give another one, or train without FSDP")
-        return Muon(groups, lr=lr, momentum=momentum)
+        return plain(Muon)(groups, lr=lr, momentum=momentum)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=not (sharded or frozen))
+        return plain(torch.optim.SGD)(
+            groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=not (sharded or frozen)
+        )
     if name == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
+        return plain(torch.optim.RMSprop)(groups, lr=lr, momentum=momentum)
     if name in ("adam", "adamw"):
-        return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](groups, lr=lr, fused=True)
+        return plain({"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name])(groups, lr=lr, fused=True)
     decoupled = {"nadam": torch.optim.NAdam, "radam": torch.optim.RAdam}[name]
-    return decoupled(groups, lr=lr, decoupled_weight_decay=True)
+    return plain(decoupled)(groups, lr=lr, decoupled_weight_decay=True)
 
 
 def _groups(

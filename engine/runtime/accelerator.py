@@ -66,6 +66,7 @@ def start_accelerator(args: launcher.AnyOptions) -> tuple[Accelerator, launcher.
         warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
         accelerator = Accelerator(
             cpu=cpu,
+            device_placement=False,  # models are put there before; to look at them again it imports DTensor: a second
             mixed_precision=args.mixed_precision,
             dynamo_plugin=compilation(bool(training.compile)),
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # which the loop does

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
+from torch import Tensor, nn
 
 from common.errors import UserError
 from data.dataset import DataSplits
@@ -91,28 +91,33 @@ def send_no_buffers(model: nn.Module) -> None:
         wrapped.broadcast_buffers = False
 
 
-def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
-    """Give every process the mean of all processes' floating-point buffers: batch norm's running statistics.
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """Those buffers that each process would have its own of: batch norm's running mean and variance.
 
-    Those of synchronized batch norm are equal already. To be called by all processes after a step, so that what is
-    evaluated, averaged (--ema) and saved is of all images and a function of (options, step).
+    Those of synchronized batch norm are equal already.
     """
-    if accelerator.num_processes == 1:
-        return
-    buffers = [
+    return [
         buffer
         for module in model.modules()
         if not isinstance(module, SyncBatchNorm | nn.SyncBatchNorm)
         for buffer in module.buffers(recurse=False)
         if buffer.is_floating_point()
     ]
-    if not buffers:
+
+
+def average_statistics(statistics: list[Tensor], num_processes: int) -> None:
+    """Give every process the mean of all processes' running statistics, in place.
+
+    To be called by all processes after a step, so that what is evaluated, averaged (--ema) and saved is of all images
+    and a function of (options, step).
+    """
+    if num_processes == 1 or not statistics:
         return
     # In float64 the mean of equal float32 numbers is that number: what no step changes, as frozen statistics, stays.
-    flat = torch.cat([buffer.flatten().double() for buffer in buffers])
+    flat = torch.cat([buffer.flatten().double() for buffer in statistics])
     torch.distributed.all_reduce(flat)
-    means = flat.div_(accelerator.num_processes).split([buffer.numel() for buffer in buffers])
-    torch._foreach_copy_(buffers, [mean.view(buffer.shape) for mean, buffer in zip(means, buffers, strict=True)])
+    means = flat.div_(num_processes).split([buffer.numel() for buffer in statistics])
+    torch._foreach_copy_(statistics, [mean.view(own.shape) for mean, own in zip(means, statistics, strict=True)])
 
 
 def check_equal_weights(model: nn.Module, accelerator: Accelerator) -> None:

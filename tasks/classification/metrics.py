@@ -1,57 +1,37 @@
-"""The metrics of the test report, computed offline by two `evaluate.Metric`s over scikit-learn.
+"""The metrics of the test report, by scikit-learn.
 
-`evaluate` and scikit-learn take seconds to import: import this module where its metrics are needed,
-not before.
+It takes seconds to import: import this module where its metrics are needed, not before.
 """
 
-import tempfile
-
-import evaluate
 import numpy as np
-from datasets import Features, Sequence, Value
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 from tasks.classification.intervals import bootstrap_intervals
 
 
-class LabelFigures(evaluate.Metric):
+def _label_figures(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict:
     """Accuracy, precision, recall, F1 and the confusion matrix of predicted labels."""
+    with_samples = np.unique(labels)  # nothing can be said of the others, which would pull averages down
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Figures that need only the predicted label of each sample.",
-            citation="",
-            inputs_description="predictions, references: class numbers; num_classes: how many there are.",
-            features=Features({"predictions": Value("int64"), "references": Value("int64")}),
-            format="numpy",
+    def scores(average: str | None) -> tuple:
+        return precision_recall_fscore_support(
+            labels, predictions, labels=with_samples, average=average, zero_division=0
         )
 
-    def _compute(self, predictions: np.ndarray, references: np.ndarray, num_classes: int) -> dict:
-        classes = np.arange(num_classes)
-        with_samples = np.unique(references)  # nothing can be said of the others, which would pull averages down
-
-        def scores(average: str | None) -> tuple:
-            return precision_recall_fscore_support(
-                references, predictions, labels=with_samples, average=average, zero_division=0
-            )
-
-        macro, weighted = scores("macro"), scores("weighted")
-        *of_each, support = scores(None)
-        names = ("precision", "recall", "f1")
-        correct = int((predictions == references).sum())
-        return {
-            "correct": correct,
-            "accuracy": correct / len(references),
-            "averages": {
-                name: {"macro": float(macro[i]), "weighted": float(weighted[i])} for i, name in enumerate(names)
-            },
-            "per_class": {
-                name: _placed(column, with_samples, num_classes, None)
-                for name, column in zip(names, of_each, strict=True)
-            },
-            "support": _placed(support, with_samples, num_classes, 0),
-            "confusion_matrix": confusion_matrix(references, predictions, labels=classes).tolist(),
-        }
+    macro, weighted = scores("macro"), scores("weighted")
+    *of_each, support = scores(None)
+    names = ("precision", "recall", "f1")
+    correct = int((predictions == labels).sum())
+    return {
+        "correct": correct,
+        "accuracy": correct / len(labels),
+        "averages": {name: {"macro": float(macro[i]), "weighted": float(weighted[i])} for i, name in enumerate(names)},
+        "per_class": {
+            name: _placed(column, with_samples, num_classes, None) for name, column in zip(names, of_each, strict=True)
+        },
+        "support": _placed(support, with_samples, num_classes, 0),
+        "confusion_matrix": confusion_matrix(labels, predictions, labels=np.arange(num_classes)).tolist(),
+    }
 
 
 def _placed(values: np.ndarray, classes: np.ndarray, num_classes: int, missing: float | None) -> list:
@@ -60,34 +40,22 @@ def _placed(values: np.ndarray, classes: np.ndarray, num_classes: int, missing: 
     return [known.get(label, missing) for label in range(num_classes)]
 
 
-class ProbabilityFigures(evaluate.Metric):
+def _probability_figures(labels: np.ndarray, probabilities: np.ndarray) -> dict:
     """Top-5 accuracy, cross-entropy and one-vs-rest AUC of predicted probabilities."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Figures that need the whole predicted distribution of each sample.",
-            citation="",
-            inputs_description="predictions: one probability per class; references: class numbers.",
-            features=Features({"predictions": Sequence(Value("float32")), "references": Value("int64")}),
-        )
-
-    def _compute(self, predictions: list[list[float]], references: list[int]) -> dict:
-        probabilities = np.asarray(predictions, dtype=np.float32)
-        labels = np.asarray(references)
-        num_classes = probabilities.shape[1]
-        if not np.isfinite(probabilities).all():  # a diverged run still gets the rest of its report
-            return {"top5_accuracy": None, "loss": None, "auc": None, "per_class_auc": [None] * num_classes}
-        aucs = [_auc(labels == k, probabilities[:, k]) for k in range(num_classes)]
-        defined = [auc for auc in aucs if auc is not None]
-        # Two classes have one ROC curve; rounding is all that could tell the second class's from the first's.
-        auc = aucs[1] if num_classes == 2 else float(np.mean(defined)) if defined else None
-        chosen = probabilities[np.arange(len(labels)), labels].clip(min=np.finfo(np.float32).tiny)
-        return {
-            "top5_accuracy": _top5_accuracy(labels, probabilities) if num_classes > 5 else None,
-            "loss": float(-np.log(chosen, dtype=np.float64).mean()),
-            "auc": auc,
-            "per_class_auc": aucs,
-        }
+    num_classes = probabilities.shape[1]
+    if not np.isfinite(probabilities).all():  # a diverged run still gets the rest of its report
+        return {"top5_accuracy": None, "loss": None, "auc": None, "per_class_auc": [None] * num_classes}
+    aucs = [_auc(labels == k, probabilities[:, k]) for k in range(num_classes)]
+    defined = [auc for auc in aucs if auc is not None]
+    # Two classes have one ROC curve; rounding is all that could tell the second class's from the first's.
+    auc = aucs[1] if num_classes == 2 else float(np.mean(defined)) if defined else None
+    chosen = probabilities[np.arange(len(labels)), labels].clip(min=np.finfo(np.float32).tiny)
+    return {
+        "top5_accuracy": _top5_accuracy(labels, probabilities) if num_classes > 5 else None,
+        "loss": float(-np.log(chosen, dtype=np.float64).mean()),
+        "auc": auc,
+        "per_class_auc": aucs,
+    }
 
 
 def _auc(is_class: np.ndarray, scores: np.ndarray) -> float | None:
@@ -111,18 +79,6 @@ def _check(labels: np.ndarray, probabilities: np.ndarray, num_classes: int) -> N
         )
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"labels run from {labels.min()} to {labels.max()}, but classes from 0 to {num_classes - 1}")
-
-
-def _compute_both(labels: np.ndarray, probabilities: np.ndarray) -> tuple[dict, dict]:
-    # A Metric makes its cache folder even when it keeps everything in memory; the home may be read-only.
-    with tempfile.TemporaryDirectory() as scratch:
-        by_label = LabelFigures(keep_in_memory=True, cache_dir=scratch).compute(
-            predictions=probabilities.argmax(axis=1), references=labels, num_classes=probabilities.shape[1]
-        )
-        by_probability = ProbabilityFigures(keep_in_memory=True, cache_dir=scratch).compute(
-            predictions=probabilities, references=labels
-        )
-    return by_label, by_probability
 
 
 def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: list[str]) -> dict:
@@ -149,7 +105,8 @@ def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_
         ValueError: the shapes do not agree, there is no sample, or a label is not one of the K classes.
     """
     _check(labels, probabilities, len(class_names))
-    by_label, by_probability = _compute_both(labels, probabilities)
+    by_label = _label_figures(labels, probabilities.argmax(axis=1), len(class_names))
+    by_probability = _probability_figures(labels, probabilities)
     columns = {
         **by_label["per_class"],
         "auc": by_probability["per_class_auc"],

@@ -9,13 +9,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common import console, plot_style
+from common import console
 from common.console import percent
 from common.files import write_json, write_text
 from data.dataset import DataSplits
-from tasks import curves
 from tasks.base import Task
-from tasks.classification import calibration, confusion, plots, predictions, reliability
+from tasks.classification import calibration, predictions
 from tasks.evaluate import predict
 
 MOST_MISTAKES, RIGHT = 20, 5  # of examples.png
@@ -34,6 +33,8 @@ def test_report(
     Returns:
         What test.json holds, and the probabilities, float32 (N, K), in the order of the test part.
     """
+    from tasks.classification import confusion, reliability  # matplotlib takes a second to import
+
     start = time.perf_counter()
     logits, labels = predict(model, task, data.test, accelerator, batch_size)
     seconds = time.perf_counter() - start
@@ -81,6 +82,8 @@ def _confidence(task: Task, logits: Tensor, probabilities: np.ndarray, labels: n
 
 def _plot_examples(path: Path, data: DataSplits, labels: np.ndarray, probabilities: np.ndarray) -> None:
     """The mistakes made with the most confidence, and some right answers from all over the test set."""
+    from tasks.classification import plots
+
     predictions = probabilities.argmax(1)
     confidences = probabilities.max(1)
     wrong, right = np.flatnonzero(predictions != labels), np.flatnonzero(predictions == labels)
@@ -115,6 +118,8 @@ def _how_many(shown: int, mistakes: int) -> str:
 
 def plot_history(folder: Path, history: list[dict], name: str, test: dict) -> None:
     """Draw curves.png, loss.png and accuracy.png of a run with its test, from what train.json and test.json hold."""
+    from tasks import curves
+
     console.status("drawing curves")
     curves.plot_curves(history, folder / "curves.png", name, test, {"loss": "loss", "accuracy": "accuracy (%)"})
     for key in ("loss", "accuracy"):
@@ -141,6 +146,9 @@ def thumbnails(
         folder: of the report.
         test, probabilities: as `test_report` returned them.
     """
+    from common import plot_style
+    from tasks.classification import confusion, plots
+
     labels = data.test.arrays.labels[data.test.ids]
     predictions = probabilities.argmax(1)
     wrong = np.flatnonzero(predictions != labels)

@@ -8,14 +8,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from common import console, plot_style
+from common import console
 from common.files import write_json
 from data.dataset import DataSplits
 from data.loader import ImageDataset
-from tasks import curves
 from tasks.base import Task
 from tasks.evaluate import sum_over
-from tasks.image_to_image import pictures
 from tasks.image_to_image.metrics import SUMS, WITHIN, test_metrics, test_sums
 
 CURVES = {"loss": "loss (mean absolute error)", "accuracy": f"share of pixels within {WITHIN[0]} of the target"}
@@ -52,6 +50,8 @@ def _plot_examples(
     path: Path, model: nn.Module, task: Task, data: DataSplits, accelerator: Accelerator, metrics: dict
 ) -> None:
     """Ten images from all over the test set, not chosen by how they turned out."""
+    from tasks.image_to_image import pictures  # matplotlib takes a second to import
+
     count = min(EXAMPLES, len(data.test))
     ids = data.test.ids[:: max(1, len(data.test) // count)][:count]
     batch = ImageDataset(data.test.arrays).batch(ids).to(accelerator.device)
@@ -65,6 +65,8 @@ def _plot_examples(
 
 def plot_history(folder: Path, history: list[dict], name: str, test: dict) -> None:
     """Draw curves.png, loss.png and accuracy.png of a run with its test, from what train.json and test.json hold."""
+    from tasks import curves
+
     console.status("drawing curves")
     curves.plot_curves(history, folder / "curves.png", name, test, CURVES)
     for key, words in CURVES.items():
@@ -78,6 +80,8 @@ def final_metrics(test: dict) -> dict[str, float | None]:
 
 def thumbnails(task: Task, folder: Path, data: DataSplits, test: dict, probabilities: None) -> dict[str, np.ndarray]:
     """Small pictures, uint8 (H, W, 3), for trackers: those of the report in `folder`, made smaller."""
+    from common import plot_style
+
     return {"examples": plot_style.read_small(folder / "examples.png")}
 
 

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from accelerate import Accelerator
-from matplotlib.figure import Figure
 from torch import nn
 
-from common import console, plot_style
+from common import console
 from common.files import write_json, write_text
 from data.dataset import DataSplits
-from tasks.classification import plots
 from tasks.evaluate import predict
 from tasks.multilabel import predictions
 
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from tasks.multilabel.task import MultiLabel
 
 MOST_MISTAKES, RIGHT = 20, 5  # of examples.png
-MOST_CLASSES = 40  # of average_precision.png
 
 
 def test_report(
@@ -31,7 +28,10 @@ def test_report(
     Returns:
         What test.json holds, and the probabilities, float32 (N, K), in the order of the test part.
     """
-    from tasks.multilabel.metrics import multilabel_metrics  # scikit-learn takes seconds to import
+    from common import plot_style  # matplotlib takes a second to import, scikit-learn two
+    from tasks.classification import plots
+    from tasks.multilabel import pictures
+    from tasks.multilabel.metrics import multilabel_metrics
 
     start = time.perf_counter()
     logits, labels = predict(model, task, data.test, accelerator, batch_size)
@@ -43,33 +43,10 @@ def test_report(
         write_json(folder / "test.json", report)
         write_text(folder / "test.csv", predictions.answers(task, data.test.names(), probabilities, truth))
         console.status("drawing pictures")
-        plot_style.save(_precision_figure(metrics, data.name), folder / "average_precision.png")
+        plot_style.save(pictures.precision_figure(metrics, data.name), folder / "average_precision.png")
         *shown, title, names = _examples(task, data, truth, probabilities, MOST_MISTAKES, RIGHT)
         plots.plot_examples(*shown, folder / "examples.png", title, names)
     return report, probabilities
-
-
-def _precision_figure(metrics: dict, name: str) -> Figure:
-    """A bar for each class, the best first; of many the worst."""
-    rows = [(key, row["average_precision"]) for key, row in metrics["per_class"].items()]
-    rows = sorted([row for row in rows if row[1] is not None], key=lambda row: -row[1])
-    left_out = max(0, len(rows) - MOST_CLASSES)
-    rows = rows[left_out:]
-    width, height = 4.5, max(0.5, 0.24 * len(rows))
-    figure = plot_style.empty_figure(width, height)
-    axes = plot_style.add_axes(figure, 0, 0, width, height)
-    places = range(len(rows))
-    axes.barh(places, [100 * value for _, value in rows], height=0.7, color=plot_style.TRAIN)
-    axes.set_yticks(places, [plot_style.shorten(key) for key, _ in rows], parse_math=False)
-    axes.set_xlim(0, 100)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel("average precision (%)", color=plot_style.INK, labelpad=6)
-    for place, (_, value) in zip(places, rows, strict=True):
-        axes.annotate(f"{100 * value:.1f}", (100, place), (6, 0), textcoords="offset points", va="center", size=9)
-    mean = "not finite" if metrics["map"] is None else console.percent(metrics["map"])
-    worst = f", the {len(rows)} worst of {len(rows) + left_out} classes" if left_out else ""
-    plot_style.put_title(figure, f"{name}, test set: mean average precision {mean}{worst}", above=0.1)
-    return figure
 
 
 def _examples(
@@ -109,10 +86,14 @@ def _in_words(there: np.ndarray, class_names: list[str]) -> str:
 
 def thumbnails(task: "MultiLabel", data: DataSplits, test: dict, probabilities: np.ndarray) -> dict[str, np.ndarray]:
     """Small pictures, uint8 (H, W, 3), for trackers."""
+    from common import plot_style
+    from tasks.classification import plots
+    from tasks.multilabel import pictures
+
     truth = data.targets[data.test.arrays.labels[data.test.ids]]
     *shown, _, _ = _examples(task, data, truth, probabilities, 6, 0)
     examples = plots.examples_figure(*shown, f"{data.name}: most wrong answers", None, 3)
-    precision = _precision_figure(test, data.name)
+    precision = pictures.precision_figure(test, data.name)
     return {"average_precision": plot_style.pixels(precision), "examples": plot_style.pixels(examples)}
 
 
