@@ -37,6 +37,8 @@ def settle(args: TrainOptions, task: Task, data: DataSplits, accelerator: Accele
     # At a resume it is known on the machine that has the run's folder.
     known = max(gather_object([args.accumulate or 0]))
     if known:
+        if args.resume is not None:
+            failures.set_memory_remedy(remedy(args, accelerator, known))
         return replace(args, accumulate=known)
     if accelerator.is_fsdp2:
         raise ImpossibleOptions("--accumulate auto does not go with sharding (FSDP): give a number")
@@ -54,15 +56,22 @@ def settle(args: TrainOptions, task: Task, data: DataSplits, accelerator: Accele
     if accelerator.is_main_process:
         more = f": {_images(2 * share // accumulate)} at a time do not fit" if accumulate > 1 else ""
         console.say(f"--accumulate auto is {accumulate}, {_images(share // accumulate)} at a time{more}")
+    failures.set_memory_remedy(remedy(args, accelerator, accumulate))
     return replace(args, accumulate=accumulate)
 
 
-def remedy(args: TrainOptions, accelerator: Accelerator) -> str:
-    """What to try where memory does not suffice, in order, without what is on already."""
+def remedy(args: TrainOptions, accelerator: Accelerator, found: int | None = None) -> str:
+    """What to try where memory does not suffice, in order, without what is on already.
+
+    Args:
+        found: the number of micro-batches, where `auto` or a run that is resumed has told it. A step that has failed is
+            not taken again with more of them, as other processes wait within it; a resume may have more.
+    """
     on_gpu, new = accelerator.device.type != "cpu", args.resume is None
     several = accelerator.num_processes > 1 and not accelerator.is_fsdp2
     settings = {
-        "--accumulate auto": new and args.accumulate is not None and not accelerator.is_fsdp2,
+        "--accumulate auto": new and not found and args.accumulate is not None and not accelerator.is_fsdp2,
+        f"--accumulate {2 * (found or 1)}": found and args.batch_size % (2 * found * accelerator.num_processes) == 0,
         "--grad-checkpointing": not args.grad_checkpointing and not args.compile,
         "--mixed-precision bf16": new and on_gpu and args.mixed_precision == "no",
         "a smaller --image-size": new,

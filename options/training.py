@@ -147,6 +147,7 @@ class OptimOptions:
         type=auto_or(POSITIVE),
         metavar="N|auto",
         filled_in=True,
+        may_change=True,
     )
     grad_checkpointing: bool = option(
         False,

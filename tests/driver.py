@@ -25,7 +25,9 @@ server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
     "train engine.final_test engine.run engine.build engine.runtime.signals models.summary sklearn.datasets".split()
     + ["torch._dynamo"]  # which the first optimizer step imports, in seconds
-    + ["tasks.classification.metrics", "tasks.classification.report"]  # which the report at the end does
+    # Which the report at the end does.
+    + [f"tasks.classification.{name}" for name in ("metrics", "report", "confusion", "plots", "reliability")]
+    + ["tasks.curves", "pages.run_page"]
     # What test files import, and so whoever runs a function of theirs.
     + ["data.cache", "engine.checkpoints.store", "pytest"]
 )
@@ -57,6 +59,7 @@ class Fault:
         memory: rank -> bytes of address space that it may take beyond what it begins with; the system refuses more.
         weighed: a file for each rank, `<weighed>.<rank>`, gets the most bytes that the process ever took beyond that.
         report: whether to go on to the test report at the end.
+        draw: whether pictures are drawn then; else they are one pixel each, in a third of the time.
         shard: FSDP2 as accelerate_configs/fsdp2.yaml asks for it, but on CPUs and with every layer a unit of its own.
         gloo: processes talk by gloo, which unlike NCCL lets several of them share a GPU.
     """
@@ -81,6 +84,7 @@ class Fault:
     memory: dict[int, int] = field(default_factory=dict)
     weighed: Path | None = None
     report: bool = False
+    draw: bool = False
     shard: bool = False
     gloo: bool = False
 
@@ -144,6 +148,17 @@ def fill_disk(ballast: Path) -> None:
             with suppress(OSError):
                 while file.write(bytes(size)):
                     pass
+
+
+def leave_pictures_blank() -> None:
+    """Have what matplotlib is to write be a single pixel."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from common import plot_style
+
+    plot_style._drawn = lambda *_: None
+    Figure.savefig = lambda figure, path, **_: Image.new("RGB", (1, 1)).save(path, "png")
 
 
 def shard_on_cpus() -> None:
@@ -292,6 +307,8 @@ def _work(argv: list[str], env: dict[str, str], rank: int, fault: Fault, log: st
     run.Run._evaluate, Classification.eval_metrics = spied_evaluate, spied_score
     start.start_run = spied_start
     Classification.training_batch, Classification.loss = spied_training_batch, spied_loss
+    if not fault.draw:
+        leave_pictures_blank()
     if not fault.report:
         final_test.report_run = lambda run: None
     with Path(log).open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):

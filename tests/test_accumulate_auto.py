@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from engine.micro_batches import remedy
 from options.train import parse_train
@@ -38,7 +39,7 @@ def room_between(tmp_path: Path, fits: int, does_not: int, processes: int = 1) -
         run(tmp_path / f"typed-{accumulate}", "--accumulate", str(accumulate), processes=processes)
         most.append(int((tmp_path / f"typed-{accumulate}/weighed.{processes - 1}").read_text()))
     assert most[0] < most[1]
-    return (6 * most[0] + 4 * most[1]) // 10
+    return sum(most) // 2
 
 
 def test_it_is_the_number_that_fits_and_the_run_is_the_one_with_that_number_typed(tmp_path: Path) -> None:
@@ -59,6 +60,20 @@ def test_all_processes_go_by_the_one_that_has_least_room(tmp_path: Path) -> None
     printed = run(tmp_path / "auto", "--accumulate", "auto", processes=2, memory={1: room})
     assert "--accumulate auto is 2, 16 images at a time: 32 images at a time do not fit\n" in printed
     assert files(tmp_path / "auto") == files(tmp_path / "typed-2")
+
+
+def test_where_memory_is_wanting_later_it_says_with_how_many_to_go_on_and_that_changes_nothing(tmp_path: Path) -> None:
+    plain = "--cpu --track none --model mlp --limit-train 64 --batch-size 16 --epochs 1 --checkpoint-every 2".split()
+    plain += "--mixed-precision no --run-name run --output-dir".split()
+    whole, late = [*plain, str(tmp_path / "whole")], [*plain, str(tmp_path / "late")]
+    assert train(whole)[0] == [0]
+    codes, printed = train([*late, "--accumulate", "auto"], fault=Fault(fail_in=("step", 3, 0), failure="memory"))
+    assert codes == [1] and "error: out of memory: try --accumulate 2, then --grad-checkpointing" in printed
+    codes, printed = train([*late, "--resume", "auto", "--accumulate", "2"])
+    assert codes == [0] and "at step 2 of 4" in printed, printed
+    ended = (load_file(tmp_path / name / "run/checkpoints/step-4/model.safetensors") for name in ("whole", "late"))
+    for one, other in zip(*(tensors.values() for tensors in ended), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow

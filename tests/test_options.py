@@ -42,6 +42,7 @@ def test_a_resumed_run_may_differ_in_what_does_not_change_its_results_alone():
         "labels",
         "calibrate",
         "exclude",
+        "accumulate",
         "grad_checkpointing",
     }  # images are compared themselves
     where = {"data_dir", "output_dir", "track", "log_every", "checkpoint_every", "keep", "workers", "verbose"}

@@ -46,7 +46,7 @@ def read(path: Path) -> dict:
 @pytest.fixture(scope="module")
 def folds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("runs with spaces")
-    codes, printed = train(options(place, "--folds", "3", "--ensemble"), fault=REPORT)
+    codes, printed = train(options(place, "--folds", "3", "--ensemble"), fault=Fault(report=True, draw=True))
     assert "warning" not in printed  # of training images that are others in each fold
     assert codes == [0], printed
     return place / "group"

@@ -31,16 +31,19 @@ def _captions(name: str, true: str, predicted: str, confidence: float, is_right:
     return [(shorten(name, 24), MUTED), *lines, (answer, RIGHT if is_right else WRONG)]
 
 
-def _draw_example(axes: Axes, image: np.ndarray, captions: list[tuple[str, str]]) -> None:
-    grey = image.shape[-1] == 1
+def _draw_example(
+    axes: Axes, left: float, bottom: float, scale: float, image: np.ndarray, captions: list[tuple[str, str]]
+) -> None:
+    """An image and the lines over it; where its lower left corner is, and how large a pixel, in units of the axes."""
+    height, width, channels = image.shape
+    top = bottom + scale * height
     # Nearest keeps the pixels of a small image as they are; a big one is scaled down and needs smoothing.
-    interpolation = "nearest" if max(image.shape[:2]) <= 128 else "auto"
-    axes.set_axis_off()
-    axes.set_anchor("SW")
-    axes.imshow(image[..., 0] if grey else image, cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
+    interpolation = "nearest" if max(height, width) <= 128 else "auto"
+    place = {"extent": (left, left + scale * width, bottom, top), "aspect": "auto", "interpolation": interpolation}
+    axes.imshow(image[..., 0] if channels == 1 else image, cmap="gray", vmin=0, vmax=255, **place)
     for line, (text, color) in enumerate(reversed(captions)):
-        position = {"xycoords": "axes fraction", "xytext": (0, 4 + 11 * line), "textcoords": "offset points"}
-        axes.annotate(text, (0, 1), size=8, color=color, parse_math=False, **position)
+        offset = {"xytext": (0, 4 + 11 * line), "textcoords": "offset points"}
+        axes.annotate(text, (left, top), size=8, color=color, parse_math=False, **offset)
 
 
 def _cells(is_right: np.ndarray, columns: int) -> list[tuple[int, int]]:
@@ -95,10 +98,14 @@ def captioned_figure(
     columns, rows = max(column for _, column in cells) + 1, cells[-1][0] + 1
     width = max(side, widest([text for lines in captions for text, _ in lines], size=8))
     height = rows * (picture + above)
-    figure = empty_figure(columns * (width + gap) - gap, height)
-    for index, (row, column) in enumerate(cells):
-        left, bottom = column * (width + gap), height - (row + 1) * (picture + above)
-        _draw_example(add_axes(figure, left, bottom, width, picture), images[index], captions[index])
+    across = columns * (width + gap) - gap
+    figure = empty_figure(across, height)
+    axes = add_axes(figure, 0, 0, across, height)  # one for all, in inches: each takes as long as three images
+    axes.set_axis_off()
+    scale = min(width / images.shape[2], picture / images.shape[1])
+    for (row, column), image, lines in zip(cells, images, captions, strict=False):
+        _draw_example(axes, column * (width + gap), height - (row + 1) * (picture + above), scale, image, lines)
+    axes.set(xlim=(0, across), ylim=(0, height))
     put_title(figure, title, above=0.1)
     return figure
 
