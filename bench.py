@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import train  # its loop is what is measured
-from common import console
+from common import console, openmp
 from common.errors import UserError, exit_on_user_error
 from options.bench import BenchOptions, parse_bench
 
@@ -148,6 +148,7 @@ def _check(sections: list["Section"]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run with the options in `argv` (default: the command line's) and exit."""
+    openmp.wait_briefly()
     with exit_on_user_error():
         code = bench(parse_bench(argv))
     sys.exit(code)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import console
+from common import console, openmp
 from common.errors import UserError, exit_on_user_error
 from engine.runtime.peers import failing_together
 from options.infer import EXPORTED, InferOptions, parse_infer
@@ -108,6 +108,7 @@ def prepare(args: InferOptions, content: dict, tta: str | None) -> tuple:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run with the options in `argv` (default: the command line's) and exit."""
     warnings.filterwarnings("ignore", module="PIL")  # an image is read, or named on stderr with the reason
+    openmp.wait_briefly()
     try:
         with exit_on_user_error(), failing_together():
             code = infer(parse_infer(argv))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from common import console, run_log
+from common import console, openmp, run_log
 from common.errors import exit_on_user_error
 from engine.runtime.peers import failing_together
 from options.groups import TrainOptions
@@ -131,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         SystemExit: a mistake in the options (code 2), a run that was stopped (0, 75, 130, 143) or is not finite (1).
     """
     began = time.monotonic()
+    openmp.wait_briefly()
     with run_log.keeping(), exit_on_user_error():
         from options.multirun import asked_for, members
         from options.train import parse_train
