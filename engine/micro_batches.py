@@ -33,12 +33,10 @@ def settle(args: TrainOptions, task: Task, data: DataSplits, accelerator: Accele
     Raises:
         ImpossibleOptions: there is none, or the model is sharded.
     """
-    failures.set_memory_remedy(remedy(args, accelerator))
     # At a resume it is known on the machine that has the run's folder.
     known = max(gather_object([args.accumulate or 0]))
+    failures.set_memory_remedy(remedy(args, accelerator, None if args.resume is None else known))
     if known:
-        if args.resume is not None:
-            failures.set_memory_remedy(remedy(args, accelerator, known))
         return replace(args, accumulate=known)
     if accelerator.is_fsdp2:
         raise ImpossibleOptions("--accumulate auto does not go with sharding (FSDP): give a number")

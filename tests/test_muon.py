@@ -6,7 +6,7 @@ from torch import nn
 
 from common.errors import UserError
 from engine.optim.factory import build_optimizer
-from engine.optim.muon import orthogonalize
+from engine.optim.muon import LONG, MANY, orthogonalize
 from engine.optim.schedule import set_lr
 from tests.rounding import assert_rounds_like
 
@@ -40,8 +40,8 @@ def test_rounds_are_the_polynomial_of_the_singular_values(shape: tuple[int, int]
 
 def test_a_long_matrix_in_bf16_comes_out_as_in_float64_but_for_rounding() -> None:
     generator = torch.Generator().manual_seed(0)
-    u, v = (torch.linalg.qr(torch.randn(size, 192, generator=generator))[0] for size in (192, 1536))
-    matrix = u @ torch.diag(torch.logspace(0, -4, 192)) @ v.T
+    u, v = (torch.linalg.qr(torch.randn(size, MANY, generator=generator))[0] for size in (MANY, LONG * MANY))
+    matrix = u @ torch.diag(torch.logspace(0, -4, MANY)) @ v.T
     plain = matrix.bfloat16() / matrix.bfloat16().norm()
     for _ in range(3):
         gram = plain @ plain.T
