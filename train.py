@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def train(args: TrainOptions, began: float) -> dict:
     """One run, and its results. It is a pure function of (options, step): see `engine/run.py` for its state."""
     # Imported only now, as they take seconds: --help and mistyped options are answered at once.
-    from engine import final_test, load
+    from engine import final_test, load, micro_batches
     from engine.runtime import agreement, signals
     from engine.runtime.accelerator import start_accelerator
 
@@ -37,7 +37,7 @@ def train(args: TrainOptions, began: float) -> dict:
         data = load.load_data(args, accelerator)
         agreement.check_data(data)
         run = begin(args, accelerator, data, stop)
-        for _ in steps(run):
+        for _ in micro_batches.all_steps(run, steps):
             pass
         results = final_test.report_run(run)
         run_log.close()  # of several runs the next one has its own
@@ -56,6 +56,7 @@ def begin(args: TrainOptions, accelerator: "Accelerator", data: "DataSplits", st
     args = build.resolve(args, data, accelerator.num_processes)
     agreement.check_options(args)  # and what has been filled in
     task = build.build_task(args, data, accelerator.device)
+    cuts_smaller = args.accumulate is None and accelerator.num_processes == 1  # several wait for one another in a step
     args = micro_batches.settle(args, task, data, accelerator)
     plan = build.plan_steps(args, len(data.train), accelerator.num_processes)
     sharded = accelerator.is_fsdp2
@@ -64,11 +65,13 @@ def begin(args: TrainOptions, accelerator: "Accelerator", data: "DataSplits", st
     optimizer = optimizer_for(args, model, sharded)
     ema = EMA(model, args.ema, accelerator) if args.ema else None
     model, optimizer = accelerator.prepare(model, optimizer)
-    return start.start_run(Parts(args, accelerator, data, task, plan, model, ema, optimizer), facts, stop)
+    parts = Parts(args, accelerator, data, task, plan, model, ema, optimizer, cuts_smaller)
+    return start.start_run(parts, facts, stop)
 
 
 def steps(run: "Run") -> Iterator[int]:
     """The loop, from where the run is to its end; hands over after each step, so that bench.py can time it."""
+    from engine.micro_batches import taken_back_without_memory
     from engine.optim.schedule import set_lr
     from engine.runtime.accelerator import seed_step
     from engine.runtime.agreement import average_statistics, running_statistics
@@ -82,17 +85,18 @@ def steps(run: "Run") -> Iterator[int]:
         # One optimizer step: a function of (options, step) alone.
         set_lr(optimizer, run.lr_at(state.step))
         seed_step(args.seed, state.step, accelerator.process_index, accelerator.device)
-        for micro_step in range(args.accumulate):
-            batch = next(batches).to(accelerator.device)  # uint8, this process's share
-            inputs, targets = task.training_batch(batch, run.epoch)  # augment, resize, normalize, mix
-            last = micro_step == args.accumulate - 1  # gradients are averaged over processes once a step
-            with contextlib.nullcontext() if last else accelerator.no_sync(model):
-                with accelerator.autocast():
-                    outputs = model(inputs)
-                loss = task.loss(outputs, targets)
-                accelerator.backward(loss / args.accumulate)
-            run.finite_guard.observe(loss)
-            state.metrics = add(state.metrics, task.batch_metrics(loss, outputs, targets))
+        with taken_back_without_memory(run):  # where --accumulate auto is to do it again in smaller parts
+            for micro_step in range(args.accumulate):
+                batch = next(batches).to(accelerator.device)  # uint8, this process's share
+                inputs, targets = task.training_batch(batch, run.epoch)  # augment, resize, normalize, mix
+                last = micro_step == args.accumulate - 1  # gradients are averaged over processes once a step
+                with contextlib.nullcontext() if last else accelerator.no_sync(model):
+                    with accelerator.autocast():
+                        outputs = model(inputs)
+                    loss = task.loss(outputs, targets)
+                    accelerator.backward(loss / args.accumulate)
+                run.finite_guard.observe(loss)
+                state.metrics = add(state.metrics, task.batch_metrics(loss, outputs, targets))
         if args.clip_grad:
             accelerator.clip_grad_norm_(model.parameters(), args.clip_grad)
         run.finite_guard.check(state.step)  # ends all processes before a NaN reaches the weights

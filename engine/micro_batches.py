@@ -1,10 +1,14 @@
 """How many micro-batches a step is cut into so that each fits into memory (--accumulate auto), and what else saves it.
 
 Found out before the first step, on a model and an optimizer of their own that are thrown away, by each process alone:
-nothing is sent, so that a process for which there is no room leaves no other one waiting.
+nothing is sent, so that a process for which there is no room leaves no other one waiting. Where a step fails for want
+of memory all the same, a single process takes it back and does it again in smaller parts.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,11 +22,15 @@ from data.loader import Batch
 from engine import build
 from engine.optim.ema import EMA
 from engine.optim.factory import optimizer_for
+from engine.output import run_dir
 from engine.runtime import hardware
 from models import param_groups
 from options.groups import TrainOptions
 from options.parser import by_epoch, parse_freeze
 from tasks.base import Task
+
+if TYPE_CHECKING:
+    from engine.run import Run
 
 
 def settle(args: TrainOptions, task: Task, data: DataSplits, accelerator: Accelerator) -> TrainOptions:
@@ -62,8 +70,7 @@ def remedy(args: TrainOptions, accelerator: Accelerator, found: int | None = Non
     """What to try where memory does not suffice, in order, without what is on already.
 
     Args:
-        found: the number of micro-batches, where `auto` or a run that is resumed has told it. A step that has failed is
-            not taken again with more of them, as other processes wait within it; a resume may have more.
+        found: the number of micro-batches, where `auto` or a run that is resumed has told it; a resume may have more.
     """
     on_gpu, new = accelerator.device.type != "cpu", args.resume is None
     several = accelerator.num_processes > 1 and not accelerator.is_fsdp2
@@ -76,6 +83,65 @@ def remedy(args: TrainOptions, accelerator: Accelerator, found: int | None = Non
         "accelerate_configs/fsdp2.yaml": on_gpu and several,
     }
     return ", then ".join(name for name, helps in settings.items() if helps) or "a new run with a smaller --image-size"
+
+
+class StepTakenBack(Exception):
+    """Memory did not suffice for a step; all is as it was before it."""
+
+
+@contextlib.contextmanager
+def taken_back_without_memory(run: "Run") -> Iterator[None]:
+    """Around what leads to a step's gradients: where memory does not suffice for it, as if it had not begun.
+
+    Only for a run whose `cuts_smaller` says so, and where its micro-batches can be halved.
+
+    Raises:
+        StepTakenBack: that has happened.
+    """
+    if not run.cuts_smaller or run.args.batch_size % (2 * run.args.accumulate):
+        yield
+        return
+    metrics, buffers = run.state.metrics, list(run.unwrapped_model.buffers())
+    before = [buffer.clone() for buffer in buffers]  # statistics of batch norm, which each forward pass changes
+    try:
+        yield
+    except Exception as error:
+        if not failures.is_out_of_memory(error):
+            raise
+        run.state.metrics = metrics
+        run.optimizer.zero_grad()
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+        raise StepTakenBack from error
+
+
+def all_steps(run: "Run", steps: Callable[["Run"], Iterator[int]]) -> Iterator[int]:
+    """What `steps` yields from here to the end of the run; a step that was taken back is done in smaller parts."""
+    while True:
+        try:
+            yield from steps(run)
+            return
+        except StepTakenBack:
+            pass
+        # Out of the handler, as the error holds on to what the step had in memory.
+        _cut_smaller(run)
+
+
+def _cut_smaller(run: "Run") -> None:
+    """Have the run go on from the step reached with twice as many micro-batches, and keep their number."""
+    hardware.give_back_freed_memory(run.accelerator.device)
+    step, parts = run.state.step, 2 * run.args.accumulate
+    size = run.args.batch_size // parts
+    run.progress.say(
+        f"out of memory with {_images(2 * size)} at a time: step {step} again, and on with --accumulate {parts}, "
+        f"{_images(size)} at a time"
+    )
+    places = [run.sampler.place_of(step)] if run.args.stream else None
+    run.args = replace(run.args, accumulate=parts)
+    run.sampler = build.build_sampler(run.args, run.data, run.task, run.plan, run.accelerator, step, places)
+    run.finite_guard.ids_at = run.sampler.ids_at
+    run_dir.write_options(run.folder, run.args)
+    failures.set_memory_remedy(remedy(run.args, run.accelerator, parts))
 
 
 def _images(count: int) -> str:

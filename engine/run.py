@@ -43,6 +43,7 @@ class Parts:
     Attributes:
         args: the options, resolved.
         model, ema, optimizer: prepared by Accelerate; `ema` is None where none was asked for.
+        cuts_smaller: whether a step for which memory does not suffice is done again in smaller parts.
     """
 
     args: TrainOptions
@@ -53,6 +54,7 @@ class Parts:
     model: nn.Module
     ema: EMA | None
     optimizer: torch.optim.Optimizer
+    cuts_smaller: bool
 
     @property
     def unwrapped_model(self) -> nn.Module:

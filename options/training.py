@@ -143,7 +143,7 @@ class OptimOptions:
     accumulate: int | None = option(
         1,
         "gradient accumulation: micro-batches per optimizer step, which save memory; auto: the fewest that fit, found "
-        "before the first step (on CPUs where a limit refuses memory)",
+        "before the first step (on CPUs where a limit refuses memory), and more where a later step fails (one process)",
         type=auto_or(POSITIVE),
         metavar="N|auto",
         filled_in=True,

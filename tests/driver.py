@@ -3,6 +3,7 @@
 The processes are forked from a server that has imported torch once; otherwise they are what torchrun would start.
 """
 
+import ctypes
 import faulthandler
 import logging
 import multiprocessing
@@ -20,6 +21,8 @@ from pathlib import Path
 
 # Seconds after which a process is taken to hang: many times what it takes on a busy machine.
 HANGS = int(os.environ.get("SAMELOOP_TEST_HANGS", "900"))
+
+M_MMAP_THRESHOLD = -3  # glibc's
 
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
@@ -57,6 +60,8 @@ class Fault:
         fill_disk_after: a file "ballast" takes all room left in --output-dir when this step is done.
         ledger: a file for each rank, `<ledger>.<rank>`, gets a line "step id id ..." for each micro-batch.
         memory: rank -> bytes of address space that it may take beyond what it begins with; the system refuses more.
+        memory_from: that holds only when so many steps are done; what is freed is given back.
+        no_memory_for: the losses, counted from the first step on, for which there is none.
         weighed: a file for each rank, `<weighed>.<rank>`, gets the most bytes that the process ever took beyond that.
         report: whether to go on to the test report at the end.
         draw: whether pictures are drawn then; else they are one pixel each, in a third of the time.
@@ -82,6 +87,8 @@ class Fault:
     fill_disk_after: int | None = None
     ledger: Path | None = None
     memory: dict[int, int] = field(default_factory=dict)
+    memory_from: int = 0
+    no_memory_for: tuple[int, ...] = ()
     weighed: Path | None = None
     report: bool = False
     draw: bool = False
@@ -140,6 +147,11 @@ def address_space(which: str) -> int:
     """Bytes of it that this process has ("VmSize"), or has had at most ("VmPeak"); Linux only."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{which}:"))
     return 1024 * int(line.split()[1])
+
+
+def allow_memory(address_space: int) -> None:
+    """Have the system refuse this process more bytes than that."""
+    resource.setrlimit(resource.RLIMIT_AS, (address_space, resource.RLIM_INFINITY))
 
 
 def fill_disk(ballast: Path) -> None:
@@ -220,12 +232,15 @@ def _work(argv: list[str], env: dict[str, str], rank: int, fault: Fault, log: st
     import train
     from engine import final_test, run, start
     from engine.finite_guard import FiniteGuard
+    from engine.runtime import hardware
     from tasks.classification.task import Classification
 
     one_thread()
     began_with = address_space("VmSize") if fault.memory or fault.weighed else 0
-    if rank in fault.memory:
-        resource.setrlimit(resource.RLIMIT_AS, (began_with + fault.memory[rank],) * 2)
+    if rank in fault.memory and not fault.memory_from:
+        allow_memory(began_with + fault.memory[rank])
+    if fault.memory_from:
+        hardware.keep_freed_memory = lambda: ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
 
     if fault.shard:
         shard_on_cpus()
@@ -233,7 +248,7 @@ def _work(argv: list[str], env: dict[str, str], rank: int, fault: Fault, log: st
         talk_by_gloo()
     check, stop_requested = FiniteGuard.check, run.Run.stop_requested
     training_batch, loss = Classification.training_batch, Classification.loss
-    step = 0
+    step = losses = 0
 
     def spied_check(self: FiniteGuard, step: int) -> None:
         check(self, step)
@@ -254,6 +269,8 @@ def _work(argv: list[str], env: dict[str, str], rank: int, fault: Fault, log: st
         step = self.state.step
         if (step, rank) == fault.kill_worker_after:
             os.kill(min(worker.pid for worker in multiprocessing.active_children()), signal.SIGKILL)
+        if rank in fault.memory and step == fault.memory_from:
+            allow_memory(began_with + fault.memory[rank])
         if step == fault.fill_disk_after:
             fill_disk(self.folder.parent / "ballast")
         if step == fault.kill_after and rank in fault.kill_ranks and fault.kill_in in (None, self.folder.name):
@@ -277,6 +294,10 @@ def _work(argv: list[str], env: dict[str, str], rank: int, fault: Fault, log: st
         save(self)
 
     def spied_loss(self: Classification, *args: object) -> object:
+        nonlocal losses
+        losses += 1
+        if losses in fault.no_memory_for:
+            raise failures["memory"]
         fail_if_due("step", step)
         factor = float("nan") if (step, rank) == fault.nan_at else 1e30 if step == fault.overflow_at else 1
         return loss(self, *args) * factor
@@ -297,10 +318,10 @@ def _work(argv: list[str], env: dict[str, str], rank: int, fault: Fault, log: st
         return score(self, *args)
 
     def spied_start(*args: object) -> run.Run:
-        nonlocal step
+        nonlocal step, losses
         fail_if_due("start-up", 0)
         started = begin(*args)
-        step = started.state.step
+        step, losses = started.state.step, 0
         return started
 
     FiniteGuard.check, run.Run.stop_requested, run.Run.save = spied_check, spied_stop_requested, spied_save

@@ -420,6 +420,15 @@ MUTATIONS = [
         'assert "--accumulate auto is 2, 16 images at a time',
     ),
     Mutation(
+        "24: a step for which memory did not suffice leaves nothing behind",
+        "engine/micro_batches.py",
+        "buffer.copy_(value)",
+        "pass",
+        "tests/test_accumulate_auto.py"
+        "::test_a_step_that_fails_is_taken_back_and_the_run_goes_on_as_one_resumed_there_with_the_number",
+        'assert files(tmp_path / "auto", step) == files(tmp_path / "typed", step)',
+    ),
+    Mutation(
         "22 thresholds of several labels stay at a half",
         "engine/run.py",
         "**self.task.learned(self.best_record),",

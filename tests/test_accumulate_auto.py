@@ -1,5 +1,6 @@
-"""--accumulate auto finds the fewest micro-batches that fit, before the first step, and the run is as with it typed."""
+"""--accumulate auto finds the fewest micro-batches that fit, before the first step or at it, as if they were typed."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,8 @@ OPTIONS = (
     "--cpu --track none --model cnn --model-arg width=16 dropout=0.2 --mixed-precision no --image-size 64 "
     "--limit-train 64 --limit-val 16 --batch-size 64 --epochs 1 --ema 0.5 --run-name run --output-dir"
 ).split()
+
+TIMES = "seconds", "images_per_second"
 
 
 def run(folder: Path, *more: str, processes: int = 1, code: int = 0, **fault: object) -> str:
@@ -62,15 +65,50 @@ def test_all_processes_go_by_the_one_that_has_least_room(tmp_path: Path) -> None
     assert files(tmp_path / "auto") == files(tmp_path / "typed-2")
 
 
-def test_where_memory_is_wanting_later_it_says_with_how_many_to_go_on_and_that_changes_nothing(tmp_path: Path) -> None:
+def test_a_step_that_fails_is_taken_back_and_the_run_goes_on_as_one_resumed_there_with_the_number(
+    tmp_path: Path,
+) -> None:
+    steps = "--batch-size 16 --checkpoint-every 1 --keep 9 --epochs 2 --limit-val 16 --image-size 16".split()
+    # The fourth step fails after its forward pass, and then, of two micro-batches, in the second.
+    printed = run(tmp_path / "auto", *steps, "--accumulate", "auto", no_memory_for=(4, 6))
+    assert (
+        "out of memory with 16 images at a time: step 3 again, and on with --accumulate 2, 8 images at a time\n"
+        in printed
+    )
+    assert (
+        "out of memory with 8 images at a time: step 3 again, and on with --accumulate 4, 4 images at a time\n"
+        in printed
+    )
+    run(tmp_path / "typed", *steps, kill_after=3, code=-9)
+    run(tmp_path / "typed", *steps, "--resume", "auto", "--accumulate", "4")
+    for step in (3, 4, 8):
+        assert files(tmp_path / "auto", step) == files(tmp_path / "typed", step) and len(files(tmp_path / "auto", 8))
+    kept = [json.loads((tmp_path / name / "run/train.json").read_text())["epochs"] for name in ("auto", "typed")]
+    for of_auto, of_typed in zip(*kept, strict=True):
+        assert {**of_auto, **dict.fromkeys(TIMES)} == {**of_typed, **dict.fromkeys(TIMES)}
+    assert yaml.safe_load((tmp_path / "auto/run/args.yaml").read_text())["accumulate"] == 4
+
+
+def test_a_step_that_the_system_has_no_memory_for_is_taken_again_in_smaller_parts(tmp_path: Path) -> None:
+    room = room_between(tmp_path, 4, 2)
+    more = "--limit-train", "192", "--accumulate", "auto"
+    printed = run(tmp_path / "auto", *more, memory={0: room}, memory_from=1)
+    assert "--accumulate auto is 1, 64 images at a time\n" in printed
+    assert "out of memory with 32 images at a time: step 1 again, and on with --accumulate 4, 16 images" in printed
+    assert (tmp_path / "auto/run/checkpoints/step-3").is_dir()
+
+
+def test_with_several_processes_it_says_with_how_many_to_go_on_and_that_changes_nothing(tmp_path: Path) -> None:
     plain = "--cpu --track none --model mlp --limit-train 64 --batch-size 16 --epochs 1 --checkpoint-every 2".split()
     plain += "--mixed-precision no --run-name run --output-dir".split()
     whole, late = [*plain, str(tmp_path / "whole")], [*plain, str(tmp_path / "late")]
     assert train(whole)[0] == [0]
-    codes, printed = train([*late, "--accumulate", "auto"], fault=Fault(fail_in=("step", 3, 0), failure="memory"))
-    assert codes == [1] and "error: out of memory: try --accumulate 2, then --grad-checkpointing" in printed
-    codes, printed = train([*late, "--resume", "auto", "--accumulate", "2"])
-    assert codes == [0] and "at step 2 of 4" in printed, printed
+    no_memory = Fault(fail_in=("step", 3, 1), failure="memory")
+    codes, printed = train([*late, "--accumulate", "auto"], 2, no_memory)
+    assert codes == [1, 1], printed
+    assert "error: process 1: out of memory: try --accumulate 2, then --grad-checkpointing" in printed
+    codes, printed = train([*late, "--resume", "auto", "--accumulate", "2"], 2)
+    assert codes == [0, 0] and "at step 2 of 4" in printed, printed
     ended = (load_file(tmp_path / name / "run/checkpoints/step-4/model.safetensors") for name in ("whole", "late"))
     for one, other in zip(*(tensors.values() for tensors in ended), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)

@@ -135,15 +135,18 @@ def release(claim: int | None) -> None:
 
 
 def describe_run(folder: Path, args: TrainOptions, accelerator: Accelerator, facts: dict) -> None:
-    """Write args.yaml and environment.json (versions, hardware, commit, command, facts).
-
-    args.yaml holds every option as resolved but for those that ask for something else than a run, so that it serves
-    as a --recipe that does the run again.
-    """
-    options = options_of_a_run(args)
-    text = yaml.safe_dump(options, sort_keys=True, allow_unicode=True)
-    write_atomically(folder / "args.yaml", lambda staged: staged.write_text(text, encoding="utf-8"))
+    """Write args.yaml and environment.json (versions, hardware, commit, command, facts)."""
+    write_options(folder, args)
     write_json(folder / "environment.json", {**environment(accelerator), **facts})
+
+
+def write_options(folder: Path, args: TrainOptions) -> None:
+    """Write args.yaml: every option as resolved but for those that ask for something else than a run.
+
+    So it serves as a --recipe that does the run again.
+    """
+    text = yaml.safe_dump(options_of_a_run(args), sort_keys=True, allow_unicode=True)
+    write_atomically(folder / "args.yaml", lambda staged: staged.write_text(text, encoding="utf-8"))
 
 
 def options_of_a_run(args: TrainOptions) -> dict:

@@ -41,11 +41,16 @@ def giving_back_freed_memory(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        gc.collect()
-        if device.type != "cpu":
-            torch.get_device_module(device).empty_cache()
+        give_back_freed_memory(device)
         if own_blocks:
             keep_freed_memory()
+
+
+def give_back_freed_memory(device: torch.device) -> None:
+    """Give back what no one holds any more; on a CPU it stays this process's own, to be used again."""
+    gc.collect()
+    if device.type != "cpu":
+        torch.get_device_module(device).empty_cache()
 
 
 def threads_per_process() -> int:
