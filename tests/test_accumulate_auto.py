@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from engine.micro_batches import remedy
 from options.train import parse_train
 from tests.driver import Fault, train
+from tests.test_stream import write_shard
 
 # What a step keeps of 64 images is many times the weights; batch norm and dropout, so that statistics and random
 # numbers tell whether the trial left anything behind.
 OPTIONS = (
     "--cpu --track none --model cnn --model-arg width=16 dropout=0.2 --mixed-precision no --image-size 64 "
-    "--limit-train 64 --limit-val 16 --batch-size 64 --epochs 1 --ema 0.5 --run-name run --output-dir"
+    "--limit-val 16 --batch-size 64 --epochs 1 --ema 0.5 --run-name run --output-dir"
 ).split()
 
 TIMES = "seconds", "images_per_second"
@@ -25,7 +26,8 @@ TIMES = "seconds", "images_per_second"
 
 def run(folder: Path, *more: str, processes: int = 1, code: int = 0, **fault: object) -> str:
     folder.mkdir(exist_ok=True)
-    codes, printed = train([*OPTIONS, str(folder), *more], processes, Fault(weighed=folder / "weighed", **fault))
+    few = [] if "--stream" in more else ["--limit-train", "64"]
+    codes, printed = train([*OPTIONS, str(folder), *few, *more], processes, Fault(weighed=folder / "weighed", **fault))
     assert codes == [code] * processes, printed
     return printed
 
@@ -65,10 +67,16 @@ def test_all_processes_go_by_the_one_that_has_least_room(tmp_path: Path) -> None
     assert files(tmp_path / "auto") == files(tmp_path / "typed-2")
 
 
+@pytest.mark.parametrize("stream", [False, True])
 def test_a_step_that_fails_is_taken_back_and_the_run_goes_on_as_one_resumed_there_with_the_number(
-    tmp_path: Path,
+    tmp_path: Path, stream: bool
 ) -> None:
     steps = "--batch-size 16 --checkpoint-every 1 --keep 9 --epochs 2 --limit-val 16 --image-size 16".split()
+    if stream:
+        (tmp_path / "data").mkdir()
+        write_shard(tmp_path / "data" / "train-00000-of-00001.parquet", range(100))
+        write_shard(tmp_path / "data" / "test-00000-of-00001.parquet", range(200, 220))
+        steps += ["--dataset", str(tmp_path / "data"), "--shuffle-buffer", "16", "--stream"]
     # The fourth step fails after its forward pass, and then, of two micro-batches, in the second.
     printed = run(tmp_path / "auto", *steps, "--accumulate", "auto", no_memory_for=(4, 6))
     assert (
