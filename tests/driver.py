@@ -23,6 +23,7 @@ from pathlib import Path
 HANGS = int(os.environ.get("SAMELOOP_TEST_HANGS", "900"))
 
 M_MMAP_THRESHOLD = -3  # glibc's
+CLONE_NEWUTS = 0x04000000  # Linux's
 
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
@@ -43,6 +44,7 @@ class Fault:
     Attributes:
         more_options: rank -> options that this process alone is started with.
         disks: a folder of working folders named by rank, each the disk of a machine; --output-dir is then "runs".
+        hosts: rank -> the name of the machine that this process believes to be on; for root alone.
         kill_after: SIGKILL when this step is done (from 1) and what follows it (evaluation, saving) too.
         kill_ranks: which processes it hits.
         kill_in: of several runs the one, by its folder's name, that it hits; None for any.
@@ -71,6 +73,7 @@ class Fault:
 
     more_options: dict[int, list[str]] = field(default_factory=dict)
     disks: Path | None = None
+    hosts: dict[int, str] = field(default_factory=dict)
     kill_after: int | None = None
     kill_ranks: tuple[int, ...] = (0, 1, 2, 3)
     kill_in: str | None = None
@@ -226,6 +229,9 @@ def _work(argv: list[str], env: dict[str, str], rank: int, fault: Fault, log: st
     if fault.disks is not None:
         argv += ["--output-dir", "runs"]
         os.chdir(fault.disks / str(rank))
+    if rank in fault.hosts:
+        assert ctypes.CDLL(None).unshare(CLONE_NEWUTS) == 0
+        socket.sethostname(fault.hosts[rank])
     multiprocessing.set_start_method("fork", force=True)  # for --workers, as it is outside of this server
     import torch
 

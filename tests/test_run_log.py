@@ -2,6 +2,8 @@
 
 import logging
 import re
+import shutil
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -13,6 +15,10 @@ from tests.driver import Fault, train
 # 4 steps an epoch, 3 epochs.
 OPTIONS = "--cpu --track none --model mlp --limit-train 128 --batch-size 32 --epochs 3 --run-name run --output-dir"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (\[rank \d\] )?")
+
+
+def renames_hosts() -> bool:
+    return bool(shutil.which("unshare")) and subprocess.run(["unshare", "--uts", "true"], check=False).returncode == 0
 
 
 def options(folder: Path, *more: str) -> list[str]:
@@ -39,6 +45,16 @@ def test_every_line_and_warning_of_all_processes_is_in_the_log(tmp_path: Path) -
     assert "[rank 0] mlp on digits, 3 epochs: loading PyTorch ..." in log  # said before there was a folder
     assert "[rank 0]     3/3 " in log
     assert "[rank 0] UserWarning: something is odd" not in log
+
+
+@pytest.mark.skipif(not renames_hosts(), reason="another machine's name is not this user's to give")
+def test_a_process_on_another_machine_has_a_log_of_its_own(tmp_path: Path) -> None:
+    codes, _ = train(options(tmp_path), 2, Fault(warn_after=(5, 1), hosts={1: "second"}))
+    assert codes == [0, 0]
+    own = (tmp_path / "run" / "log.rank-1.txt").read_text()
+    assert "[rank 1] " in own and "something is odd" in own and "odd in 3 places" in own
+    first = log_of(tmp_path / "run")
+    assert "[rank 1]" not in first and " 3/3 " in first
 
 
 def test_a_killed_and_resumed_run_has_both_halves(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Which file a process of a run keeps its lines in: log.txt, which those on the main one's machine share."""
 
 import os
-import platform
+import socket
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -20,7 +20,7 @@ def open_log(folder: Path, accelerator: Accelerator) -> None:
     """
     rank, number = accelerator.process_index, accelerator.num_processes
     speaker = f"[rank {rank}] " if number > 1 else ""
-    host = platform.node()
+    host = socket.gethostname()
     mark = f"process {os.getpid()} on {host}, {number} in all"
     if accelerator.is_main_process:
         run_log.add(mark)
