@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.devices import widest_float
 from data.augment.batch import Augment
 from data.augment.spec import parse as parse_augment
 from data.dataset import DataSplits
@@ -179,8 +180,7 @@ class Task(ABC):
 
     def count(self, samples: int) -> Tensor:
         """A number of samples as metrics have it: 0-d, float64 where the device has that."""
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        return torch.full((), samples, dtype=dtype, device=self.device)
+        return torch.full((), samples, dtype=widest_float(self.device), device=self.device)
 
     def zero_eval_metrics(self) -> MetricSums:
         """What `eval_metrics` are added to."""

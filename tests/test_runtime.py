@@ -7,11 +7,13 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 
+from common.devices import widest_float
 from common.errors import UserError
 from engine.runtime import hardware
 from engine.runtime.accelerator import check_processes, seed_step
@@ -121,6 +123,16 @@ def test_weights_trained_in_fp16_are_used_on_a_cpu_in_what_it_can_compute():
     assert hardware.usable_precision("fp16", cpu=True) == "auto"
     assert hardware.usable_precision("bf16", cpu=True) == "bf16"
     assert hardware.usable_precision("no", cpu=True) == "no"
+
+
+@pytest.mark.parametrize(
+    ("device", "has_fp64", "expected"),
+    [("cpu", None, torch.float64), ("cuda", None, torch.float64), ("mps", None, torch.float32)]
+    + [("xpu", True, torch.float64), ("xpu", False, torch.float32)],
+)
+def test_metrics_are_summed_in_float64_where_the_device_has_it(monkeypatch, device, has_fp64, expected):
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda _: SimpleNamespace(has_fp64=has_fp64))
+    assert widest_float(torch.device(device)) == expected
 
 
 def test_randomness_is_a_function_of_seed_step_and_rank():

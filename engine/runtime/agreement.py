@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from common.devices import widest_float
 from common.errors import UserError
 from data.dataset import DataSplits
 from engine.runtime import hardware, versions
@@ -114,7 +115,8 @@ def average_statistics(statistics: list[Tensor], num_processes: int) -> None:
     if num_processes == 1 or not statistics:
         return
     # In float64 the mean of equal float32 numbers is that number: what no step changes, as frozen statistics, stays.
-    flat = torch.cat([buffer.flatten().double() for buffer in statistics])
+    wide = widest_float(statistics[0].device)
+    flat = torch.cat([buffer.flatten().to(wide) for buffer in statistics])
     torch.distributed.all_reduce(flat)
     means = flat.div_(num_processes).split([buffer.numel() for buffer in statistics])
     torch._foreach_copy_(statistics, [mean.view(own.shape) for mean, own in zip(means, statistics, strict=True)])
