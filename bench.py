@@ -2,7 +2,7 @@
 
 python bench.py                       # models, the loop of train.py and its data, on made-up images
 python bench.py --what loop --model timm/resnet18 --batch-sizes 64 256
-python bench.py --check               # exit code 1 when the loop has less than 0.9 of the bare model's speed
+python bench.py --check               # exit code 1 when a gain that was promised is lost: see LEAST_RATIOS
 """
 
 import sys
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from benches.budget import Budget
     from benches.report import Section
 
-LEAST_RATIO = 0.9
+# Of --check: the loop's speed over the bare model's, and beside a busy process over alone.
+LEAST_RATIOS = {"loop": 0.9, "beside": 1 / 2.2}
 # Of the budget: what compiles, and learns, takes most.
 ITS_OWN_BATCHES = ("decode", "transform")  # whatever --batch-sizes says
 WEIGHTS = {
     "forward": 3,
     "train": 3,
     "loop": 2,
+    "beside": 2,
     "conv": 2,
     "data": 1,
     "decode": 1,
@@ -116,7 +118,7 @@ def _measure(args: BenchOptions, accelerator: "Accelerator", budget: "Budget") -
 def _measure_part(
     what: str, args: BenchOptions, accelerator: "Accelerator", batch_size: int, budget: "Budget"
 ) -> Iterator["Section"]:
-    from benches import conv, data, ddp, decode, forward, loop, scaling, scaling_report, transform
+    from benches import beside, conv, data, ddp, decode, forward, loop, scaling, scaling_report, transform
 
     device, precision = accelerator.device, accelerator.mixed_precision
     if what == "transform":
@@ -125,6 +127,8 @@ def _measure_part(
         yield decode.measure(args, budget)
     elif what == "loop":
         yield loop.measure(args, accelerator, batch_size, train.begin, train.steps, budget)
+    elif what == "beside":
+        yield beside.measure(args, accelerator, batch_size, train.begin, train.steps, budget)
     elif what == "scaling":
         outcome = scaling.measure(args, accelerator, batch_size, train.begin, train.steps, budget)
         yield scaling_report.section(args, accelerator, outcome)
@@ -140,10 +144,12 @@ def _measure_part(
 
 
 def _check(sections: list["Section"]) -> int:
-    ratio = min(section.facts["ratio"]["median"] for section in sections)
-    verdict = "reached" if ratio >= LEAST_RATIO else "NOT reached"
-    print(f"check    the loop's ratio is {ratio:.3f}: {LEAST_RATIO} {verdict}")
-    return int(ratio < LEAST_RATIO)
+    lost = False
+    for section in sections:
+        least, ratio = LEAST_RATIOS[section.what], section.facts["ratio"]["median"]
+        lost |= ratio < least
+        print(f"check    {section.what}: ratio {ratio:.3f}, {least:.2f} {'NOT ' * (ratio < least)}reached")
+    return int(lost)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -58,7 +58,7 @@ def measure(
         called = torch.compile(bare_model) if args.compile else bare_model
         bare = training_step(called, bare_model, run.args, accelerator.mixed_precision, batch, run.task.loss)
         shares = budget.divide([2, 1])
-        whole = _take_turns(run, {BARE: bare, LOOP: lambda: next(loop)}, next(shares))
+        whole = take_turns(run, {BARE: bare, LOOP: lambda: next(loop)}, next(shares))
         parts = _time_parts(run, bare_model, batch, next(shares))
         run.progress.close()
         trackers.finish(run.trackers)
@@ -84,8 +84,11 @@ def begin_run(
         return begin(options, accelerator, data, StopRequest())
 
 
-def _take_turns(run: Run, variants: dict[str, Callable[[], object]], budget: Budget) -> dict[str, Timing]:
-    """Time loop and bare model in chunks of equally many steps, of which the loop logs at the last one."""
+def take_turns(run: Run, variants: dict[str, Callable[[], object]], budget: Budget) -> dict[str, Timing]:
+    """Time what is in turn the loop of `run` and something else, in chunks of equally many steps.
+
+    The loop logs at the last one of a chunk.
+    """
     device = run.accelerator.device
     calls = calls_for(max(warm_up(call, device, budget) for call in variants.values()), CHUNK_SECONDS)
     run.log_every = min(run.log_every, calls)

@@ -11,8 +11,9 @@ from options.parser import POSITIVE, Parser, in_words, number, path, weights_fil
 from options.schema import add_arguments, option
 from options.train import parse_train
 
+CHECKED = ("loop", "beside")
 BENCHES = ("forward", "train", "loop", "data", "decode", "conv", "transform")
-ON_REQUEST = ("scaling", "ddp")  # benches that need the machine's cores, or GPUs, to themselves
+ON_REQUEST = ("beside", "scaling", "ddp")  # benches that need the machine's cores, or GPUs, to themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +22,17 @@ class MeasureOptions:
 
     what: list[str] = option(
         [],
-        f"benchmarks to run: {', '.join(BENCHES + ON_REQUEST)} (default: all but {' and '.join(ON_REQUEST)})",
+        f"benchmarks to run: {', '.join(BENCHES + ON_REQUEST)} (default: all but {', '.join(ON_REQUEST)})",
         nargs="+",
         choices=BENCHES + ON_REQUEST,
         metavar="BENCH",
     )
-    check: bool = option(False, "run loop alone; exit with 1 below 0.9 of the bare model's speed", action="store_true")
+    check: bool = option(
+        False,
+        "run loop and beside, or one of them; exit with 1 where the loop has less than 0.9 of the bare model's speed, "
+        "or takes more than 2.2 times as long beside a busy process",
+        action="store_true",
+    )
     rounds: int = option(5, "measurements of each variant", type=POSITIVE, metavar="N")
     budget: int = option(
         120,
@@ -95,7 +101,7 @@ def parse_bench(argv: Sequence[str] | None = None) -> BenchOptions:
     """Parse bench.py's options; what it has no option for is as train.py has it, from the recipe or by default.
 
     Raises:
-        UserError: an unknown option, a value out of range, --check with another bench than loop, or --weights
+        UserError: an unknown option, a value out of range, --check with a bench that it is not for, or --weights
             with another than transform.
     """
     parser = bench_parser()
@@ -107,12 +113,12 @@ def parse_bench(argv: Sequence[str] | None = None) -> BenchOptions:
     if args.recipe:
         parser.set_defaults(**_from_recipe(trained, args))
         args = parser.parse_args(argv)
-    if args.check and args.what not in ([], ["loop"]):
-        raise UserError("--check measures loop alone: leave --what out")
+    if args.check and not {*args.what} <= {*CHECKED}:
+        raise UserError(f"--check is for {' and '.join(CHECKED)}: leave --what out")
     if args.weights and (args.check or args.what not in ([], ["transform"])):
         raise UserError("--weights is for transform alone: leave --what and --check out")
-    alone = ["loop"] if args.check else ["transform"] if args.weights else None
-    args.what = alone or list(dict.fromkeys(args.what or BENCHES))
+    by_default = CHECKED if args.check else ["transform"] if args.weights else BENCHES
+    args.what = list(dict.fromkeys(args.what or by_default))
     args.batch_sizes = list(dict.fromkeys(args.batch_sizes))
     args.processes = sorted(set(args.processes))
     return BenchOptions(**(vars(trained) | vars(args)))

@@ -297,13 +297,13 @@ def test_check_fails_for_a_loop_that_augments_more_than_it_trains(run, counted, 
     monkeypatch.setattr(Augment, "__call__", slowly)
     code, out, _, content = run("--check", "--model", "ours")
     assert code == 1
-    assert [section["what"] for section in content["benches"]] == ["loop"]
-    assert content["benches"][0]["ratio"]["median"] == 0.5
+    assert [section["what"] for section in content["benches"]] == ["loop", "beside"]
+    assert [section["ratio"]["median"] for section in content["benches"]] == [0.5, 1]
     assert "NOT reached" in out
 
 
 def test_check_passes_where_the_model_takes_the_time(run, counted):
-    code, out, _, content = run("--check", "--model", "ours", "--rounds", "1")
+    code, out, _, content = run("--check", "--what", "loop", "--model", "ours", "--rounds", "1")
     assert (code, content["benches"][0]["ratio"]["median"]) == (0, 1), out
 
 
@@ -342,7 +342,7 @@ def test_a_budget_is_divided_among_the_benches_and_what_does_not_fit_is_said(
         ("--augment crop=8", "reflects 8 pixels"),
         ("--model cnn --image-size 4 --augment none", "cnn does not work on 4x4 images"),
         ("--what data conv --model mlp --image-size 4 --augment none", "conv: byhand_cnn needs images of at least 8"),
-        ("--check --what data", "--check measures loop alone"),
+        ("--check --what data", "--check is for loop and beside"),
         ("--weights a.pth --what loop", "--weights is for transform alone"),
         ("--weights none.pth", "give a run's best.pth"),
         ("--mixed-precision fp16", "fp16 does nothing on a CPU"),
