@@ -53,20 +53,19 @@ def build_optimizer(
     layer_types = (nn.Linear, nn.Conv1d, nn.Conv2d) if name == "muon" else ()
     inner = {module.weight for module in model.modules() if isinstance(module, layer_types)}
     groups = _groups(model, inner, weight_decay, head_lr, bias_lr, layer_decay)
-    if name == "muon":
-        if sharded:
-            raise UserError("--optimizer muon needs whole weights: give another one, or train without FSDP")
-        return plain(Muon)(groups, lr=lr, momentum=momentum)
-    if name == "sgd":
-        return plain(torch.optim.SGD)(
-            groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=not (sharded or frozen)
-        )
-    if name == "rmsprop":
-        return plain(torch.optim.RMSprop)(groups, lr=lr, momentum=momentum)
-    if name in ("adam", "adamw"):
-        return plain({"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name])(groups, lr=lr, fused=True)
-    decoupled = {"nadam": torch.optim.NAdam, "radam": torch.optim.RAdam}[name]
-    return plain(decoupled)(groups, lr=lr, decoupled_weight_decay=True)
+    if name == "muon" and sharded:
+        raise UserError("--optimizer muon needs whole weights: give another one, or train without FSDP")
+    kinds = {
+        "sgd": (torch.optim.SGD, {"momentum": momentum, "nesterov": momentum > 0, "fused": not (sharded or frozen)}),
+        "adam": (torch.optim.Adam, {"fused": True}),
+        "adamw": (torch.optim.AdamW, {"fused": True}),
+        "muon": (Muon, {"momentum": momentum}),
+        "nadam": (torch.optim.NAdam, {"decoupled_weight_decay": True}),
+        "radam": (torch.optim.RAdam, {"decoupled_weight_decay": True}),
+        "rmsprop": (torch.optim.RMSprop, {"momentum": momentum}),
+    }
+    optimizer, settings = kinds[name]
+    return plain(optimizer)(groups, lr=lr, **settings)
 
 
 def _groups(
