@@ -45,6 +45,8 @@ def _report_run(run: Run) -> dict:
     run.stop.patient = False  # all is saved: from here a signal ends the process at once
     how = to_go_on(run.folder, run.args.member_of, accelerator.num_processes)
     run.stop.words = f"in the test report; training is done and saved, the report will be made again; {how}"
+    if run.imports is not None:
+        run.imports.join()
     accelerator.wait_for_everyone()  # the main process may still be writing best.pth
     best = run.folder / "best.pth"
     content = from_one(lambda: best_weights.load(best))

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import torch
 from accelerate import Accelerator
@@ -24,6 +25,7 @@ from engine.finite_guard import FiniteGuard
 from engine.optim.ema import EMA
 from engine.optim.schedule import lr_at
 from engine.output import run_dir, trackers
+from engine.output.ahead import import_ahead
 from engine.output.progress import Progress
 from engine.runtime import agreement, peers, sharding
 from engine.runtime.accelerator import end_processes
@@ -78,6 +80,7 @@ class Run(Parts):
         fingerprints: of the images, to know them again; see `DataSplits`.
         workers: processes that load the training batches.
         log_every: steps between two entries in the trackers.
+        imports: what imports, in the last epoch, what the report needs.
         reported: whether the run was resumed after its end and its report, so that nothing is left to do.
         release: lets other runs into the folder; called at the end, or when the run is forgotten.
     """
@@ -92,6 +95,7 @@ class Run(Parts):
     stop: StopRequest
     trackers: list
     log_every: int
+    imports: Thread | None = None
     reported: bool = False
     release: Callable[[], object] = lambda: None
 
@@ -173,7 +177,7 @@ class Run(Parts):
         }
         self.state.end_epoch(record, self.task.zero_metrics())
         self._publish(record)
-        self.freeze()
+        self.begin_epoch()
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         """Metrics on the validation part where this epoch is to be evaluated; else none."""
@@ -211,10 +215,14 @@ class Run(Parts):
             shown["lr"] = record["lr"]
         trackers.log(self.trackers, shown, self.state.step)
 
-    def freeze(self) -> None:
-        """Leave out of training what --freeze names for the coming epoch."""
-        if self.args.freeze != "none" and self.state.step < self.plan.total_steps:
+    def begin_epoch(self) -> None:
+        """Leave out of training what --freeze names for the coming epoch; import ahead in the last of several."""
+        if self.state.step >= self.plan.total_steps:
+            return
+        if self.args.freeze != "none":
             param_groups.freeze(self.unwrapped_model, self.plan.frozen[self.epoch])
+        if self.state.step and self.epoch == self.args.epochs - 1 and self.imports is None:
+            self.imports = import_ahead(self.task.report_modules)
 
     def save(self) -> None:
         """Write a checkpoint of the step reached; to be called by all processes.

@@ -78,7 +78,7 @@ def start_run(parts: Parts, facts: dict, stop: StopRequest) -> Run:
         run_log.open_log(folder, accelerator)
     if found is not None and not run.reported:
         _recover_best(run, found.folder)
-    run.freeze()
+    run.begin_epoch()
     accelerator.wait_for_everyone()
     _introduce(run, facts)
     _begin(run)

@@ -52,6 +52,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")  # of each epoch; these two every task has
     eval_only: ClassVar[tuple[str, ...]] = ()  # more of each validation
     report_files: ClassVar[tuple[str, ...]]  # pictures of a whole report, as they are drawn
+    report_modules: ClassVar[tuple[str, ...]] = ("tasks.curves",)  # what only a report needs, and is slow to import
     of_classes: ClassVar[bool] = True  # whether labels are classes, or sets of them
     several_labels: ClassVar[bool] = False  # whether an image has a set of them
     train_sizes: list[int] | None = None

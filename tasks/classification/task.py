@@ -37,6 +37,7 @@ class Classification(Task):
         *("confusion_matrix.png", "reliability.png", "examples.png"),
         *("curves.png", "loss.png", "accuracy.png"),
     )
+    report_modules = tuple(f"tasks.{name}" for name in ("classification.metrics", "classification.plots", "curves"))
 
     def __init__(
         self,

@@ -34,6 +34,7 @@ class Transformation(Task):
 
     of_classes = False
     report_files = ("examples.png", "curves.png", "loss.png", "accuracy.png")
+    report_modules = ("tasks.image_to_image.pictures", "tasks.curves")
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class MultiLabel(Classification):
     main_metric = "map"
     several_labels = True
     report_files = ("average_precision.png", "examples.png", "curves.png", "loss.png", "accuracy.png")
+    report_modules = ("tasks.multilabel.metrics", "tasks.multilabel.pictures", "tasks.curves")
 
     def __init__(
         self, *, label_sets: Tensor | None = None, loss: tuple[str, float] = ("ce", 0.0), **of_classification
