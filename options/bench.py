@@ -12,7 +12,8 @@ from options.schema import add_arguments, option
 from options.train import parse_train
 
 BENCHES = ("forward", "train", "loop", "data", "decode", "conv", "transform")
-ON_REQUEST = ("scaling", "ddp")  # benches that need the machine's cores, or GPUs, to themselves
+ON_REQUEST = ("infer", "scaling", "ddp")  # benches that need the machine's cores, or GPUs, to themselves
+CHECKED = ("loop", "infer")  # what --check knows a ratio for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +22,17 @@ class MeasureOptions:
 
     what: list[str] = option(
         [],
-        f"benchmarks to run: {', '.join(BENCHES + ON_REQUEST)} (default: all but {' and '.join(ON_REQUEST)})",
+        f"benchmarks to run: {', '.join(BENCHES + ON_REQUEST)} (default: all but {', '.join(ON_REQUEST)})",
         nargs="+",
         choices=BENCHES + ON_REQUEST,
         metavar="BENCH",
     )
-    check: bool = option(False, "run loop alone; exit with 1 below 0.9 of the bare model's speed", action="store_true")
+    check: bool = option(
+        False,
+        "run loop, or infer where --what names it; exit with 1 below 0.9 of the bare model's speed, or below 1.5 times "
+        "that of timm's loader and model",
+        action="store_true",
+    )
     rounds: int = option(5, "measurements of each variant", type=POSITIVE, metavar="N")
     budget: int = option(
         120,
@@ -95,7 +101,7 @@ def parse_bench(argv: Sequence[str] | None = None) -> BenchOptions:
     """Parse bench.py's options; what it has no option for is as train.py has it, from the recipe or by default.
 
     Raises:
-        UserError: an unknown option, a value out of range, --check with another bench than loop, or --weights
+        UserError: an unknown option, a value out of range, --check with another bench than its own, or --weights
             with another than transform.
     """
     parser = bench_parser()
@@ -107,11 +113,11 @@ def parse_bench(argv: Sequence[str] | None = None) -> BenchOptions:
     if args.recipe:
         parser.set_defaults(**_from_recipe(trained, args))
         args = parser.parse_args(argv)
-    if args.check and args.what not in ([], ["loop"]):
-        raise UserError("--check measures loop alone: leave --what out")
+    if args.check and not {*args.what} <= {*CHECKED}:
+        raise UserError(f"--check measures {' and '.join(CHECKED)} alone: leave other names out of --what")
     if args.weights and (args.check or args.what not in ([], ["transform"])):
         raise UserError("--weights is for transform alone: leave --what and --check out")
-    alone = ["loop"] if args.check else ["transform"] if args.weights else None
+    alone = args.what or ["loop"] if args.check else ["transform"] if args.weights else None
     args.what = alone or list(dict.fromkeys(args.what or BENCHES))
     args.batch_sizes = list(dict.fromkeys(args.batch_sizes))
     args.processes = sorted(set(args.processes))
