@@ -3,6 +3,7 @@
 python bench.py                       # models, the loop of train.py and its data, on made-up images
 python bench.py --what loop --model timm/resnet18 --batch-sizes 64 256
 python bench.py --check               # exit code 1 when a gain that was promised is lost: see LEAST_RATIOS
+python bench.py --check --what infer  # the same of infer.py beside timm's loader and model
 """
 
 import sys
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from benches.budget import Budget
     from benches.report import Section
 
-# Of --check: the loop's speed over the bare model's, and beside a busy process over alone.
-LEAST_RATIOS = {"loop": 0.9, "beside": 1 / 2.2}
+# Of --check: the loop's speed over the bare model's, beside a busy process over alone, and of infer.py over timm's.
+LEAST_RATIOS = {"loop": 0.9, "beside": 1 / 2.2, "infer": 1.5}
 # Of the budget: what compiles, and learns, takes most.
-ITS_OWN_BATCHES = ("decode", "transform")  # whatever --batch-sizes says
+ITS_OWN_BATCHES = ("decode", "infer", "transform")  # whatever --batch-sizes says
 WEIGHTS = {
     "forward": 3,
     "train": 3,
@@ -34,6 +35,7 @@ WEIGHTS = {
     "conv": 2,
     "data": 1,
     "decode": 1,
+    "infer": 3,
     "transform": 3,
     "scaling": 3,
     "ddp": 3,
@@ -118,13 +120,15 @@ def _measure(args: BenchOptions, accelerator: "Accelerator", budget: "Budget") -
 def _measure_part(
     what: str, args: BenchOptions, accelerator: "Accelerator", batch_size: int, budget: "Budget"
 ) -> Iterator["Section"]:
-    from benches import beside, conv, data, ddp, decode, forward, loop, scaling, scaling_report, transform
+    from benches import beside, conv, data, ddp, decode, forward, infer, loop, scaling, scaling_report, transform
 
     device, precision = accelerator.device, accelerator.mixed_precision
     if what == "transform":
         yield transform.measure(args, accelerator, budget)
     elif what == "decode":
         yield decode.measure(args, budget)
+    elif what == "infer":
+        yield infer.measure(args, accelerator, budget)
     elif what == "loop":
         yield loop.measure(args, accelerator, batch_size, train.begin, train.steps, budget)
     elif what == "beside":

@@ -34,7 +34,7 @@ def infer(args: InferOptions) -> int:
     from engine import held_out
     from engine.checkpoints import best_weights
     from engine.runtime import hardware
-    from tasks import task_class
+    from tasks import inference, task_class
 
     if Path(args.weights).suffix in EXPORTED:
         from deploy import answers
@@ -56,6 +56,8 @@ def infer(args: InferOptions) -> int:
         return judge.report_on_data_set(args, model, task, *how)
     if not paths:
         return held_out.report_on_test_split(args, content, model, task, *how)
+    if not args.exact:
+        model = inference.fused_where_it_pays(model, task, len(paths), how[0])
     return task.predict_files(args, model, paths, *how)
 
 

@@ -26,7 +26,7 @@ from tasks.classification.report import headline, test_metrics
 from tasks.inference import folder_beside, tell_unreadable
 
 Key = TypeVar("Key")
-OF_OUR_WEIGHTS = ("explain", "tta", "mixed_precision", "batch_size")
+OF_OUR_WEIGHTS = ("explain", "tta", "mixed_precision", "batch_size", "exact")
 
 
 def answer(args: InferOptions) -> int:

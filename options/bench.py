@@ -11,9 +11,9 @@ from options.parser import POSITIVE, Parser, in_words, number, path, weights_fil
 from options.schema import add_arguments, option
 from options.train import parse_train
 
-CHECKED = ("loop", "beside")
+CHECKED = ("loop", "beside", "infer")  # what --check has bounds for; the last one only where it is named
 BENCHES = ("forward", "train", "loop", "data", "decode", "conv", "transform")
-ON_REQUEST = ("beside", "scaling", "ddp")  # benches that need the machine's cores, or GPUs, to themselves
+ON_REQUEST = ("beside", "infer", "scaling", "ddp")  # benches that need the machine's cores, or GPUs, to themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,9 @@ class MeasureOptions:
     )
     check: bool = option(
         False,
-        "run loop and beside, or one of them; exit with 1 where the loop has less than 0.9 of the bare model's speed, "
-        "or takes more than 2.2 times as long beside a busy process",
+        "run loop and beside, or what --what names of these and infer; exit with 1 where the loop has less than 0.9 of "
+        "the bare model's speed or takes more than 2.2 times as long beside a busy process, or infer.py has less than "
+        "1.5 times the speed of timm's loader and model",
         action="store_true",
     )
     rounds: int = option(5, "measurements of each variant", type=POSITIVE, metavar="N")
@@ -114,10 +115,10 @@ def parse_bench(argv: Sequence[str] | None = None) -> BenchOptions:
         parser.set_defaults(**_from_recipe(trained, args))
         args = parser.parse_args(argv)
     if args.check and not {*args.what} <= {*CHECKED}:
-        raise UserError(f"--check is for {' and '.join(CHECKED)}: leave --what out")
+        raise UserError(f"--check is for {', '.join(CHECKED)}: leave other names out of --what")
     if args.weights and (args.check or args.what not in ([], ["transform"])):
         raise UserError("--weights is for transform alone: leave --what and --check out")
-    by_default = CHECKED if args.check else ["transform"] if args.weights else BENCHES
+    by_default = CHECKED[:-1] if args.check else ["transform"] if args.weights else BENCHES
     args.what = list(dict.fromkeys(args.what or by_default))
     args.batch_sizes = list(dict.fromkeys(args.batch_sizes))
     args.processes = sorted(set(args.processes))

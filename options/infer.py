@@ -67,6 +67,12 @@ class PredictOptions:
         "test-time augmentation: average over flipped, or also shifted views (default: as in training)",
         choices=TTA,
     )
+    exact: bool = option(
+        False,
+        "give each photo the bits of the run's own test: slower on CPUs, where convolutions else do the work of the "
+        "batch norm and the activation after them, which changes about a millionth",
+        action="store_true",
+    )
     cpu: bool = option(False, "use the CPU even if there is an accelerator", action="store_true")
     mixed_precision: str | None = option(
         None, "precision (default: as in training)", choices=("auto", "no", "fp16", "bf16")

@@ -232,6 +232,18 @@ def test_photos_are_decoded_by_three_ways_and_no_cache_is_left(run, own_cache):
     assert not own_cache.exists()
 
 
+def test_photos_are_predicted_by_three_ways(run, own_cache, monkeypatch):
+    monkeypatch.setattr("benches.infer.PHOTOS", 4)
+    monkeypatch.setattr("benches.infer.BATCH_SIZE", 2)
+    monkeypatch.setattr("tasks.inference.FEW", 4)
+    code, out, _, content = run("--check", "--what", "infer", "--rounds", "1")
+    (section,) = content["benches"]
+    names = [row["variant"] for row in section["rows"]]
+    assert names == ["timm's loader and model", "infer.py --exact", "infer.py"]
+    assert 0 < section["rows"][2]["difference"] < 1e-5
+    assert code == (section["ratio"]["median"] < 1.5) and "the ratio of infer is" in out
+
+
 def test_the_convolution_by_hand_gives_what_the_native_gives(run):
     code, out, _, content = run("--what", "conv")
     assert code == 0
@@ -342,7 +354,7 @@ def test_a_budget_is_divided_among_the_benches_and_what_does_not_fit_is_said(
         ("--augment crop=8", "reflects 8 pixels"),
         ("--model cnn --image-size 4 --augment none", "cnn does not work on 4x4 images"),
         ("--what data conv --model mlp --image-size 4 --augment none", "conv: byhand_cnn needs images of at least 8"),
-        ("--check --what data", "--check is for loop and beside"),
+        ("--check --what data", "--check is for loop, beside, infer"),
         ("--weights a.pth --what loop", "--weights is for transform alone"),
         ("--weights none.pth", "give a run's best.pth"),
         ("--mixed-precision fp16", "fp16 does nothing on a CPU"),

@@ -1,1 +1,1 @@
-"""Layers that give the results of PyTorch's own, and take less time or memory in training on CPUs."""
+"""Layers that give the results of PyTorch's own, and take less time or memory in training, or prediction, on CPUs."""
