@@ -1,4 +1,4 @@
-"""Bench `infer`: photos from JPEG files to probabilities, as timm's loader and model and as infer.py does it."""
+"""Bench `infer`: photos from JPEG files to logits, as timm's loader and model and as infer.py does it."""
 
 import statistics
 import tempfile
@@ -81,7 +81,7 @@ def _of_timm(root: Path, model: nn.Module, task: Task) -> Callable[[], Tensor]:
         model.to(memory_format=torch.contiguous_format)
         try:
             with torch.inference_mode():
-                return torch.cat([model(images.to(device)).softmax(-1) for images, _ in loader])
+                return torch.cat([model(images.to(device)) for images, _ in loader])
         finally:
             model.to(memory_format=task.memory_format)
 
@@ -89,10 +89,8 @@ def _of_timm(root: Path, model: nn.Module, task: Task) -> Callable[[], Tensor]:
 
 
 def _ours(paths: list[Path], model: nn.Module, task: Task, accelerator: Accelerator) -> Callable[[], Tensor]:
-    def predict(images: Tensor) -> Tensor:
-        return task.probabilities(task.predict(model, images))
-
     def call() -> Tensor:
-        return torch.cat([found for _, found in infer_files(predict, task, paths, accelerator, BATCH_SIZE, [])])
+        batches = infer_files(lambda images: task.predict(model, images), task, paths, accelerator, BATCH_SIZE, [])
+        return torch.cat([logits for _, logits in batches])
 
     return call
