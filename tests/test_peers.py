@@ -52,6 +52,7 @@ LINES = {
     "pytorch-cifar": [
         (" [====>.]  Step: 98ms | Tot: 196ms | Loss: 2.290 | Acc: 11.875% (19/160)\b\b 2/2 ", 0.11875),
         (" [====>.]  Step: 98ms | Tot: 196ms | Loss: 2.290 | Acc: 12.000% (12/100)\b\b 1/2 ", None),
+        (" [====>.]  Step: 98ms | Tot: 196ms | Loss: 2.290 | Acc: 11.875% (19/160)\b\b 2/8 ", None),  # of train
     ],
 }
 FAKE = """

@@ -291,7 +291,7 @@ PYTORCH_CIFAR = Peer(
     name="pytorch-cifar",
     module="torchvision",
     script="main.py of kuangliu/pytorch-cifar",
-    reading=Reading(r"Acc: (?P<accuracy>[\d.]+)% \(\d+/{val}\)", percent=True),
+    reading=Reading(r"Acc: (?P<accuracy>[\d.]+)% \(\d+/{val}\)\D*(\d+)/\2\s*$", percent=True),
     arguments=lambda setting: [setting.script],
     edits=_pytorch_cifar_edits,
     network=_torchvision_expression,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from benches.peers.jobs import Job
-from benches.peers.process import Outcome
+from benches.peers.process import Epoch, Outcome
 from benches.peers.rounds import Entry
 from common.console import percent
 from common.tables import as_markdown
@@ -43,9 +43,7 @@ def _spread(values: Sequence[float], digits: int = 0) -> str:
 
 
 def _ours_over(ours: Sequence[float], its: Sequence[float]) -> str:
-    """The median over rounds of our speed over its, as both are of one time of day."""
-    ratios = [a / b for a, b in zip(ours, its, strict=False)]
-    return f"{statistics.median(ratios):.2f}" if ratios else "-"
+    return f"{statistics.median(ours) / statistics.median(its):.2f}" if ours and its else "-"
 
 
 def _row(job: Job, entry: Entry, ours: Sequence[float]) -> list[str]:
@@ -92,8 +90,6 @@ def as_dict(entries: Sequence[Entry]) -> list[dict]:
 
 def outcomes_from(content: Sequence[dict]) -> dict[str, tuple[int, list[Outcome]]]:
     """What `as_dict` made, again: name -> (epochs of its schedule, outcomes)."""
-    from benches.peers.process import Epoch
-
     return {
         row["peer"]: (
             row["epochs"],
