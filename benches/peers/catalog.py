@@ -84,10 +84,11 @@ SAMELOOP_LIVE = Peer(
 
 def _timm_arguments(setting: Setting) -> list[str]:
     job = setting.job
+    rate = "0.005" if setting.weights else "0.05"
     arguments = [
         *(setting.script, "--data-dir", str(setting.layout.tree), "--model", _timm(job), "--num-classes", "10"),
         *("--input-size", "3", str(job.size), str(job.size), "--batch-size", str(job.batch_size)),
-        *("--epochs", str(setting.epochs), "--warmup-epochs", "0", "--lr", "0.05", "--workers", str(WORKERS)),
+        *("--epochs", str(setting.epochs), "--warmup-epochs", "0", "--lr", rate, "--workers", str(WORKERS)),
         *("--device", "cpu", "--color-jitter", "0", "--log-interval", "10000", "--output", "output"),
     ]
     if job.size == 32:
@@ -127,12 +128,13 @@ def _accelerate_arguments(setting: Setting) -> list[str]:
 
 def _accelerate_edits(setting: Setting) -> dict[str, str]:
     job = setting.job
-    weights = "pretrained=False"
+    weights, rate = "pretrained=False", "3e-3"
     if setting.weights:
+        rate = "5e-4"
         overlay = f"dict(file={setting.weights!r}, mean=(0.5,) * 3, std=(0.5,) * 3)"
         weights = f"pretrained=True, pretrained_cfg_overlay={overlay}, pad_type='same'"
     return {
-        '"lr": 3e-2, "num_epochs": 3': f'"lr": 3e-3, "num_epochs": {setting.epochs}',
+        '"lr": 3e-2, "num_epochs": 3': f'"lr": {rate}, "num_epochs": {setting.epochs}',
         '"batch_size": 64, "image_size": 224': f'"batch_size": {job.batch_size}, "image_size": {job.size}',
         'create_model("resnet50d", pretrained=True': f"create_model({_timm(job)!r}, {weights}",
         "param.requires_grad = False": "param.requires_grad = True",

@@ -53,7 +53,7 @@ def _row(job: Job, entry: Entry, ours: Sequence[float]) -> list[str]:
     first = [outcome.epochs[0].seconds for outcome in entry.outcomes if outcome.epochs]
     return [
         f"{entry.peer.name} {entry.version}",
-        _spread(speeds),
+        _spread(speeds, digits=0 if min(speeds, default=0.0) >= 20 else 1),
         _ours_over(ours, speeds),
         f"{_spread([100 * accuracy for accuracy in accuracies], 2)} %" if accuracies else "-",
         _spread(reached),
