@@ -3,7 +3,6 @@
 python -m benches.peers cifar --python timm=.venv/bin/python --script timm=pytorch-image-models/train.py
 """
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -35,11 +34,16 @@ def compare(args: PeersOptions) -> None:
         job = replace(job, train=args.train_images, val=args.train_images // 4)
     if job.seconds is not None:
         job = replace(job, seconds=60 * args.minutes)
-    names = args.peers or [name for name in PEERS if args.job in PEERS[name].jobs]
-    entries = [look(PEERS[name], args.job, job, args.python.get(name), args.script.get(name)) for name in names]
     folder = Path(args.output_dir or f"runs/peers-{datetime.now().strftime('%Y%m%d-%H%M%S')}")
     folder.mkdir(parents=True, exist_ok=True)
-    _take_up(entries, folder / "peers.json", args)
+    kept = report.kept(folder / "peers.json", args.job, PEERS)
+    names = args.peers or [name for name in PEERS if args.job in PEERS[name].jobs]
+    entries = [look(PEERS[name], args.job, job, args.python.get(name), args.script.get(name)) for name in names]
+    for entry in entries:
+        earlier = kept.pop(entry.peer.name, None)
+        entry.outcomes = earlier.outcomes if earlier else []
+        if job.seconds is not None:  # 0: to be found out
+            entry.epochs = args.epochs.get(entry.peer.name, earlier.epochs if earlier else 0)
     console.status("writing the images")
     bench = Bench(
         job=job,
@@ -54,9 +58,10 @@ def compare(args: PeersOptions) -> None:
     for entry in entries:
         if job.seconds is not None and entry.missing is None and not entry.epochs:
             plan_epochs(entry, bench)
+    known = [*entries, *kept.values()]
     for _ in run_rounds(entries, bench, args.rounds):
-        write_json(folder / "peers.json", {"job": args.job, "cpu": cpu_name(), "peers": report.as_dict(entries)})
-    console.say(report.as_text(job, entries))
+        write_json(folder / "peers.json", {"job": args.job, "cpu": cpu_name(), "peers": report.as_dict(known)})
+    console.say(report.as_text(job, known))
     console.say(f"written  {folder / 'peers.json'}")
 
 
@@ -65,20 +70,6 @@ def _check_names(args: PeersOptions, known: dict) -> None:
         for name in getattr(args, option):
             if name not in known:
                 raise UserError(f"--{option}: there is no peer '{name}': give one of {', '.join(known)}")
-
-
-def _take_up(entries: list, file: Path, args: PeersOptions) -> None:
-    """Give the entries what earlier rounds came to, and the epochs of their schedules; 0 are to be found out."""
-    from benches.peers.report import outcomes_from
-
-    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"job": args.job, "peers": []}
-    if content["job"] != args.job:
-        raise UserError(f"--output-dir {args.output_dir} holds job {content['job']}: give another folder")
-    kept = outcomes_from(content["peers"])
-    for entry in entries:
-        epochs, entry.outcomes = kept.get(entry.peer.name, (0, []))
-        if args.job == "minutes":
-            entry.epochs = args.epochs.get(entry.peer.name, epochs)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

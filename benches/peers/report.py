@@ -1,13 +1,17 @@
 """What the peers came to, as a table and as JSON."""
 
+import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from benches.peers.jobs import Job
+from benches.peers.peer import Peer
 from benches.peers.process import Epoch, Outcome
 from benches.peers.rounds import Entry
 from common.console import percent
+from common.errors import UserError
 from common.tables import as_markdown
 
 HEADER = ["peer", "images/s", "ours over its", "best accuracy", "seconds to {target}", "first epoch told after", "MACs"]
@@ -88,15 +92,24 @@ def as_dict(entries: Sequence[Entry]) -> list[dict]:
     ]
 
 
-def outcomes_from(content: Sequence[dict]) -> dict[str, tuple[int, list[Outcome]]]:
-    """What `as_dict` made, again: name -> (epochs of its schedule, outcomes)."""
-    return {
-        row["peer"]: (
-            row["epochs"],
-            [
-                Outcome([Epoch(**epoch) for epoch in outcome["epochs"]], outcome["seconds"], outcome["failed"])
-                for outcome in row["outcomes"]
-            ],
-        )
-        for row in content
-    }
+def kept(file: Path, job_name: str, peers: Mapping[str, Peer]) -> dict[str, Entry]:
+    """What earlier rounds left in peers.json, by name; nothing where there is no such file.
+
+    Raises:
+        UserError: it is of another job.
+    """
+    if not file.exists():
+        return {}
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if content["job"] != job_name:
+        raise UserError(f"--output-dir {file.parent} holds job {content['job']}: give another folder")
+    return {row["peer"]: _entry(row, peers[row["peer"]]) for row in content["peers"]}
+
+
+def _entry(row: dict, peer: Peer) -> Entry:
+    outcomes = [
+        Outcome([Epoch(**epoch) for epoch in outcome["epochs"]], outcome["seconds"], outcome["failed"])
+        for outcome in row["outcomes"]
+    ]
+    found = {name: row[name] for name in ("missing", "version", "macs", "epochs")}
+    return Entry(peer, interpreter="", script=None, outcomes=outcomes, **found)

@@ -1,5 +1,6 @@
 """Peers train in turn, round after round; what each came to is kept at once."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from benches.peers.layout import Layout
 from benches.peers.peer import Peer, Setting
 from benches.peers.process import Outcome, Reading, train
 from common import console
+from common.version import VERSION
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 SPARE = 0.96  # of the time that a schedule of epochs is planned for
@@ -19,12 +21,11 @@ SPARE = 0.96  # of the time that a schedule of epochs is planned for
 ABOUT = """
 import sys, torch, {module} as module
 from torch.utils.flop_counter import FlopCounterMode
-from importlib.metadata import version
 {module} = module
 network = ({network}).eval()
 with torch.no_grad(), FlopCounterMode(display=False) as counter:
     network(torch.zeros(1, 3, {size}, {size}))
-print(version({module!r}), counter.get_total_flops() // 2)
+print(module.__version__, counter.get_total_flops() // 2)
 """
 
 
@@ -53,25 +54,33 @@ class Entry:
 
 def look(peer: Peer, job_name: str, job: Job, interpreter: str | None, script: str | None) -> Entry:
     """Find out whether a peer can be run, and what its network costs."""
-    script = str(TRAIN) if peer.name.startswith("sameloop") else script
+    is_ours = peer.name.startswith("sameloop")
+    script = str(TRAIN) if is_ours else script
     entry = Entry(peer, interpreter or sys.executable, script, epochs=job.epochs)
     if peer.unfit or job_name not in peer.jobs:
-        entry.missing = peer.unfit or "has no such images or network"
+        entry.missing = peer.unfit or f"this bench does not know how it does job {job_name}"
     elif peer.script and script is None:
         entry.missing = f"give --script {peer.name}=PATH, {peer.script}"
     elif script and not Path(script).is_file():
         entry.missing = f"--script {peer.name}={script}: there is no such file"
     else:
         code = ABOUT.format(module=peer.module, network=peer.network(job), size=job.size)
-        asked = subprocess.run([entry.interpreter, "-c", code], capture_output=True, text=True)
+        environment = os.environ | _path(entry)
+        asked = subprocess.run([entry.interpreter, "-c", code], env=environment, capture_output=True, text=True)
         if asked.returncode:
             why = (asked.stderr.strip().splitlines() or ["it said nothing"])[-1]
             entry.missing = (
                 f"{entry.interpreter}: {why}; give --python {peer.name}=PATH, where {peer.module} is installed"
             )
         else:
-            entry.version, entry.macs = asked.stdout.split()[-2], int(asked.stdout.split()[-1])
+            *_, version, macs = asked.stdout.split()
+            entry.version, entry.macs = VERSION if is_ours else version, int(macs)
     return entry
+
+
+def _path(entry: Entry) -> dict[str, str]:
+    """The environment in which a copy of the script finds what lies beside it."""
+    return {"PYTHONPATH": str(Path(entry.script).parent) if entry.script else ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +152,7 @@ def _train(entry: Entry, bench: Bench, name: str) -> Outcome:
         setting = replace(setting, script=edited(setting, peer.edits(setting)))
     except ValueError as error:
         return Outcome([], 0.0, str(error))
-    environment = dict(peer.environment) | {"PYTHONPATH": str(Path(entry.script).parent) if entry.script else ""}
+    environment = dict(peer.environment) | _path(entry)
     code = peer.prepare(setting)
     if code:
         subprocess.run([entry.interpreter, "-c", code], cwd=folder, capture_output=True, check=True)

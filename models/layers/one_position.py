@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from models.layers.swap import become
 from models.layers.training_on_cpus import trains_on_cpu
 
+MANY_CHANNELS = 64  # below, a step has nothing to gain
+
 
 def pays(images: Tensor, convolution: nn.Conv2d) -> bool:
     """Whether it is a step of training on CPUs, the output has one position, and some taps lie on padding."""
@@ -58,9 +60,11 @@ class OnePositionConv2d(nn.Conv2d):
 
 
 def mend_small_maps(model: nn.Module) -> None:
-    """Make the plain padded convolutions of a model the ones above, with the weights that they have."""
+    """Make the plain padded convolutions between many channels the ones above, with the weights that they have."""
     for module in model.modules():
         if type(module) is not nn.Conv2d or module.padding_mode != "zeros" or module.groups > 1:
+            continue
+        if min(module.in_channels, module.out_channels) < MANY_CHANNELS:
             continue
         if max(module.kernel_size) > 1 and module.dilation == (1, 1) and any(module._reversed_padding_repeated_twice):
             become(module, OnePositionConv2d)
