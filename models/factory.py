@@ -7,6 +7,7 @@ from torch import nn
 
 from models import DEFAULT_SIZE, FROM_TIMM, IMAGE_MODELS, MODELS, TIMM, check_name
 from models.conv2d import convolve_by_hand
+from models.layers.one_position import mend_small_maps
 from models.layers.winograd_conv import save_products
 
 GIVEN = ("input_shape", "num_classes", "output_shape")  # by create_model, which derives them from the data
@@ -50,6 +51,7 @@ def create_model(
     if conv == "byhand":
         convolve_by_hand(model)
     save_products(model)
+    mend_small_maps(model)
     if from_timm is not None:
         from_timm.mend_depthwise(model)
     return model
