@@ -241,7 +241,7 @@ def test_photos_are_predicted_by_three_ways(run, own_cache, monkeypatch):
     names = [row["variant"] for row in section["rows"]]
     assert names == ["timm's loader and model", "infer.py --exact", "infer.py"]
     assert 0 < section["rows"][2]["difference"] < 1e-5
-    assert code == (section["ratio"]["median"] < 1.5) and "the ratio of infer is" in out
+    assert code == (section["ratio"]["median"] < 1.5) and "check    infer: ratio " in out
 
 
 def test_the_convolution_by_hand_gives_what_the_native_gives(run):
