@@ -47,12 +47,21 @@ def room_between(tmp_path: Path, fits: int, does_not: int, processes: int = 1) -
     return sum(most) // 2
 
 
-def test_it_is_the_number_that_fits_and_the_run_is_the_one_with_that_number_typed(tmp_path: Path) -> None:
-    room = room_between(tmp_path, 4, 2)
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """(a folder with runs of 4 and of 2 micro-batches, the memory that suffices for 4 and not for 2)."""
+    folder = tmp_path_factory.mktemp("typed")
+    return folder, room_between(folder, 4, 2)
+
+
+def test_it_is_the_number_that_fits_and_the_run_is_the_one_with_that_number_typed(
+    typed: tuple[Path, int], tmp_path: Path
+) -> None:
+    folder, room = typed
     auto = tmp_path / "auto"
     printed = run(auto, "--accumulate", "auto", memory={0: room})
     assert "--accumulate auto is 4, 16 images at a time: 32 images at a time do not fit\n" in printed
-    assert files(auto) == files(tmp_path / "typed-4") and len(files(auto)) == 3
+    assert files(auto) == files(folder / "typed-4") and len(files(auto)) == 3
     assert yaml.safe_load((auto / "run/args.yaml").read_text())["accumulate"] == 4
     # At a resume it is known, and stays, with room for more.
     printed = run(auto, "--accumulate", "auto", "--resume", "auto", "--epochs", "2")
@@ -97,8 +106,10 @@ def test_a_step_that_fails_is_taken_back_and_the_run_goes_on_as_one_resumed_ther
     assert yaml.safe_load((tmp_path / "auto/run/args.yaml").read_text())["accumulate"] == 4
 
 
-def test_a_step_that_the_system_has_no_memory_for_is_taken_again_in_smaller_parts(tmp_path: Path) -> None:
-    room = room_between(tmp_path, 4, 2)
+def test_a_step_that_the_system_has_no_memory_for_is_taken_again_in_smaller_parts(
+    typed: tuple[Path, int], tmp_path: Path
+) -> None:
+    _, room = typed
     more = "--limit-train", "192", "--accumulate", "auto"
     printed = run(tmp_path / "auto", *more, memory={0: room}, memory_from=1)
     assert "--accumulate auto is 1, 64 images at a time\n" in printed

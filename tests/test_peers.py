@@ -130,6 +130,7 @@ def test_all_forms_of_the_images_hold_the_same_pixels_and_classes(layout):
     assert len(list((layout.tree / "test").rglob("*.png"))) == 10
 
 
+@pytest.mark.slow
 def test_peers_train_in_turn_and_later_rounds_are_added(fakes, tmp_path, capsys):
     out = tmp_path / "out"
     options = ["cifar", "--script", *fakes, "--output-dir", str(out), "--lock", str(tmp_path / "lock")]
