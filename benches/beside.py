@@ -1,7 +1,6 @@
 """Bench `beside`: what train.py's loop loses to one other process that keeps a core busy, as on anyone's laptop."""
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -11,9 +10,8 @@ from contextlib import contextmanager
 from accelerate import Accelerator
 
 from benches.budget import Budget
-from benches.loop import begin_run, take_turns
-from benches.report import Row, Section, round_ratios
-from engine.output import trackers
+from benches.loop import begin_run, end_run, take_turns
+from benches.report import Row, Section, in_words, round_ratios, spread
 from engine.run import Run
 from options.bench import BenchOptions
 
@@ -40,15 +38,11 @@ def measure(
             next(loop)
 
         timings = take_turns(run, {ALONE: lambda: step(False), BESIDE: lambda: step(True)}, budget)
-        run.progress.close()
-        trackers.finish(run.trackers)
-        accelerator.free_memory()
+        end_run(run)
     ratios = round_ratios(timings[ALONE], timings[BESIDE])
-    ratio = statistics.median(ratios)
-    note = f"ratio {ratio:.3f} ({min(ratios):.3f} .. {max(ratios):.3f} in {len(ratios)} rounds)"
     facts = {
         "batch_size": batch_size,
-        "ratio": {"median": ratio, "lowest": min(ratios), "highest": max(ratios)},
+        "ratio": spread(ratios),
         "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),
     }
     title = (
@@ -56,7 +50,7 @@ def measure(
         f"{args.image_size} a step, {args.optimizer}, {run.accelerator.mixed_precision} precision"
     )
     rows = [Row(name, batch_size, timing) for name, timing in timings.items()]
-    return Section("beside", title, rows, ["", note], facts)
+    return Section("beside", title, rows, ["", in_words(ratios)], facts)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Bench `infer`: photos from JPEG files to logits, as timm's loader and model and as infer.py does it."""
 
-import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from benches.budget import Budget
 from benches.decode import HEIGHT, SIDE, WIDTH, cache_in, write_photos
-from benches.report import Row, Section, round_ratios
+from benches.report import Row, Section, round_ratios, spread
 from benches.timing import interleave, warmed_up
 from data.dataset import load_images
 from engine.build import build_model, build_task
@@ -53,8 +52,7 @@ def measure(args: BenchOptions, accelerator: Accelerator, budget: Budget) -> Sec
         expected, found = calls[EXACT](), calls[OURS]()
     difference = float((found - expected).abs().max() / expected.abs().max())
     rows = [Row(row, PHOTOS, timing, difference if row == OURS else None) for row, timing in timings.items()]
-    ratios = round_ratios(timings[TIMM], timings[OURS])
-    ratio = {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+    ratio = spread(round_ratios(timings[TIMM], timings[OURS]))
     title = f"infer: {name}, {WIDTH}x{HEIGHT} JPEGs of {size // 1000} kB to {SIDE}x{SIDE}, {BATCH_SIZE} a batch"
     return Section("infer", title, rows, facts={"batch_size": BATCH_SIZE, "bytes": size, "ratio": ratio})
 

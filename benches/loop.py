@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benches.budget import Budget
 from benches.images import ROWS, make_images
-from benches.report import Row, Section, round_ratios
+from benches.report import Row, Section, in_words, round_ratios, spread
 from benches.step import training_step
 from benches.timing import MOST_CALLS, Timing, calls_for, interleave, warm_up, warmed_up
 from common.console import percent
@@ -60,9 +60,7 @@ def measure(
         shares = budget.divide([2, 1])
         whole = take_turns(run, {BARE: bare, LOOP: lambda: next(loop)}, next(shares))
         parts = _time_parts(run, bare_model, batch, next(shares))
-        run.progress.close()
-        trackers.finish(run.trackers)
-        accelerator.free_memory()
+        end_run(run)
     return _section(args, run, whole, parts)
 
 
@@ -82,6 +80,13 @@ def begin_run(
     options = replace(args, batch_size=batch_size, output_dir=folder, epochs=1)
     with contextlib.redirect_stdout(io.StringIO()):  # a run introduces itself; the table says what was measured
         return begin(options, accelerator, data, StopRequest())
+
+
+def end_run(run: Run) -> None:
+    """Close what `begin_run` has opened."""
+    run.progress.close()
+    trackers.finish(run.trackers)
+    run.accelerator.free_memory()
 
 
 def take_turns(run: Run, variants: dict[str, Callable[[], object]], budget: Budget) -> dict[str, Timing]:
@@ -138,13 +143,12 @@ def _time_parts(run: Run, model: torch.nn.Module, batch: tuple[Tensor, Tensor], 
 def _section(args: BenchOptions, run: Run, whole: dict[str, Timing], parts: dict[str, Timing]) -> Section:
     batch_size = run.args.batch_size
     ratios = round_ratios(whole[BARE], whole[LOOP])
-    ratio = statistics.median(ratios)
     milliseconds = {name: 1000 * timing.median for name, timing in (whole | parts).items()}
     known = sum(milliseconds[name] for name in parts if name != "of which normalise")
     over = [a - b for a, b in zip(whole[LOOP].seconds, whole[BARE].seconds, strict=True)]
     milliseconds["the rest: Accelerate, and what parts cost one another"] = 1000 * statistics.median(over) - known
     width = max(map(len, milliseconds))
-    notes = ["", f"ratio {ratio:.3f} ({min(ratios):.3f} .. {max(ratios):.3f} in {len(ratios)} rounds)", ""]
+    notes = ["", in_words(ratios), ""]
     notes += [f"{'milliseconds of a step':<{width}}  {'':>10}  of the loop's"]
     notes += [
         f"{name:<{width}}  {value:>10.3f}  {percent(value / milliseconds[LOOP]):>8}"
@@ -156,7 +160,7 @@ def _section(args: BenchOptions, run: Run, whole: dict[str, Timing], parts: dict
     )
     facts = {
         "batch_size": batch_size,
-        "ratio": {"median": ratio, "lowest": min(ratios), "highest": max(ratios)},
+        "ratio": spread(ratios),
         "milliseconds_of_a_step": milliseconds,
     }
     rows = [Row(name, batch_size, timing) for name, timing in whole.items()]

@@ -1,6 +1,7 @@
 """What was measured, as a table for the screen and as JSON."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benches.timing import Timing
@@ -64,6 +65,17 @@ class Section:
 def round_ratios(reference: Timing, timing: Timing) -> list[float]:
     """Speed over that of the reference, round by round: both were timed within moments, so drift cancels."""
     return [a / b for a, b in zip(reference.seconds, timing.seconds, strict=True)]
+
+
+def spread(ratios: Sequence[float]) -> dict[str, float]:
+    """What `--check` looks at, and bench.json keeps, of the ratios of all rounds."""
+    return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+
+
+def in_words(ratios: Sequence[float]) -> str:
+    """The same as a note."""
+    ratio = spread(ratios)
+    return f"ratio {ratio['median']:.3f} ({ratio['lowest']:.3f} .. {ratio['highest']:.3f} in {len(ratios)} rounds)"
 
 
 def as_text(section: Section) -> str:

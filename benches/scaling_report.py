@@ -5,7 +5,7 @@ import statistics
 from accelerate import Accelerator
 
 from benches import prediction
-from benches.report import Row, Section, round_ratios
+from benches.report import Row, Section, round_ratios, spread
 from benches.scaling import ALONE, Outcome, Variant
 from benches.variants import NO_TIME
 from options.bench import BenchOptions
@@ -61,7 +61,7 @@ def _parts(variant: Variant, outcome: Outcome) -> dict:
     ratios = [share * ratio for ratio in round_ratios(outcome.steps[ALONE], timing)]
     return {
         "milliseconds_of_a_step": {name: 1000 * value for name, value in seconds.items()},
-        "efficiency": {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)},
+        "efficiency": spread(ratios),
     }
 
 
