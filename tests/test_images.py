@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from common.errors import UserError
 from data.dataset import load_images
-from data.decode import MAX_PIXELS, UNREADABLE, is_grey, open_image, read_image, to_array, upright_size
+from data.decode import MAX_PIXELS, UNREADABLE, complaint, is_grey, open_image, read_image, to_array, upright_size
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
 GREY = COLOUR[..., 0]
@@ -183,3 +183,29 @@ def test_damage_of_any_kind_is_an_error_that_is_expected(tmp_path):
                 outcomes[False] += 1
     assert min(outcomes.values()) > 50
     assert MAX_PIXELS == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tif"])
+@pytest.mark.parametrize("damage", ["", "cut short", "another beginning", "its beginning alone"])
+def test_bytes_are_opened_as_from_a_file_whatever_they_begin_with(tmp_path, suffix, damage):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(COLOUR).save(path)
+    whole = path.read_bytes()
+    damaged = {
+        "": whole,
+        "cut short": whole[: len(whole) // 2],
+        "another beginning": b"RIFF" + whole[4:],
+        "its beginning alone": whole[:8] + bytes(100),
+    }
+    path.write_bytes(damaged[damage])
+
+    def told(encoded: dict) -> object:
+        try:
+            with open_image(encoded) as image:
+                return image.format, to_array(image, 3, None).tolist()
+        except UNREADABLE as error:
+            return complaint(error)
+
+    of_bytes = told({"bytes": path.read_bytes(), "path": None})
+    assert of_bytes == told({"bytes": None, "path": str(path)})
+    assert damage or isinstance(of_bytes, tuple)
