@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import train
 from engine.runtime.signals import StopRequest
-from tests.conftest import REPORT, REPOSITORY
+from tests.conftest import REPORT, REPOSITORY, fresh_process
 
 OPTIONS = "train.py --cpu --dataset digits --model mlp --track none --epochs 1 --limit-train 320".split()
 
@@ -34,7 +35,7 @@ def test_before_the_first_step_it_is_one_line(line: str, tmp_path: Path) -> None
         assert error.startswith("stopped") and error.count("\n") == 1
 
 
-def test_in_the_test_report_it_says_how_to_finish_that(tmp_path: Path) -> None:
+def test_in_the_test_report_it_says_how_to_finish_that(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = tmp_path / "my run"
     process = start(*OPTIONS, "--output-dir", str(tmp_path), "--run-name", "my run")
     while not (run / "test.json").exists():
@@ -46,9 +47,10 @@ def test_in_the_test_report_it_says_how_to_finish_that(tmp_path: Path) -> None:
     assert error.startswith("stopped in the test report; training is done and saved")
     _, *command = shlex.split(error.strip().split("to go on: ")[1])
     assert command == ["train.py", "--resume", str(run)]
-    again = start(*command)
-    printed, error = again.communicate(timeout=120)
-    assert (again.returncode, error) == (0, "") and "step 20 of 20" in printed
+    fresh_process()
+    train.main(command[1:])
+    printed, error = capsys.readouterr()
+    assert error == "" and "step 20 of 20" in printed
     assert {path.name for path in run.iterdir()} >= set(REPORT)
 
 
