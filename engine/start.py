@@ -175,8 +175,17 @@ def _introduce(run: Run, facts: dict) -> None:
         why = "--sync-bn" if args.sync_bn else by_default
         lines += filter(None, [sync_batch_norm.in_words(run.unwrapped_model, why)])
     run.progress.say(summary.as_text(facts, args.model, args.verbose))
-    run.progress.say("\n".join([run.data.in_words(), *run.data.remarks, *lines, f"{run.folder}/\n"]))
+    images = [run.data.in_words(), *run.data.remarks, *_of_another_size(run)]
+    run.progress.say("\n".join([*images, *lines, f"{run.folder}/\n"]))
     if accelerator.is_main_process and not run.reported:
         run_dir.describe_run(run.folder, args, accelerator, facts)
         resumed_at = None if args.resume is None else run.state.step
         run.trackers = trackers.start_trackers(args.track, run.folder, vars(args), resumed_at)
+
+
+def _of_another_size(run: Run) -> list[str]:
+    """A line where the model is to see the images larger or smaller than they are, which changes a step's time."""
+    (height, width, _), seen = run.data.shape, run.task.input_shape[1:]
+    if (height, width) == seen:
+        return []
+    return [f"images of {height}x{width} are resized to {seen[0]}x{seen[1]} for the model: --input-size sets that size"]

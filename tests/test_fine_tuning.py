@@ -242,3 +242,9 @@ def test_as_many_layers_as_there_are_cannot_be_frozen() -> None:
     param_groups.check_frozen(model, ["none", "head", str(len(param_groups.groups_in_order(model)) - 1)])
     with pytest.raises(UserError, match="--freeze 99: this net has"):
         param_groups.check_frozen(model, ["99"])
+
+
+def test_where_the_model_sees_another_size_than_the_images_have_a_line_says_so(tmp_path: Path) -> None:
+    said = {size: fine_tune(tmp_path / size, "--model", "mlp", "--input-size", size) for size in ("8", "12")}
+    line = "images of 8x8 are resized to 12x12 for the model: --input-size sets that size\n"
+    assert line in said["12"] and "are resized" not in said["8"]
