@@ -75,7 +75,7 @@ def load(weights: str, device: str | None = None, batch_size: int = 64) -> "Pred
     import torch
 
     from engine.checkpoints import best_weights
-    from options.parser import weights_file
+    from options.values import weights_file
     from tasks.classification.predictor import Predictor
 
     if device is None:

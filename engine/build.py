@@ -21,8 +21,8 @@ from models import grad_checkpointing, param_groups
 from models.factory import argument_names, create_model
 from models.layers.sync_batch_norm import synchronize_batch_norm
 from options.groups import TrainOptions
-from options.parser import by_epoch, parse_freeze
 from options.training import BALANCE, SYNC_BN_BELOW, OptimOptions
+from options.values import by_epoch, parse_freeze
 from tasks.base import Task
 
 

@@ -26,7 +26,7 @@ from engine.output import run_dir
 from engine.runtime import hardware
 from models import param_groups
 from options.groups import TrainOptions
-from options.parser import by_epoch, parse_freeze
+from options.values import by_epoch, parse_freeze
 from tasks.base import Task
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from common.errors import UserError
 from data.augment.spec import parse as parse_augment
 from options.groups import ModelOptions, SpeedOptions, TrainOptions
-from options.parser import POSITIVE, Parser, in_words, number, path, weights_file
+from options.parser import Parser
 from options.schema import add_arguments, option
 from options.train import parse_train
+from options.values import POSITIVE, in_words, number, path, weights_file
 
 CHECKED = ("loop", "beside", "infer")  # what --check has bounds for; the last one only where it is named
 BENCHES = ("forward", "train", "loop", "data", "decode", "conv", "transform")

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from options.parser import POSITIVE, Parser, number, path
+from options.parser import Parser
 from options.schema import add_arguments, option
+from options.values import POSITIVE, number, path
 
 RADIUS = 4  # bits of 64
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from options.parser import Parser, path
+from options.parser import Parser
 from options.schema import add_arguments, option
+from options.values import path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from data.geometry import FITS
-from options.parser import POSITIVE, number, path
 from options.schema import Role, option
+from options.values import POSITIVE, number, path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from options.parser import Parser, number, weights_file
+from options.parser import Parser
 from options.schema import Role, add_arguments, option
+from options.values import number, weights_file
 
 HOST = "127.0.0.1"  # which only this machine reaches
 PORTS = range(7860, 7960)  # where Gradio's pages are looked for

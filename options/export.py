@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from common.errors import UserError
 from common.hub import is_id
-from options.parser import POSITIVE, Parser, number, path, weights_file
+from options.parser import Parser
 from options.schema import Role, add_arguments, declared, given, option
+from options.values import POSITIVE, number, path, weights_file
 
 FORMATS = ("onnx", "pt2", "torchscript", "safetensors")
 # Rounding differs by 1e-6 from library to library; a wrong mean, resizing or temperature makes hundreds of times this.

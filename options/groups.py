@@ -8,20 +8,10 @@ import models
 from data.transforms.spec import known as known_transforms
 from data.transforms.spec import parse as parse_transform
 from options.data import DataOptions
-from options.parser import (
-    POSITIVE,
-    KeyValues,
-    axis,
-    duration,
-    epoch_or_steps,
-    in_words,
-    key_value,
-    number,
-    path,
-    seed_list,
-)
+from options.parser import KeyValues
 from options.schema import Role, declared, option
 from options.training import AugmentationOptions, FineTuningOptions, OptimOptions
+from options.values import POSITIVE, axis, duration, epoch_or_steps, in_words, key_value, number, path, seed_list
 
 # name -> its class, below tasks/; see tasks/__init__.py
 TASKS = {

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import UserError
-from options.parser import POSITIVE, Parser, number, path, weights_file
+from options.parser import Parser
 from options.schema import Role, add_arguments, declared, given, option
 from options.training import TTA
+from options.values import POSITIVE, number, path, weights_file
 
 CAMS = ("gradcam", "gradcam++", "scorecam", "eigencam")  # of a layer's feature maps
 OF_PIXELS = ("integrated-gradients", "occlusion")  # of the pixels themselves, for any model

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.errors import UserError
-from options.parser import POSITIVE, KeyValues, Parser, number, path, weights_file
+from options.parser import KeyValues, Parser
 from options.schema import add_arguments, option
+from options.values import POSITIVE, number, path, weights_file
 
 PEER_JOBS = ("cifar", "photos", "minutes")
 

@@ -13,9 +13,10 @@ from common.hub import is_on_hub
 from data.sources import NAMED, from_anywhere
 from options import resumed
 from options.groups import GROUPS, OPTIONS, CommandOptions, TrainOptions
-from options.parser import RECIPES, Answer, Parser, recipe_argv, weights_file
+from options.parser import RECIPES, Answer, Parser, recipe_argv
 from options.schema import add_arguments, fill_in_defaults, given
 from options.training import HUB, NOT_OF_ONE_LABEL, NOT_OF_SEVERAL
+from options.values import weights_file
 
 SMOKE_IMAGES = 16  # of each part
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from data.augment.spec import parse as parse_augment
 from data.augment.spec import parse_sizes
-from options.parser import (
+from options.schema import option
+from options.values import (
     POSITIVE,
     auto_or,
     in_words,
@@ -15,7 +16,6 @@ from options.parser import (
     parse_loss,
     path,
 )
-from options.schema import option
 
 OPTIMIZERS = (
     "sgd",

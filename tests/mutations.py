@@ -340,7 +340,7 @@ MUTATIONS = [
     ),
     Mutation(
         "20 numbers may be of any size",
-        "options/parser.py",
+        "options/values.py",
         "if not (math.isfinite(value) and low <= value <= high) or (open_low and value == low):",
         "if False:",
         BAD_INPUT + "a_mistyped_option_is_answered_at_once[--lr -0.1]",

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import train as train_script
 from data.dataset import load_images
 from data.loader import balanced_order
-from options.parser import parse_class_weights
+from options.values import parse_class_weights
 from tasks.classification import losses
 from tasks.classification.task import Classification
 from tests.conftest import fresh_process

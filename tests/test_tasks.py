@@ -7,7 +7,7 @@ from torch import nn
 
 from data.augment.spec import parse_sizes
 from data.loader import Batch
-from options.parser import by_epoch
+from options.values import by_epoch
 from tasks.base import resize
 from tasks.classification.task import Classification
 

@@ -54,7 +54,7 @@ def weights_of_classes(spec: str | float | Mapping[str, float], counts: Sequence
     """The weight of each class in the loss, float32 (K,).
 
     Args:
-        spec: from `options.parser.parse_class_weights`. "auto": the inverse of a class's images. A number, beta: the
+        spec: from `options.values.parse_class_weights`. "auto": the inverse of a class's images. A number, beta: the
             inverse of their effective number, (1 - beta^n) / (1 - beta) (Cui et al. 2019, arXiv:1901.05555). Both are
             scaled to a mean of 1 over the training images. Weights by name: as they are, 1 where none is given.
         counts: training images of each class.

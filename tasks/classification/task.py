@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from data.augment.spec import parse_sizes
 from data.loader import Batch
 from options.infer import PredictOptions
-from options.parser import by_epoch, parse_class_weights, parse_loss
+from options.values import by_epoch, parse_class_weights, parse_loss
 from tasks.base import Task, finite, resize
 from tasks.classification import calibration, losses, predictions, report
 from tasks.metric_sums import SAMPLES, MetricSums, means
@@ -23,7 +23,7 @@ class Classification(Task):
     Args:
         label_smoothing: share of the target spread over all classes, in training.
         train_sizes: side in pixels of the training images in each epoch; None: as they are.
-        loss: a name of `options.parser.LOSSES`, and gamma of the focal loss.
+        loss: a name of `options.values.LOSSES`, and gamma of the focal loss.
         class_weights: of each class in the training loss, float32 (K,); None: all are 1.
         monitor: the validation metric that the best epoch is chosen by.
         tta: views that predictions are averaged over: "none", "flip" (mirrored too) or "shift" (shifted too).

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from common.errors import UserError, exit_on_user_error
 from common.files import write_json
-from options.parser import POSITIVE, Parser
+from options.parser import Parser
+from options.values import POSITIVE
 from tests.gpu.options import DRY_RUN, REPOSITORY, Options
 
 
