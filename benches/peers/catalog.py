@@ -7,90 +7,12 @@ is switched off, which favours it in images/s. Two workers where there is such a
 import json
 
 from benches.peers.jobs import Job
+from benches.peers.networks import CHANNELS, timm_expression, timm_name, torchvision_expression, torchvision_name
+from benches.peers.ours import SAMELOOP, SAMELOOP_LIVE
 from benches.peers.peer import Peer, Setting
 from benches.peers.process import Reading
 
-# Of the networks of a job, by timm's names.
-TORCHVISION = {"resnet18": "resnet18", "mobilenetv2_100": "mobilenet_v2"}
-CHANNELS = {"resnet18": 512, "mobilenetv2_100": 1280}  # before the head
 WORKERS = 2
-
-
-def _timm(job: Job) -> str:
-    return job.network or "resnet10t"  # of timm's the one that comes furthest in five minutes on two cores
-
-
-def _timm_expression(job: Job) -> str:
-    return f"timm.create_model({_timm(job)!r}, num_classes=10)"
-
-
-def _torchvision(job: Job) -> str:
-    return TORCHVISION[_timm(job)]
-
-
-def _torchvision_expression(job: Job) -> str:
-    return f"torchvision.models.{_torchvision(job)}(num_classes=10)"
-
-
-# Sameloop
-
-# Recipe cifar10_94, narrower, and validated after each epoch.
-MINUTES = (
-    "--model whitened_cnn --model-arg width=24 --batch-size 1000 --train-sizes 20=0.4,24=0.4,32=0.2 "
-    "--augment altflip,crop=2 --optimizer muon --lr 0.24 --schedule linear --warmup 0 --label-smoothing 0.2"
-).split()
-
-
-def _sameloop(setting: Setting) -> list[str]:
-    job = setting.job
-    arguments = [setting.script, "--cpu", "--dataset", str(setting.layout.tree), "--epochs", str(setting.epochs)]
-    if job.network is None:
-        return [*arguments, *MINUTES, "--track", "none"]
-    arguments += ["--model", f"timm/{job.network}", "--batch-size", str(job.batch_size), "--track", "none"]
-    if job.stored is None:
-        return [*arguments, "--augment", "crop,flip"]
-    arguments += ["--image-size", str(job.size)]
-    if setting.weights:
-        arguments += ["--pretrained", setting.weights, "--model-arg", "pad_type=same", "--mean", "0.5", "--std", "0.5"]
-    return arguments
-
-
-def _sameloop_expression(job: Job) -> str:
-    if job.network is not None:
-        return _timm_expression(job)
-    module = "__import__('models.whitened_cnn').whitened_cnn"
-    return f"{module}.WhitenedCNN(input_shape=(3, {job.size}, {job.size}), num_classes=10, width=24)"
-
-
-def _sameloop_kept(setting: Setting) -> list[str]:
-    return [*_sameloop(setting), *(["--augment", "crop=16,flip"] if setting.job.stored else [])]
-
-
-def _sameloop_live(setting: Setting) -> list[str]:
-    return [*_sameloop(setting), "--augment", "rrc,flip", "--decode", "live", "--workers", str(WORKERS)]
-
-
-SAMELOOP = Peer(
-    name="sameloop",
-    module="timm",
-    reading=Reading(r"^(?:\s*\d+/\d+(?:\s+\S+){4}|test accuracy)\s+(?P<accuracy>[\d.]+) %", percent=True),
-    arguments=_sameloop_kept,
-    network=_sameloop_expression,
-    environment={"XDG_CACHE_HOME": "cache", "HF_HOME": ""},
-    starts_from_weights=True,
-    setting="images decoded once, when it starts (part of its seconds); shifted by up to 4 pixels (16 of 224), flipped",
-)
-SAMELOOP_LIVE = Peer(
-    name="sameloop-live",
-    module="timm",
-    reading=SAMELOOP.reading,
-    arguments=_sameloop_live,
-    network=_timm_expression,
-    environment=SAMELOOP.environment,
-    starts_from_weights=True,
-    jobs=("photos",),
-    setting="--decode live --augment rrc,flip: JPEGs decoded at every step, as its peers do",
-)
 
 # timm
 
@@ -99,7 +21,7 @@ def _timm_arguments(setting: Setting) -> list[str]:
     job = setting.job
     rate = "0.005" if setting.weights else "0.05"
     arguments = [
-        *(setting.script, "--data-dir", str(setting.layout.tree), "--model", _timm(job), "--num-classes", "10"),
+        *(setting.script, "--data-dir", str(setting.layout.tree), "--model", timm_name(job), "--num-classes", "10"),
         *("--input-size", "3", str(job.size), str(job.size), "--batch-size", str(job.batch_size)),
         *("--epochs", str(setting.epochs), "--warmup-epochs", "0", "--lr", rate, "--workers", str(WORKERS)),
         *("--device", "cpu", "--color-jitter", "0", "--log-interval", "10000", "--output", "output"),
@@ -126,7 +48,7 @@ TIMM = Peer(
     script="train.py of huggingface/pytorch-image-models",
     reading=Reading(r"Test: \[\s*(\d+)/\1\].*Acc@1:\s*[\d.]+ \(\s*(?P<accuracy>[\d.]+)\)", percent=True),
     arguments=_timm_arguments,
-    network=_timm_expression,
+    network=timm_expression,
     starts_from_weights=True,
     setting="random resized crop, flip; SGD; no colour jitter",
 )
@@ -149,7 +71,7 @@ def _accelerate_edits(setting: Setting) -> dict[str, str]:
     return {
         '"lr": 3e-2, "num_epochs": 3': f'"lr": {rate}, "num_epochs": {setting.epochs}',
         '"batch_size": 64, "image_size": 224': f'"batch_size": {job.batch_size}, "image_size": {job.size}',
-        'create_model("resnet50d", pretrained=True': f"create_model({_timm(job)!r}, {weights}",
+        'create_model("resnet50d", pretrained=True': f"create_model({timm_name(job)!r}, {weights}",
         "param.requires_grad = False": "param.requires_grad = True",
         "num_workers=4": f"num_workers={WORKERS}",
     }
@@ -162,7 +84,7 @@ ACCELERATE = Peer(
     reading=Reading(r"^epoch \d+: (?P<accuracy>[\d.]+)$", percent=True),
     arguments=_accelerate_arguments,
     edits=_accelerate_edits,
-    network=lambda job: "__import__('timm')" + _timm_expression(job).removeprefix("timm"),
+    network=lambda job: "__import__('timm')" + timm_expression(job).removeprefix("timm"),
     starts_from_weights=True,
     setting="random resized crop; Adam, one cycle; validates on a fifth of its own choice; all layers trained",
 )
@@ -173,7 +95,7 @@ ACCELERATE = Peer(
 def _torchvision_arguments(setting: Setting) -> list[str]:
     job, size = setting.job, str(setting.job.size)
     return [
-        *(setting.script, "--data-path", str(setting.layout.tree), "--model", _torchvision(job), "--device", "cpu"),
+        *(setting.script, "--data-path", str(setting.layout.tree), "--model", torchvision_name(job), "--device", "cpu"),
         *("--batch-size", str(job.batch_size), "--epochs", str(setting.epochs), "--workers", str(WORKERS)),
         *("--lr", "0.05", "--lr-scheduler", "cosineannealinglr", "--train-crop-size", size, "--val-crop-size", size),
         *("--val-resize-size", size, "--print-freq", "10000", "--output-dir", "output"),
@@ -186,7 +108,7 @@ TORCHVISION_REFERENCE = Peer(
     script="references/classification/train.py of pytorch/vision",
     reading=Reading(r"^Test:\s+Acc@1 (?P<accuracy>[\d.]+)", percent=True),
     arguments=_torchvision_arguments,
-    network=_torchvision_expression,
+    network=torchvision_expression,
     jobs=("cifar", "photos"),
     setting="random resized crop, flip; SGD, cosine; has mixed precision for CUDA alone",
 )
@@ -200,7 +122,7 @@ RESNET = (
 
 
 def _transformers_expression(job: Job) -> str:
-    if _timm(job) == "resnet18":
+    if timm_name(job) == "resnet18":
         return f"transformers.ResNetForImageClassification(transformers.{RESNET})"
     return "transformers.MobileNetV2ForImageClassification(transformers.MobileNetV2Config(num_labels=10))"
 
@@ -247,7 +169,7 @@ TRANSFORMERS = Peer(
 
 def _ultralytics_layers(job: Job) -> dict:
     """A file of Ultralytics' that names torchvision's network."""
-    network = [CHANNELS[_timm(job)], _torchvision(job), None, True, 2 if _timm(job) == "resnet18" else 1]
+    network = [CHANNELS[timm_name(job)], torchvision_name(job), None, True, 2 if timm_name(job) == "resnet18" else 1]
     return {"nc": 10, "backbone": [[-1, 1, "TorchVision", network]], "head": [[-1, 1, "Classify", [10]]]}
 
 
@@ -295,7 +217,7 @@ ULTRALYTICS = Peer(
 def _pytorch_cifar_edits(setting: Setting) -> dict[str, str]:
     job = setting.job
     return {
-        "net = SimpleDLA()": f"net = {_torchvision_expression(job) if job.network else 'LeNet()'}",
+        "net = SimpleDLA()": f"net = {torchvision_expression(job) if job.network else 'LeNet()'}",
         "root='./data'": f"root={str(setting.layout.cifar)!r}",
         "import torchvision.transforms as transforms": (
             "import torchvision.transforms as transforms\ntorchvision.datasets.cifar.check_integrity = lambda *_: True"
@@ -312,7 +234,7 @@ PYTORCH_CIFAR = Peer(
     reading=Reading(r"Acc: (?P<accuracy>[\d.]+)% \(\d+/{val}\)\D*(\d+)/\2\s*$", percent=True),
     arguments=lambda setting: [setting.script, *([] if setting.job.network else ["--lr", "0.01"])],
     edits=_pytorch_cifar_edits,
-    network=lambda job: _torchvision_expression(job) if job.network else "__import__('models').LeNet()",
+    network=lambda job: torchvision_expression(job) if job.network else "__import__('models').LeNet()",
     terminal=True,
     jobs=("cifar", "minutes"),
     setting="CIFAR-10's own files, in memory; shifted by up to 4 pixels, flipped; SGD, cosine; has no mixed precision",
@@ -326,7 +248,7 @@ AIRBENCH = Peer(
     script="airbench94_muon.py of KellerJordan/cifar10-airbench",
     reading=Reading(r"(?P<accuracy>0\.\d+)", percent=False),
     arguments=lambda setting: [setting.script],
-    network=_timm_expression,
+    network=timm_expression,
     jobs=("minutes",),
     unfit="it computes on CUDA alone; recipe cifar10_94 is its network here",
 )
