@@ -18,7 +18,16 @@ from data.pixel_range import Ranges
 from data.prepare import Wanted, prepare
 from data.readers import UNLABELLED, Selection
 from data.sources import Source, find_source
-from data.subsets import Subset, check_classes, check_counts, classes_of, cut_subsets, long_tailed, subsample
+from data.subsets import (
+    Subset,
+    check_classes,
+    check_counts,
+    check_several,
+    classes_of,
+    cut_subsets,
+    long_tailed,
+    subsample,
+)
 
 
 @dataclass(frozen=True)
@@ -184,8 +193,7 @@ def load_images(
     name = f"{source.name}-coarse" if coarse else source.name
     del source  # and with it the names of all files, of which there may be a million
     splits, class_names, about_source, sets = decoded.splits, decoded.class_names, decoded.remarks, decoded.label_sets
-    if len(class_names) < 2:
-        raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
+    check_several(dataset, class_names)
     parts = cut_subsets(dataset, splits, val_fraction, None if fold is None else (folds, fold), seed, sets)
     if exclude is not None and rows is None:
         train, sentence = leave_out(parts[0], exclude)

@@ -188,6 +188,12 @@ def classes_of(part: Subset, label_sets: np.ndarray | None) -> np.ndarray:
     return labels if label_sets is None else np.nonzero(label_sets[labels])[1]
 
 
+def check_several(dataset: str, class_names: list[str]) -> None:
+    """Raise UserError where there is nothing to tell apart."""
+    if len(class_names) < 2:
+        raise UserError(f"{dataset} has one class only ({class_names[0]}): a classifier needs at least two")
+
+
 def check_classes(dataset: str, parts: Subsets, class_names: list[str], label_sets: np.ndarray | None = None) -> None:
     """Refuse classes that have images, but none to train on, and data sets of fewer than two classes.
 

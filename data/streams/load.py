@@ -13,7 +13,7 @@ from data.prepare import Wanted, prepare
 from data.readers import UNLABELLED, Selection
 from data.sources import find_source
 from data.streams.source import SAMPLE, Stream, open_stream
-from data.subsets import Subset, subsample
+from data.subsets import Subset, check_several, subsample
 
 UNKNOWN = ("test_images_also_in_train", "duplicates_within_train")  # notes that would need all of train
 
@@ -67,8 +67,7 @@ def load_stream(
     stream, splits, about_source = open_stream(source, selection, train_num_samples, rows)
     wanted = Wanted(decode, image_size, default_size, geometry, rows, skip_bad_images)
     decoded = prepare(source, selection, None, wanted, (splits, []), "stream")
-    if len(stream.class_names) < 2:
-        raise UserError(f"{dataset} has one class only ({stream.class_names[0]}): a classifier needs at least two")
+    check_several(dataset, stream.class_names)
     sample, *held_out = _parts(decoded.splits)
     limits = (None, limit_val if len(held_out[0]) else None, limit_test)
     _, val, test = subsample((sample, *held_out), limits, seed, smoke=rows is not None)
