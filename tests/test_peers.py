@@ -19,6 +19,7 @@ from benches.peers.jobs import JOBS
 from benches.peers.layout import lay_out
 from benches.peers.peer import Peer
 from benches.peers.process import Epoch, Outcome, Reading, train
+from benches.peers.rounds import Entry
 from tests.conftest import REPOSITORY, write_images
 
 # As each of them says it: (line, accuracy), or None where it ends no epoch.
@@ -112,6 +113,19 @@ def test_images_per_second_are_of_all_epochs_but_the_first_and_an_accuracy_count
     assert report.seconds_to(0.4, outcome) == 22.0
     assert report.seconds_to(0.6, outcome) is None
     assert report.best_accuracy(outcome) == 0.5
+
+
+def test_in_a_given_time_the_most_accurate_comes_first_and_speeds_of_unlike_networks_are_not_compared():
+    told = {"timm": [0.3, 0.5], "sameloop": [0.4, 0.9]}
+    outcomes = {
+        name: Outcome([Epoch(10.0 * n, value) for n, value in enumerate(values)], 60.0) for name, values in told.items()
+    }
+    entries = [Entry(PEERS[name], "", None, outcomes=[outcome]) for name, outcome in outcomes.items()]
+    text = report.as_text(replace(JOBS["minutes"], seconds=60.0), entries)
+    rows = re.findall(r"^\| (sameloop|timm) +\| (\S+) %", text, re.MULTILINE)
+    assert rows == [("sameloop", "90.00"), ("timm", "50.00")]
+    assert "images/s" not in text.splitlines()[0]
+    assert "images/s" in report.as_text(JOBS["cifar"], entries).splitlines()[0]
 
 
 def test_all_forms_of_the_images_hold_the_same_pixels_and_classes(layout):

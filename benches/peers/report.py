@@ -15,6 +15,7 @@ from common.errors import UserError
 from common.tables import as_markdown
 
 HEADER = ["peer", "images/s", "ours over its", "best accuracy", "seconds to {target}", "first epoch told after", "MACs"]
+OF_SPEED = 1, 2  # columns
 
 
 def images_per_second(job: Job, outcome: Outcome) -> float | None:
@@ -50,9 +51,17 @@ def _ours_over(ours: Sequence[float], its: Sequence[float]) -> str:
     return f"{statistics.median(ours) / statistics.median(its):.2f}" if ours and its else "-"
 
 
+def _accuracies(entry: Entry) -> list[float]:
+    return [best for outcome in entry.outcomes if (best := best_accuracy(outcome)) is not None]
+
+
+def _order(job: Job, entry: Entry) -> list[float]:
+    return _speeds(job, entry) if job.seconds is None else _accuracies(entry)
+
+
 def _row(job: Job, entry: Entry, ours: Sequence[float]) -> list[str]:
     speeds = _speeds(job, entry)
-    accuracies = [best for outcome in entry.outcomes if (best := best_accuracy(outcome)) is not None]
+    accuracies = _accuracies(entry)
     reached = [seconds for outcome in entry.outcomes if (seconds := seconds_to(job.target, outcome)) is not None]
     first = [outcome.epochs[0].seconds for outcome in entry.outcomes if outcome.epochs]
     return [
@@ -67,12 +76,15 @@ def _row(job: Job, entry: Entry, ours: Sequence[float]) -> list[str]:
 
 
 def as_text(job: Job, entries: Sequence[Entry]) -> str:
-    """A table, the fastest first, then a line for each peer that was not run, and how each was set."""
+    """A table, the fastest first, or in a given time the most accurate; then who was not run, and how each was set."""
     run = [entry for entry in entries if entry.outcomes]
     ours = next((_speeds(job, entry) for entry in run if entry.peer.name == "sameloop"), [])
-    run.sort(key=lambda entry: -statistics.median(_speeds(job, entry) or [0.0]))
+    run.sort(key=lambda entry: -statistics.median(_order(job, entry) or [0.0]))
     header = [title.format(target=percent(job.target, 0)) for title in HEADER]
-    lines = [as_markdown([header, *(_row(job, entry, ours) for entry in run)]), ""]
+    table = [header, *(_row(job, entry, ours) for entry in run)]
+    if job.seconds is not None:
+        table = [[cell for column, cell in enumerate(row) if column not in OF_SPEED] for row in table]
+    lines = [as_markdown(table), ""]
     lines += [f"{entry.peer.name}: not run: {entry.missing}" for entry in entries if entry.missing]
     return "\n".join([*lines, *(f"{entry.peer.name}: {entry.peer.setting}" for entry in run)])
 

@@ -66,7 +66,10 @@ def look(peer: Peer, job_name: str, job: Job, interpreter: str | None, script: s
     else:
         code = ABOUT.format(module=peer.module, network=peer.network(job), size=job.size)
         environment = os.environ | _path(entry)
-        asked = subprocess.run([entry.interpreter, "-c", code], env=environment, capture_output=True, text=True)
+        where = Path(script).parent if script else None  # -c looks here first, and we have a folder models/ too
+        asked = subprocess.run(
+            [entry.interpreter, "-c", code], cwd=where, env=environment, capture_output=True, text=True
+        )
         if asked.returncode:
             why = (asked.stderr.strip().splitlines() or ["it said nothing"])[-1]
             entry.missing = (
