@@ -185,6 +185,14 @@ def test_a_process_is_ended_with_its_workers_when_its_time_is_over(tmp_path):
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize(("code", "seconds", "failed"), [(0, 60.0, False), (1, 60.0, True), (0, None, True)])
+def test_a_process_that_ends_before_its_time_has_done_its_job_unless_it_fails(tmp_path, code, seconds, failed):
+    command = [sys.executable, "-c", f"print('accuracy 50', flush=True); raise SystemExit({code})"]
+    outcome = train(command, tmp_path, {}, Reading(r"accuracy (?P<accuracy>\d+)", True), 3, seconds)
+    assert [epoch.accuracy for epoch in outcome.epochs] == [0.5]
+    assert (outcome.failed is not None) == failed
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -35,7 +35,7 @@ class Outcome:
     Attributes:
         epochs: those that it told.
         seconds: from its start to its end, or to where it was ended.
-        failed: its last words, where it ended by itself before all was told; else None.
+        failed: its last words, where it ended before all was told, or in a given time with an error; else None
     """
 
     epochs: list[Epoch]
@@ -101,7 +101,7 @@ def train(
             if len(told) == epochs:
                 break
     elapsed = time.monotonic() - start
-    in_time = len(told) == epochs or (seconds is not None and elapsed >= seconds)
+    in_time = len(told) == epochs or (seconds is not None and (elapsed >= seconds or _is_done(process, told)))
     _end(process)
     for descriptor in stdin or ():
         os.close(descriptor)
@@ -136,6 +136,11 @@ def _terminal() -> tuple[int, int]:
     import pty  # not on Windows, where no peer that needs one was tried
 
     return pty.openpty()
+
+
+def _is_done(process: subprocess.Popen, told: Sequence[Epoch]) -> bool:
+    """Whether a process that says no more has come to its end before its time: it tells not every epoch."""
+    return bool(told) and process.wait(timeout=60) == 0
 
 
 def _end(process: subprocess.Popen) -> None:
