@@ -16,8 +16,8 @@ from engine.run import Run
 from options.bench import BenchOptions
 
 ALONE, BESIDE = "loop of train.py, alone", "beside one busy process"
-# Busy until whoever started it is gone, by whatever signal.
-BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(10**6))"
+# Busy until whoever started it is gone, by whatever signal: it is told who that is, as it may be gone already.
+BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    sum(range(10**6))"
 
 
 def measure(
@@ -60,7 +60,7 @@ def neighbour() -> Iterator[Callable[[bool], None]]:
 
     def wanted(yes: bool) -> None:
         if yes and not running:
-            running.append(subprocess.Popen([sys.executable, "-c", BUSY]))
+            running.append(subprocess.Popen([sys.executable, "-c", BUSY, str(os.getpid())]))
         elif running and not yes:
             process = running.pop()
             process.kill()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import bench
 import models
+from benches import beside
 from tests.conftest import REPOSITORY, fresh_process
 from tests.driver import HANGS
 
@@ -62,3 +63,9 @@ def test_what_is_busy_ends_with_a_bench_that_is_killed() -> None:
         (busy,) = psutil.Process(started.pid).children()
         started.send_signal(signal.SIGKILL)
     assert not psutil.wait_procs([busy], timeout=HANGS)[1]
+
+
+def test_what_is_busy_ends_at_once_where_the_bench_is_gone_before_it_begins() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert subprocess.run([sys.executable, "-c", beside.BUSY, str(gone.pid)], timeout=HANGS).returncode == 0
