@@ -45,17 +45,17 @@ class OnePositionConv2d(nn.Conv2d):
     replaces = nn.Conv2d
 
     def _conv_forward(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if torch.jit.is_scripting() or not self._has_one_position(images):
+        if torch.jit.is_scripting() or not self._another_way_pays(images):
             # Not super(), which TorchScript does not find from a subclass.
             return F.conv2d(images, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        return self._product(images)
+        return self._another_way(images)
 
     @torch.jit.unused
-    def _has_one_position(self, images: Tensor) -> bool:
+    def _another_way_pays(self, images: Tensor) -> bool:
         return pays(images, self)
 
     @torch.jit.unused
-    def _product(self, images: Tensor) -> Tensor:
+    def _another_way(self, images: Tensor) -> Tensor:
         return convolve(images, self)
 
 

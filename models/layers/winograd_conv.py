@@ -2,26 +2,19 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.layers import one_position, winograd
+from models.layers.one_position import OnePositionConv2d
 from models.layers.swap import become
 from models.layers.training_on_cpus import trains_on_cpu
 
 
-class WinogradConv2d(nn.Conv2d):
-    """`nn.Conv2d` of 3x3 pixels that moves by one and pads with zeros; faster in training in fp32 on CPUs.
+class WinogradConv2d(OnePositionConv2d):
+    """`nn.Conv2d` of 3x3 pixels that moves by one and pads with zeros; faster in training in fp32 on CPUs, and as
+    `OnePositionConv2d` is where its output has one position.
 
     The same state dict and, but for rounding, the same results. Everywhere else it is `nn.Conv2d` itself.
     """
-
-    replaces = nn.Conv2d
-
-    def _conv_forward(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if torch.jit.is_scripting() or not self._another_way_pays(images):
-            # Not super(), which TorchScript does not find from a subclass.
-            return F.conv2d(images, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        return self._another_way(images)
 
     @torch.jit.unused
     def _another_way_pays(self, images: Tensor) -> bool:
