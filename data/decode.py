@@ -77,8 +77,8 @@ def open_image(encoded: dict | str | Path | None) -> Image.Image:
 
 def _opened(source: str | Path | BinaryIO) -> Image.Image:
     if isinstance(source, BytesIO):
-        beginning = source.getbuffer()[:8]
-        formats = [name for first, name in BEGINNINGS if beginning[: len(first)] == first]
+        beginning = source.read(8)  # Pillow goes back to the start by itself
+        formats = [name for first, name in BEGINNINGS if beginning.startswith(first)]
         if formats:
             with suppress(UnidentifiedImageError):  # then it may be of any other format
                 return Image.open(source, formats=formats)

@@ -276,8 +276,8 @@ def test_beside_weights_on_a_read_only_disk_nothing_is_written(best, tmp_path):
     start = ["unshare", "--mount", "bash", "-c"] if lock else ["bash", "-c"]
     if subprocess.run([*start, f"{lock}true", locked], capture_output=True).returncode:
         pytest.skip("NOT TESTED: root may not mount here")
-    commands = [["--cpu", "--weights", str(locked)]]
-    commands.append([*commands[0], "--explain", "occlusion", "--explain-count", "1"])
+    test = ["--cpu", "--weights", str(locked)]
+    commands = [test, [*test, "--explain", "occlusion", "--explain-count", "1"]]
     code = f"""
 import infer
 for command in {commands}:

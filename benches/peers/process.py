@@ -145,6 +145,8 @@ def _is_done(process: subprocess.Popen, told: Sequence[Epoch]) -> bool:
 
 def _end(process: subprocess.Popen) -> None:
     """End a process and its workers, at once: what they would still write is of no use."""
+    if process.poll() is not None:  # its number may be another's by now
+        return
     try:
         family = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
