@@ -21,7 +21,7 @@ from PIL import Image
 import infer
 import train
 from engine.checkpoints import best_weights
-from tests.driver import one_thread
+from tests.driver import leave_pictures_blank, one_thread
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What the report of a classifier has, beside curves.png.
@@ -55,6 +55,15 @@ class FailuresAtOnce:
         terminal = self.config.pluginmanager.get_plugin("terminalreporter")
         if report.failed and terminal is not None:
             terminal.write_line(f"\nfailed: {report.nodeid}\n{report.longreprtext}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each a single pixel but where a file looks at them (`pytestmark = pytest.mark.draws`): they take 2 s a report."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("draws") is None:
+            leave_pictures_blank(patch.setattr)
+        yield
 
 
 @pytest.fixture(scope="session")

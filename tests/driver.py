@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,15 +166,15 @@ def fill_disk(ballast: Path) -> None:
                     pass
 
 
-def leave_pictures_blank() -> None:
-    """Have what matplotlib is to write be a single pixel."""
+def leave_pictures_blank(replace: Callable[[object, str, object], None] = setattr) -> None:
+    """Have what matplotlib is to write be a single pixel; `replace` is called with an owner, a name and a value."""
     from matplotlib.figure import Figure
     from PIL import Image
 
     from common import plot_style
 
-    plot_style._drawn = lambda *_: None
-    Figure.savefig = lambda figure, path, **_: Image.new("RGB", (1, 1)).save(path, "png")
+    replace(plot_style, "_drawn", lambda *_: None)
+    replace(Figure, "savefig", lambda figure, path, **_: Image.new("RGB", (1, 1)).save(path, "png"))
 
 
 def shard_on_cpus() -> None:

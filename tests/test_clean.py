@@ -26,6 +26,8 @@ from options.train import parse_train
 from tests.conftest import fresh_process, predict, write_images
 from tests.fixtures.flipped_labels import flipped
 
+pytestmark = pytest.mark.draws
+
 
 def write_list(path: Path, flags: dict[str, str], header: str = "file,flagged") -> str:
     path.write_text("\n".join([header, *(f"{name},{flag}" for name, flag in flags.items())]) + "\n")

@@ -22,7 +22,7 @@ from tests.conftest import changed, predict, refusal, write_images
 from tests.driver import train
 
 # grad-cam's imputer hands tensors to NumPy in a way that will change.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+pytestmark = [pytest.mark.draws, pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")]
 
 
 class TwoLayers(nn.Module):

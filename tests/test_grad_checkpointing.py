@@ -146,7 +146,7 @@ def test_a_layer_that_would_take_in_each_batch_twice_is_refused() -> None:
 @pytest.mark.parametrize(
     "more, says",
     [
-        ("--model timm/vgg11 --image-size 32", "timm has none for this model"),
+        ("--model timm/dla46_c --image-size 64", "timm has none for this model"),
         ("--model separable_map --task transform --transform invert", "this model has no sequence of layers to do it"),
         ("--model mlp --compile", "--grad-checkpointing does not go with --compile: leave one of them out"),
     ],

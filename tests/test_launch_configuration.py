@@ -24,7 +24,8 @@ def test_options_of_the_launcher_ask_too() -> None:
     assert _asks_for_accelerator([]) is None
 
 
-@pytest.mark.parametrize("at_home", [False, True])  # where `accelerate config` puts it
+# At home is where `accelerate config` puts it; one that is named is told apart above, without a launcher.
+@pytest.mark.parametrize("at_home", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_process_that_the_launcher_starts_says_so_in_one_line(tmp_path: Path, at_home: bool) -> None:
     script = tmp_path / "script.py"
     script.write_text(

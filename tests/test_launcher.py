@@ -1,6 +1,5 @@
 """What a launcher asks for through the environment is an option of the run or is refused, and its death is told."""
 
-import json
 import os
 import subprocess
 import sys
@@ -42,10 +41,6 @@ def started(command: list[str], folder: Path, *more: str, new_session: bool = Fa
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def samples(folder: Path) -> int:
-    return json.loads((folder / "run" / "test.json").read_text())["samples"]
 
 
 @pytest.mark.parametrize(
@@ -177,10 +172,11 @@ def test_the_end_of_the_thread_that_started_a_run_is_not_the_launchers_death(tmp
 
 
 def test_an_address_that_a_job_script_exports_does_not_stop_one_process(tmp_path: Path) -> None:
-    launched = started(LAUNCH, tmp_path, MASTER_ADDR="localhost", MASTER_PORT="29500")
+    export = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    launched = started(LAUNCH, tmp_path, "--max-time", "0.01s", **export)
     printed, _ = launched.communicate(timeout=HANGS)
     assert launched.returncode == 0, printed
-    assert samples(tmp_path) == 359
+    assert "stopped at step 1 of" in printed
 
 
 @pytest.mark.parametrize("when", ["while it imports", "while it trains"])

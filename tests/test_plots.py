@@ -15,6 +15,8 @@ from tasks.classification.plots import examples_figure, plot_examples
 from tasks.curves import curve_figure, curves_figure, plot_curve, plot_curves
 from tasks.image_to_image.pictures import plot_translations
 
+pytestmark = pytest.mark.draws
+
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 

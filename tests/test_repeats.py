@@ -131,8 +131,8 @@ def test_batches_that_repeats_do_not_divide_are_refused_with_a_remedy_that_works
 
 
 OPTIONS = (
-    "--cpu --track none --limit-train 96 --epochs 3 --repeats 3 --model mlp --model-arg hidden=8 --mixed-precision no "
-    "--augment altflip,crop=1,augmix,mixup --balance sqrt --checkpoint-every 1 --keep 99 --run-name run --output-dir"
+    "--cpu --track none --limit-train 32 --epochs 3 --repeats 3 --model mlp --model-arg hidden=8 --mixed-precision no "
+    "--augment altflip,crop=1,augmix,mixup --balance sqrt --checkpoint-every 14 --keep 99 --run-name run --output-dir"
 ).split()
 
 

@@ -15,6 +15,8 @@ from models.factory import create_model
 from models.summary import summarize
 from tests.driver import Fault, train
 
+pytestmark = pytest.mark.draws
+
 FILES = {
     "args.yaml",
     "environment.json",

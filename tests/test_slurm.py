@@ -56,7 +56,10 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_the_scripts_are_valid_and_start_train_py_with_options_that_it_has(script: Path) -> None:
+def test_the_scripts_are_valid_and_start_train_py_with_options_that_it_has(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there are no runs
     assert subprocess.run(["bash", "-n", script], capture_output=True, text=True).stderr == ""
     text = script.read_text()
     command = text.replace("\\\n", " ").partition("train.py --run-name")[2].partition('"$@"')[0]
