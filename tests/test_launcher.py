@@ -186,7 +186,8 @@ def test_the_run_ends_with_its_launcher_and_says_so(tmp_path: Path, when: str) -
     found = []
     while not found and launched.poll() is None:
         time.sleep(0.05)
-        found = [child for child in process.children() if "train.py" in child.cmdline()]
+        # A process that is to become another one has the launcher's command line until then.
+        found = [child for child in process.children() if child.cmdline()[1:2] == ["train.py"]]
     while when == "while it trains" and not (tmp_path / "run" / "train.json").exists() and launched.poll() is None:
         time.sleep(0.1)
     launched.kill()
