@@ -23,6 +23,7 @@ from infer import main as infer
 from options.train import parse_train
 from tasks.multilabel import histograms, losses
 from tests.conftest import write_images
+from tests.driver import leave_pictures_blank
 from tests.driver import train as train_in_processes
 from tests.fixtures import two_pieces
 
@@ -240,7 +241,8 @@ def test_a_run_is_judged_as_scikit_learn_judges_it_and_its_thresholds_go_with_th
         assert (tmp_path / "run" / picture).stat().st_size > 5000
 
 
-def test_files_are_predicted_and_explained(two: Path, tmp_path: Path, own_cache, capsys) -> None:
+def test_files_are_predicted_and_explained(two: Path, tmp_path: Path, own_cache, capsys, monkeypatch) -> None:
+    leave_pictures_blank(monkeypatch.setattr)
     train.main([*OPTIONS, "--epochs", "1", "--dataset", str(two), "--output-dir", str(tmp_path)])
     write_images(tmp_path / "photos", 3)
     capsys.readouterr()
