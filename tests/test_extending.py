@@ -1,7 +1,6 @@
 """docs/extending.md is true: its steps, taken word by word in a copy of the project, add what they say."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -68,16 +67,15 @@ def test_all_that_was_added_trains_together(extended: Path, tmp_path: Path) -> N
         write_images(tmp_path / "data" / "shapes" / name, 40, seed=seed)
     options = "--cpu --track none --model linear --model-arg dropout=0.1 --dataset shapes --augment invert=0.3 "
     options += "--optimizer adamax --lr 0.01 --task poly --epochs 2 --run-name run"
-    options = [*options.split(), "--output-dir", str(tmp_path / "runs"), "--data-dir", str(tmp_path / "data")]
+    command = [sys.executable, str(extended / "train.py"), *options.split(), "--output-dir", str(tmp_path / "runs")]
+    command += ["--data-dir", str(tmp_path / "data")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / "runs" / "run"
-    code = f"import train, infer; train.main({options}); infer.main(['--cpu', '--weights', {str(run)!r}])"
-    environment = os.environ | {"PYTHONPATH": str(extended)}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "test accuracy" in done.stdout, done.stdout + done.stderr
     epochs = json.loads((run / "train.json").read_text())["epochs"]
     assert len(epochs) == 2
     for epoch in epochs:
         assert 0.5 <= epoch["train_confidence"] <= 1 and 0.5 <= epoch["val_confidence"] <= 1
-    for test in ("test.json", "best-test/test.json"):
-        assert json.loads((run / test).read_text())["samples"] == 16
+    assert json.loads((run / "test.json").read_text())["samples"] == 16
+    command = [sys.executable, str(extended / "infer.py"), "--cpu", "--weights", str(run)]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0

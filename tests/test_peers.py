@@ -160,11 +160,12 @@ def test_peers_train_in_turn_and_later_rounds_are_added(fakes, tmp_path, capsys)
 
 
 def test_one_line_says_why_a_peer_is_missing_and_the_others_are_run(fakes, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("benches.peers.rounds.ABOUT", "print('1.0', 1000)")  # the slow test asks PyTorch
     other = tmp_path / "other.py"
     other.write_text("print('nothing to edit')")
     options = ["cifar", "--peers", "one", "two", "gpu", "--rounds", "1", "--output-dir", str(tmp_path / "out")]
-    command.main([*options, "--script", f"two={other}"])
+    with monkeypatch.context() as patch:
+        patch.setattr("benches.peers.rounds.ABOUT", "print('1.0', 1000)")  # PyTorch is asked below
+        command.main([*options, "--script", f"two={other}"])
     text = capsys.readouterr().out
     assert "one: not run: give --script one=PATH, fake.py of nobody" in text
     assert "two: not run: failed" in text

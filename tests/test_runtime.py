@@ -201,13 +201,13 @@ def run(*command, **variables):
 def test_accelerate_launch_without_a_config_trains_on_all_cores(tmp_path):
     """It sets OMP_NUM_THREADS=1, which would leave all cores but one idle."""
     options = ["--dataset", "digits", "--epochs", "1", "--model", "mlp", "--track", "none", "--cpu"]
-    options += ["--max-time", "0.01s", "--output-dir", str(tmp_path), "--run-name", "run"]
+    options += ["--output-dir", str(tmp_path), "--run-name", "run"]
     launched = run("accelerate.commands.launch", "train.py", *options, HF_HOME=str(tmp_path))
     assert launched.returncode == 0, launched.stderr
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["threads_per_process"] == usable_cores()
     assert environment["num_processes"] == 1
-    assert "stopped at step 1 of" in launched.stderr + launched.stdout
+    assert json.loads((tmp_path / "run" / "test.json").read_text())["samples"] == 359
 
 
 def test_a_silent_single_process_ends_before_anything_is_written(tmp_path):
