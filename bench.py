@@ -3,7 +3,7 @@
 python bench.py                       # models, the loop of train.py and its data, on made-up images
 python bench.py --what loop --model timm/resnet18 --batch-sizes 64 256
 python bench.py --check               # exit code 1 when a gain that was promised is lost: see LEAST_RATIOS
-python bench.py --check --what infer  # the same of infer.py beside timm's loader and model
+python bench.py --check --what layers infer  # the same of our layers, and of infer.py beside timm's loader and model
 """
 
 import sys
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from benches.budget import Budget
     from benches.report import Section
 
-# Of --check: the loop's speed over the bare model's, beside a busy process over alone, and of infer.py over timm's.
-LEAST_RATIOS = {"loop": 0.9, "beside": 1 / 2.2, "infer": 1.5}
+# Of --check: the loop's speed over the bare model's, beside a busy process over alone, a step with our layers over one
+# with PyTorch's own, and infer.py over timm's.
+LEAST_RATIOS = {"loop": 0.9, "beside": 1 / 2.2, "layers": 1.5, "infer": 1.5}
 # Of the budget: what compiles, and learns, takes most.
 ITS_OWN_BATCHES = ("decode", "infer", "transform")  # whatever --batch-sizes says
 WEIGHTS = {
@@ -32,6 +33,7 @@ WEIGHTS = {
     "train": 3,
     "loop": 2,
     "beside": 2,
+    "layers": 2,
     "conv": 2,
     "data": 1,
     "decode": 1,
@@ -88,7 +90,7 @@ def bench(args: BenchOptions) -> int:
 
 def _refuse_early(args: BenchOptions, accelerator: "Accelerator") -> None:
     """Raise UserError for a model or an augmentation that the images do not suit, before minutes are spent."""
-    from benches import conv, group, transform
+    from benches import conv, group, layers, transform
     from benches.images import make_images
     from engine.build import build_model, build_task
 
@@ -99,6 +101,8 @@ def _refuse_early(args: BenchOptions, accelerator: "Accelerator") -> None:
         return
     images = make_images(args.image_size, args.channels, epoch_length=1)
     build_model(args, build_task(args, images, accelerator.device), images, sharded=False)
+    if "layers" in args.what:
+        layers.refuse_early(args, accelerator.device)
     if "conv" in args.what:
         conv.refuse_early(args)
 
@@ -120,7 +124,20 @@ def _measure(args: BenchOptions, accelerator: "Accelerator", budget: "Budget") -
 def _measure_part(
     what: str, args: BenchOptions, accelerator: "Accelerator", batch_size: int, budget: "Budget"
 ) -> Iterator["Section"]:
-    from benches import beside, conv, data, ddp, decode, forward, infer, loop, scaling, scaling_report, transform
+    from benches import (
+        beside,
+        conv,
+        data,
+        ddp,
+        decode,
+        forward,
+        infer,
+        layers,
+        loop,
+        scaling,
+        scaling_report,
+        transform,
+    )
 
     device, precision = accelerator.device, accelerator.mixed_precision
     if what == "transform":
@@ -138,6 +155,8 @@ def _measure_part(
         yield scaling_report.section(args, accelerator, outcome)
     elif what == "ddp":
         yield ddp.measure(args, accelerator, batch_size, train.begin, train.steps, budget)
+    elif what == "layers":
+        yield layers.measure(args, device, precision, batch_size, budget)
     elif what == "conv":
         yield from conv.measure(args, device, precision, batch_size, budget)
     elif what == "data":

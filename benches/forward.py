@@ -55,13 +55,13 @@ def measure(
             check_pays(variant.precision, precision, device)
             if calls:
                 check_time(budget)
-            call, outputs = _prepare(what, variant, args, device, batch_size)
+            call, outputs = prepare(what, variant, args, device, batch_size)
             calls[name] = call, calls_for(warm_up(call, device, budget))
         except Exception as error:  # a compiler, a model or a device may refuse in any way: its line says why
             rows[name] = Row(name, batch_size, reason=why_not(error))
             continue
         reference = outputs if reference is None and variant.mode == EAGER else reference
-        rows[name] = Row(name, batch_size, difference=_difference(outputs, reference))
+        rows[name] = Row(name, batch_size, difference=difference(outputs, reference))
     for name, timing in interleave(calls, args.rounds, device, budget).items():
         rows[name].timing = timing
     shape = f"{args.channels}x{args.image_size}x{args.image_size}"
@@ -82,7 +82,7 @@ def _variants(what: str, args: BenchOptions, precision: str) -> list[Variant]:
     return list(dict.fromkeys(modes + eager))
 
 
-def _prepare(
+def prepare(
     what: str, variant: Variant, args: BenchOptions, device: torch.device, batch_size: int
 ) -> tuple[Callable[[], object], Tensor]:
     """(what is to be timed, the logits or gradients that it gives), on a model of its own with the same weights."""
@@ -121,7 +121,7 @@ def _gradients(module: nn.Module, task: Task, inputs: Tensor, targets: Tensor, p
     return flat
 
 
-def _difference(outputs: Tensor, reference: Tensor | None) -> float | None:
+def difference(outputs: Tensor, reference: Tensor | None) -> float | None:
     """The largest difference as a share of the reference's largest value; None where they cannot be compared."""
     if reference is None or outputs is reference or outputs.shape != reference.shape:
         return None

@@ -12,9 +12,9 @@ from options.schema import add_arguments, option
 from options.train import parse_train
 from options.values import POSITIVE, in_words, number, path, weights_file
 
-CHECKED = ("loop", "beside", "infer")  # what --check has bounds for; the last one only where it is named
+CHECKED = ("loop", "beside", "layers", "infer")  # what --check has bounds for; the last two only where they are named
 BENCHES = ("forward", "train", "loop", "data", "decode", "conv", "transform")
-ON_REQUEST = ("beside", "infer", "scaling", "ddp")  # benches that need the machine's cores, or GPUs, to themselves
+ON_REQUEST = ("beside", "layers", "infer", "scaling", "ddp")  # long, or in need of all cores, or GPUs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,9 @@ class MeasureOptions:
     )
     check: bool = option(
         False,
-        "run loop and beside, or what --what names of these and infer; exit with 1 where the loop has less than 0.9 of "
-        "the bare model's speed or takes more than 2.2 times as long beside a busy process, or infer.py has less than "
-        "1.5 times the speed of timm's loader and model",
+        "run loop and beside, or what --what names of these, layers and infer; exit with 1 where the loop has less "
+        "than 0.9 of the bare model's speed or takes more than 2.2 times as long beside a busy process, a step with "
+        "our layers less than 1.5 times the speed of one with PyTorch's, or infer.py than timm's loader and model",
         action="store_true",
     )
     rounds: int = option(5, "measurements of each variant", type=POSITIVE, metavar="N")
@@ -119,7 +119,7 @@ def parse_bench(argv: Sequence[str] | None = None) -> BenchOptions:
         raise UserError(f"--check is for {', '.join(CHECKED)}: leave other names out of --what")
     if args.weights and (args.check or args.what not in ([], ["transform"])):
         raise UserError("--weights is for transform alone: leave --what and --check out")
-    by_default = CHECKED[:-1] if args.check else ["transform"] if args.weights else BENCHES
+    by_default = CHECKED[:2] if args.check else ["transform"] if args.weights else BENCHES
     args.what = list(dict.fromkeys(args.what or by_default))
     args.batch_sizes = list(dict.fromkeys(args.batch_sizes))
     args.processes = sorted(set(args.processes))

@@ -125,6 +125,14 @@ def test_our_layers_are_timed_beside_pytorchs_own_whose_gradients_they_have(run,
     assert own["reason_not_run"] is None
 
 
+def test_a_step_of_resnet18_is_checked_against_one_without_our_layers(run):
+    code, out, _, content = run("--check", "--what", "layers", "--image-size", "32", "--rounds", "1")
+    (section,) = content["benches"]
+    assert [row["variant"] for row in section["rows"]] == ["eager, PyTorch's own layers", "eager"]
+    assert 0 < section["rows"][1]["difference"] < 1e-5
+    assert code == (section["ratio"]["median"] < 1.5) and "check    layers: ratio " in out
+
+
 def test_bf16_differs_from_fp32_by_its_rounding(run, monkeypatch):
     monkeypatch.setattr(forward, "MODES", {"eager": variants.MODES["eager"]})
     row = rows_of(run("--what", "forward", "--mixed-precision", "bf16")[3])["eager, fp32, channels_last"]
@@ -142,7 +150,7 @@ def test_bf16_that_does_not_pay_on_the_hardware_is_not_waited_for(run, monkeypat
 @pytest.mark.parametrize("mode", MODES[2:])  # the compiled one takes long and still is its model
 def test_every_way_to_train_a_model_updates_the_same_weights_by_muon(mode):
     options = replace(parse_bench(TINY), optimizer="muon")
-    step, _ = forward._prepare("train", forward.Variant(mode, "no", True), options, CPU, 4)
+    step, _ = forward.prepare("train", forward.Variant(mode, "no", True), options, CPU, 4)
     (optimizer,) = (cell.cell_contents for cell in step.__closure__ if hasattr(cell.cell_contents, "param_groups"))
     assert [len(group["params"]) for group in optimizer.param_groups if group["orthogonal"]] == [2]
 
@@ -354,7 +362,8 @@ def test_a_budget_is_divided_among_the_benches_and_what_does_not_fit_is_said(
         ("--augment crop=8", "reflects 8 pixels"),
         ("--model cnn --image-size 4 --augment none", "cnn does not work on 4x4 images"),
         ("--what data conv --model mlp --image-size 4 --augment none", "conv: byhand_cnn needs images of at least 8"),
-        ("--check --what data", "--check is for loop, beside, infer"),
+        ("--check --what data", "--check is for loop, beside, layers, infer"),
+        ("--what layers --model timm/vit_tiny_patch16_224 --image-size 32", "has none but PyTorch's own layers"),
         ("--weights a.pth --what loop", "--weights is for transform alone"),
         ("--weights none.pth", "give a run's best.pth"),
         ("--mixed-precision fp16", "fp16 does nothing on a CPU"),
