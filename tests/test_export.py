@@ -227,7 +227,8 @@ def test_files_tell_no_folder_of_this_machine(files):
 
 
 @pytest.mark.parametrize("fit", ("crop", "pad", "stretch"))
-@pytest.mark.parametrize("format", ("onnx", "pt2", "torchscript"))
+# An ONNX file is made of the program that a pt2 file is.
+@pytest.mark.parametrize("format", ("onnx", pytest.param("pt2", marks=pytest.mark.slow), "torchscript"))
 def test_colour_temperature_and_views_are_in_the_file(best, tmp_path, format, fit):
     geometry = Geometry(fit, 0.875 if fit == "crop" else 1.0, (9, 99, 200) if fit == "pad" else None)
     options = {"tta": "flip", "channels_last": True}

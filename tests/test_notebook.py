@@ -41,6 +41,7 @@ def test_it_is_committed_without_outputs() -> None:
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
 
 
+@pytest.mark.slow  # four processes; what its cells ask for has tests of its own
 def test_it_trains_stops_in_time_goes_on_in_the_next_session_and_predicts(tmp_path: Path) -> None:
     sessions = tmp_path / "first", tmp_path / "second"
     common = {"PROJECT": str(REPOSITORY), "DATA": "digits", "RUN": "run", "SECONDS": 0.5}
