@@ -15,7 +15,7 @@ from benches.report import Row, Section, round_ratios, spread
 from benches.timing import interleave, warmed_up
 from data.dataset import load_images
 from engine.build import build_model, build_task
-from options.bench import BenchOptions
+from options.bench import BenchOptions, timm_model
 from tasks.base import Task
 from tasks.inference import fused_where_it_pays, infer_files
 
@@ -31,7 +31,7 @@ def measure(args: BenchOptions, accelerator: Accelerator, budget: Budget) -> Sec
         accelerator: of this process.
         budget: for warming up and all rounds.
     """
-    name = args.model if args.model.startswith("timm/") else "timm/mobilenetv2_100"
+    name = timm_model(args, "timm/mobilenetv2_100")
     options = replace(args, model=name, input_size=None, image_size=SIDE, tta="none", augment="none")
     with tempfile.TemporaryDirectory() as place, cache_in(Path(place)):
         root = Path(place) / "photos"

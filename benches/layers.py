@@ -12,16 +12,18 @@ from benches.variants import EAGER, OWN_LAYERS
 from common.errors import UserError
 from models.factory import create_model
 from models.layers.swap import give_back
-from options.bench import BenchOptions
+from options.bench import BenchOptions, timm_model
+
+USUAL = "timm/resnet18"
 
 
 def refuse_early(args: BenchOptions, device: torch.device) -> None:
     """Raise UserError where none of our layers would be timed."""
     if device.type != "cpu":
         raise UserError("--what layers: our layers are for training on CPUs: add --cpu, or leave layers out")
-    shape = (args.channels, args.image_size, args.image_size)
-    if not give_back(create_model(_timed(args), input_shape=shape, num_classes=10)):
-        raise UserError(f"--what layers: {_timed(args)} has none but PyTorch's own layers: leave --model out")
+    name, shape = timm_model(args, USUAL), (args.channels, args.image_size, args.image_size)
+    if not give_back(create_model(name, input_shape=shape, num_classes=10)):
+        raise UserError(f"--what layers: {name} has none but PyTorch's own layers: leave --model out")
 
 
 def measure(args: BenchOptions, device: torch.device, precision: str, batch_size: int, budget: Budget) -> Section:
@@ -34,7 +36,7 @@ def measure(args: BenchOptions, device: torch.device, precision: str, batch_size
         batch_size: images of a step.
         budget: for warming up and all rounds.
     """
-    options = replace(args, model=_timed(args))
+    options = replace(args, model=timm_model(args, USUAL))
     calls, gradients = {}, {}
     for mode in (OWN_LAYERS, EAGER):
         variant = Variant(mode, precision, args.channels_last)
@@ -48,7 +50,3 @@ def measure(args: BenchOptions, device: torch.device, precision: str, batch_size
     title = f"layers: a step of {options.model}, {batch_size} images of {shape}, {WORDS[precision]}"
     facts = {"batch_size": batch_size, "compared": "gradients", "ratio": spread(ratios)}
     return Section("layers", title, rows, ["", in_words(ratios)], facts)
-
-
-def _timed(args: BenchOptions) -> str:
-    return args.model if args.model.startswith("timm/") else "timm/resnet18"

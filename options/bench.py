@@ -126,6 +126,11 @@ def parse_bench(argv: Sequence[str] | None = None) -> BenchOptions:
     return BenchOptions(**(vars(trained) | vars(args)))
 
 
+def timm_model(args: BenchOptions, otherwise: str) -> str:
+    """--model where it is one of timm's, else `otherwise`: for benches of what timm's models gain here."""
+    return args.model if args.model.startswith("timm/") else otherwise
+
+
 def _from_recipe(trained: TrainOptions, args: argparse.Namespace) -> dict:
     """What a recipe says of the options that bench.py has too; the others it takes from there as they are."""
     own = {"output_dir", "data_dir"}

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
+import psutil
 import pyarrow.parquet
 import pytest
 import torch
@@ -21,7 +23,7 @@ from PIL import Image
 import infer
 import train
 from engine.checkpoints import best_weights
-from tests.driver import leave_pictures_blank, one_thread
+from tests.driver import HANGS, leave_pictures_blank, one_thread
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What the report of a classifier has, beside curves.png.
@@ -174,3 +176,20 @@ def changed(best, place, **changes):
     """A copy of a weights file in which some entries are others."""
     torch.save({**best_weights.load(best), **changes}, place)
     return place
+
+
+def nobody_is_left(launcher: subprocess.Popen) -> bool:
+    """No process of the launcher's session is alive; waits a little for those that are ending."""
+    for _ in range(10 * HANGS):
+        alive = [p for p in psutil.process_iter() if _session(p.pid) == launcher.pid and p.status() != "zombie"]
+        if not alive:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None

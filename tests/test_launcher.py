@@ -1,6 +1,5 @@
 """What a launcher asks for through the environment is an option of the run or is refused, and its death is told."""
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from common.errors import UserError
 from engine.checkpoints import store
 from engine.runtime import launcher
 from options.train import parse_train
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, nobody_is_left
 from tests.driver import HANGS
 
 TINY = "--cpu --dataset digits --model mlp --track none --epochs 1 --limit-train 320".split()
@@ -42,17 +41,6 @@ def started(command: list[str], folder: Path, *more: str, new_session: bool = Fa
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def has_ended(process: psutil.Process) -> bool:
-    """Whether it ends before long; what the system has yet to clear away has."""
-    for _ in range(10 * HANGS):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                time.sleep(0.1)
-                continue
-        return True
-    return False
 
 
 @pytest.mark.parametrize(
@@ -203,10 +191,8 @@ def test_the_run_ends_with_its_launcher_and_says_so(tmp_path: Path, when: str) -
     while when == "while it trains" and not (tmp_path / "run" / "train.json").exists() and launched.poll() is None:
         time.sleep(0.1)
     launched.kill()
-    printed, _ = launched.communicate(
-        timeout=HANGS
-    )  # until the child has closed its output, too: a moment before it ends
-    assert has_ended(found[0])
+    printed, _ = launched.communicate(timeout=HANGS)  # until the child has closed its output, too
+    assert nobody_is_left(launched)  # which takes a moment more
     if when == "while it trains":
         assert "stopped at step" in printed
         assert store.newest_intact(tmp_path / "run" / "checkpoints") is not None

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from engine.checkpoints import store
+from tests.conftest import nobody_is_left
 from tests.driver import HANGS, free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -41,23 +42,6 @@ def wait_for(condition: object, launcher: subprocess.Popen, seconds: float = HAN
 
 def trains(folder: Path) -> bool:
     return bool(store.list_checkpoints(folder / "run" / "checkpoints"))
-
-
-def nobody_is_left(launcher: subprocess.Popen) -> bool:
-    """No process of the launcher's session is alive; waits a little for those that are ending."""
-    for _ in range(10 * HANGS):
-        alive = [p for p in psutil.process_iter() if _session(p.pid) == launcher.pid and p.status() != "zombie"]
-        if not alive:
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def _session(pid: int) -> int | None:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return None
 
 
 def newest_step(folder: Path) -> int:

@@ -15,8 +15,7 @@ from tests.driver import train
 AT_HAND = {"ILSVRC/imagenet-1k": "imagenette"}  # in the place of what is not
 # Tens of millions of parameters, or photos' sizes, and but for figures, or the model of timm, the same as one that is
 # tried always.
-OF_A_KIND = ("cifar10_97", "cifar10_vit", "cifar10_wide", "cifar100_75", "cifar100_finetune", "cifar100_vit")
-OF_A_KIND += ("imagenet_resnet50",)
+OF_A_KIND = "cifar10_97 cifar10_vit cifar10_wide cifar100_75 cifar100_finetune cifar100_vit imagenet_resnet50".split()
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
